@@ -1,0 +1,45 @@
+# The commands a developer needs; CI calls the same ones (.ci/run).
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+NOVNC := api/viewer/novnc
+NOVNC_VERSION := 1.7.0
+
+.PHONY: setup run test check format bench clean
+
+setup: $(VENV)/.done $(NOVNC)/.done
+
+$(VENV)/.done: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable '.[server]' --group dev
+	touch $@
+
+# noVNC ships as ES modules, so its npm package is served as it is: no bundler.
+$(NOVNC)/.done: Makefile
+	rm -rf $(NOVNC) && mkdir -p $(NOVNC)
+	cd $(NOVNC) && npm pack --silent @novnc/novnc@$(NOVNC_VERSION) >/dev/null \
+	  && tar -xzf *.tgz --strip-components=1 && rm -f *.tgz
+	touch $@
+
+run: setup
+	@.ci/desktop-packages || true
+	@$(BIN)/deskrelay demo $(ARGS)
+
+test: setup
+	$(BIN)/python -m pytest $(ARGS)
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup
+	$(BIN)/python -m bench $(ARGS)
+
+clean:
+	rm -rf $(VENV) $(NOVNC) build dist *.egg-info

@@ -1,0 +1,32 @@
+"""What a running server has; `app.state.services` holds the one instance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+from starlette.requests import HTTPConnection
+
+from api.live import LiveSessions
+from api.settings import Settings
+from api.store import Store
+from relay.desktops import Desktops
+from relay.limits import Limits
+
+__all__ = ["Services", "services_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Made once by the command line (or a test), closed by whoever made it."""
+
+    settings: Settings
+    store: Store
+    desktops: Desktops
+    limits: Limits
+    live: LiveSessions
+
+
+def services_of(connection: HTTPConnection) -> Services:
+    """The services of the server that took `connection`."""
+    return cast(Services, connection.app.state.services)

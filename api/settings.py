@@ -1,0 +1,217 @@
+"""What an operator can set: a TOML file, then `DESKRELAY_...` variables over it.
+
+Everything is checked here, once, with messages that say what, where, and what to do.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+from relay.desktops import provider_for
+from relay.limits import Limits
+
+__all__ = [
+    "DEFAULT_CONFIG",
+    "DesktopSettings",
+    "Settings",
+    "SettingsProblem",
+    "check_bind",
+    "check_desktop",
+    "check_geometry",
+    "load_settings",
+    "parse_limits",
+]
+
+DEFAULT_CONFIG: Final = Path("deskrelay.toml")
+ENV_PREFIX: Final = "DESKRELAY_"
+
+_MAY_BE_ZERO: Final = frozenset({"idle_timeout_s"})
+
+
+class SettingsProblem(Exception):
+    """Settings that can't be used; the text is one line for the operator."""
+
+
+def check_desktop(text: str) -> str:
+    """`text` if it names a desktop that a workspace can have. Raises ValueError."""
+    provider_for(text)
+    return text
+
+
+def check_bind(text: str) -> str:
+    """Where to listen: `HOST:PORT` or `[IPv6]:PORT`, port 0 for a free one. Raises ValueError."""
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(f"{text!r}: an IPv6 address goes in brackets, as in [::1]:6080")
+    if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > 65_535:
+        raise ValueError(f"{text!r} is not HOST:PORT with a port from 0 to 65535")
+    return text
+
+
+def parse_limits(values: Mapping[str, object]) -> Limits:
+    """Limits from names and values, which may be text. Raises ValueError."""
+    known = {f.name: int if isinstance(f.default, int) else float for f in fields(Limits)}
+    parsed: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in known:
+            raise ValueError(f"there is no limit {name!r}; the limits are {', '.join(known)}")
+        kind = known[name]
+        what = "a whole number" if kind is int else "a number of seconds"
+        try:
+            # By way of text: int("1.5") and float("True") fail as they should.
+            number = kind(str(value))
+        except ValueError:
+            raise ValueError(f"limit {name}: {value!r} is not {what}") from None
+        if not math.isfinite(number):
+            raise ValueError(f"limit {name}: {value!r} is not {what}")
+        if number < 0 or (number == 0 and name not in _MAY_BE_ZERO):
+            raise ValueError(f"limit {name}: must be more than 0, not {value!r}")
+        parsed[name] = number
+    return Limits(**parsed)
+
+
+def _origin(text: str) -> str:
+    """`scheme://host[:port]` as browsers write it in `Origin`. Raises ValueError."""
+    parts = urlsplit(text)
+    port = parts.port  # raises ValueError where it is no port
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
+        raise ValueError(f"{text!r} is not an origin; write https://HOST or https://HOST:PORT")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    default_port = {"http": 80, "https": 443}[parts.scheme]
+    return f"{parts.scheme}://{host}" + ("" if port in (None, default_port) else f":{port}")
+
+
+def _comma_separated(value: object) -> object:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def check_geometry(text: str) -> str:
+    """`text` if it is a size that a desktop can be started with. Raises ValueError."""
+    provider_for("pattern", geometry=text)
+    return text
+
+
+def _limits(value: object) -> Limits:
+    if isinstance(value, Limits):
+        return value
+    if not isinstance(value, Mapping):
+        raise ValueError("must be a table of names and values")
+    return parse_limits(value)
+
+
+Origin = Annotated[str, AfterValidator(_origin)]
+Bind = Annotated[str, AfterValidator(check_bind)]
+
+# In the environment a list is its items with commas between; by default it would be JSON.
+_List = (NoDecode, BeforeValidator(_comma_separated))
+
+
+class DesktopSettings(BaseModel):
+    """How desktops that this server starts look."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    geometry: Annotated[str, AfterValidator(check_geometry)] = "1280x800"
+    """Width and height in pixels of a desktop's screen when it starts."""
+
+
+class Settings(BaseSettings):
+    """See docs/http.md for the table of these with examples."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid"
+    )
+
+    bind: Annotated[list[Bind], *_List, Field(min_length=1)] = ["127.0.0.1:6080"]
+    """Where to listen. Loopback by default: TLS is the reverse proxy's."""
+
+    database_url: str = "sqlite:///deskrelay.db"
+    """SQLAlchemy's form: `sqlite:///PATH` or `postgresql+psycopg://USER@HOST/NAME`."""
+
+    public_url: Origin | None = None
+    """What people type. Browsers' `Origin` and `Host` are checked against it."""
+
+    allowed_origins: Annotated[list[Origin], *_List] = []
+    """Further origins whose pages may use this server with the session cookie."""
+
+    trusted_proxy_hops: Annotated[int, Field(ge=0, le=16)] = 0
+    """How many reverse proxies in front append to X-Forwarded-For; 0 trusts none of it."""
+
+    token_lifetime_s: Annotated[int, Field(ge=60, le=10 * 366 * 86_400)] = 7 * 86_400
+    """From a token's last use (to the hour) to its end."""
+
+    limits: Annotated[Limits, BeforeValidator(_limits)] = Limits()
+    """Fields of `relay.Limits`."""
+
+    desktop: DesktopSettings = DesktopSettings()
+
+    @property
+    def origins(self) -> frozenset[str]:
+        """Every origin that may use the session cookie besides the server's own."""
+        return frozenset([*self.allowed_origins, *([self.public_url] if self.public_url else [])])
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Init arguments, then the environment, then the file `load_settings` names."""
+        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls))
+
+
+def load_settings(config: Path | None = None) -> Settings:
+    """The settings of a server: file, then environment. Raises SettingsProblem.
+
+    `config` must exist; without one, `./deskrelay.toml` is read if it is there.
+    """
+    path = config or (DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None)
+    for name in os.environ:
+        field = name.removeprefix(ENV_PREFIX).lower().partition("__")[0]
+        if name.startswith(ENV_PREFIX) and field not in Settings.model_fields:
+            raise SettingsProblem(f"{name} in the environment: there is no such setting")
+
+    class FromFile(Settings):
+        model_config = SettingsConfigDict(toml_file=path)
+
+    try:
+        if path is not None and not path.is_file():
+            raise SettingsProblem(f"{path}: there is no such file")
+        return FromFile()
+    except ValidationError as error:
+        raise SettingsProblem(f"{path or 'settings'}: {_one_line(error)}") from None
+    except (tomllib.TOMLDecodeError, SettingsError, UnicodeDecodeError, OSError) as error:
+        raise SettingsProblem(f"{path or 'settings'}: {error}") from None
+
+
+def _one_line(error: ValidationError) -> str:
+    problems = []
+    for item in error.errors(include_url=False, include_input=False):
+        where = ".".join(str(part) for part in item["loc"])
+        what = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            what = "there is no such setting"
+        problems.append(f"{where}: {what}")
+    return "; ".join(problems)

@@ -1,0 +1,16 @@
+"""What must survive a restart, in SQL: users, tokens, workspaces, chats, login links."""
+
+from __future__ import annotations
+
+from api.store.store import (
+    Chat,
+    Clock,
+    Store,
+    StoreError,
+    Token,
+    User,
+    Workspace,
+    utc_now,
+)
+
+__all__ = ["Chat", "Clock", "Store", "StoreError", "Token", "User", "Workspace", "utc_now"]

@@ -1,0 +1,115 @@
+"""The tables. Migrations in `migrations/` build them; a test compares the two.
+
+Nothing here is particular to SQLite or PostgreSQL.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    TypeDecorator,
+    UniqueConstraint,
+    Uuid,
+)
+
+__all__ = ["UtcDateTime", "chats", "login_links", "metadata", "tokens", "users", "workspaces"]
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A moment in UTC. SQLite keeps no time zone, so it is put back on the way out."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """To the database. A naive datetime is a bug."""
+        if value is None:
+            return None
+        assert value.tzinfo is not None, "a datetime without a time zone"
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """From the database."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+# Names for constraints, so that a later migration can drop them on any database.
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(column_0_label)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("name", String(64), nullable=False, unique=True),
+    Column("status", String(16), nullable=False),  # active | suspended
+    Column("created_at", UtcDateTime, nullable=False),
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", String(10), primary_key=True),
+    Column("user_id", ForeignKey("users.id"), nullable=False),
+    Column("secret_hash", LargeBinary(32), nullable=False),  # SHA-256; 131 random bits need no salt
+    Column("lifetime_s", Integer, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("last_used_at", UtcDateTime, nullable=False),  # to the hour, see Store.touch_token
+    Column("expires_at", UtcDateTime, nullable=False),
+)
+
+workspaces = Table(
+    "workspaces",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("owner_id", ForeignKey("users.id"), nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("desktop", String(512), nullable=False),  # pattern | xvnc | tcp://HOST:PORT | ...
+    Column("created_at", UtcDateTime, nullable=False),
+    UniqueConstraint("owner_id", "name"),
+)
+
+chats = Table(
+    "chats",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("owner_id", ForeignKey("users.id"), nullable=False),
+    Column("workspace_id", ForeignKey("workspaces.id")),
+    Column("title", String(256), nullable=False),
+    Column("archived", Boolean, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Index(None, "owner_id"),
+)
+
+login_links = Table(
+    "login_links",
+    metadata,
+    Column("code_hash", LargeBinary(32), primary_key=True),  # SHA-256
+    Column("user_id", ForeignKey("users.id"), nullable=False),
+    Column("path", String(512), nullable=False),
+    Column("reusable", Boolean, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+    Column("used_at", UtcDateTime),
+)

@@ -1,0 +1,491 @@
+"""Everything the server remembers, over SQLAlchemy Core in worker threads.
+
+Each method is one transaction in one thread, and cannot be abandoned: a cancelled caller
+waits for the commit or the rollback, so no half transaction is ever left. Locks inside the
+database are bounded by `BUSY_TIMEOUT_S`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import secrets
+import string
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Self, TypeVar
+from uuid import UUID, uuid4
+
+import trio
+from alembic.util import CommandError
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Row,
+    StaticPool,
+    create_engine,
+    delete,
+    event,
+    insert,
+    or_,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from api.store.migrations import migrate
+from api.store.schema import chats, login_links, tokens, users, workspaces
+
+__all__ = [
+    "MEMORY_URL",
+    "Chat",
+    "Clock",
+    "Store",
+    "StoreError",
+    "Token",
+    "User",
+    "Workspace",
+    "hash_secret",
+    "utc_now",
+]
+
+MEMORY_URL: Final = "sqlite://"
+
+BUSY_TIMEOUT_S: Final = 5
+"""How long a SQLite write waits for another process's. Our transactions take milliseconds;
+more means that somebody holds the file open by hand."""
+
+THREADS: Final = 5
+"""Calls that run at once: SQLAlchemy's pool keeps as many connections."""
+
+LAST_USED_STEP: Final = timedelta(hours=1)
+"""A token's use is written at most this often, so that reading stays reading."""
+
+LINK_LIFETIME_S: Final = 600
+"""A login link is for somebody who is waiting for it."""
+
+_BASE62: Final = string.digits + string.ascii_letters
+_TOKEN_ID_LENGTH: Final = 10
+_TOKEN_SECRET_LENGTH: Final = 22  # 131 bits
+_LINK_CODE_LENGTH: Final = 32
+
+_log = logging.getLogger(__name__)
+
+Clock = Callable[[], datetime]
+_T = TypeVar("_T")
+
+
+def utc_now() -> datetime:
+    """The clock of a running server."""
+    return datetime.now(UTC)
+
+
+def hash_secret(secret: str) -> bytes:
+    """SHA-256. Enough for random secrets, which nobody can enumerate; not for passwords."""
+    return hashlib.sha256(secret.encode()).digest()
+
+
+class StoreError(Exception):
+    """The database did not do what was asked. The text is for the operator, not for clients."""
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Somebody who owns chats and workspaces. `status` is `active` or `suspended`."""
+
+    id: UUID
+    name: str
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A session token as stored, with what its user is called and allowed."""
+
+    id: str
+    user_id: UUID
+    user_name: str
+    user_status: str
+    secret_hash: bytes = field(repr=False)
+    lifetime_s: int
+    created_at: datetime
+    last_used_at: datetime
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """Where a desktop runs. `desktop` says which: see `api.settings.check_desktop`."""
+
+    id: UUID
+    owner_id: UUID
+    name: str
+    desktop: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A conversation, with the workspace whose desktop it shows."""
+
+    id: UUID
+    owner_id: UUID
+    workspace_id: UUID | None
+    title: str
+    archived: bool
+    created_at: datetime
+    updated_at: datetime
+
+
+def _random_base62(length: int) -> str:
+    return "".join(secrets.choice(_BASE62) for _ in range(length))
+
+
+def _values(row: Row[Any]) -> dict[str, Any]:
+    return dict(row._mapping)
+
+
+_TOKEN_COLUMNS: Final = select(
+    tokens, users.c.name.label("user_name"), users.c.status.label("user_status")
+).join(users)
+
+
+class Store:
+    """See the module. Every method raises StoreError where the database fails."""
+
+    def __init__(self, engine: Engine, *, clock: Clock, token_lifetime_s: int) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._token_lifetime_s = token_lifetime_s
+        # The in-memory database is one connection, which two threads must not share.
+        threads = 1 if isinstance(engine.pool, StaticPool) else THREADS
+        self._limiter = trio.CapacityLimiter(threads)
+
+    @classmethod
+    async def open(
+        cls, database_url: str, *, clock: Clock = utc_now, token_lifetime_s: int = 7 * 86_400
+    ) -> Self:
+        """Connects, and brings the tables to this version.
+
+        Raises StoreError where the database can't be reached, or is of a newer version.
+        """
+        try:
+            store = cls(_engine(database_url), clock=clock, token_lifetime_s=token_lifetime_s)
+        except (SQLAlchemyError, ImportError) as error:
+            raise StoreError(f"cannot use the database: {error}") from error
+        try:
+            await store._run(migrate, write=True)
+        except CommandError as error:
+            await store.aclose()
+            raise StoreError(f"the database is not of this version: {error}") from error
+        except StoreError:
+            await store.aclose()
+            raise
+        return store
+
+    async def aclose(self) -> None:
+        """Closes the connections; an in-memory database is gone then."""
+        with trio.CancelScope(shield=True):  # closing files: bounded by nothing but the disk
+            await trio.to_thread.run_sync(self._engine.dispose, limiter=self._limiter)
+
+    async def _run(self, work: Callable[[Connection], _T], *, write: bool = False) -> _T:
+        def transaction() -> _T:
+            connection = self._engine.connect().execution_options(write=write)
+            with connection, connection.begin():
+                return work(connection)
+
+        try:
+            return await trio.to_thread.run_sync(transaction, limiter=self._limiter)
+        except SQLAlchemyError as error:
+            # `orig` is the driver's own text; str(error) would repeat the statement's values.
+            cause = str(getattr(error, "orig", None) or type(error).__name__)
+            _log.error("the database failed: %s", cause)
+            raise StoreError(cause) from error
+
+    async def ping(self) -> None:
+        """Raises StoreError unless the database answers."""
+        await self._run(lambda connection: connection.execute(text("SELECT 1")).scalar_one())
+
+    # Users
+
+    async def ensure_user(self, name: str) -> User:
+        """The user of that name, made if there is none."""
+
+        def work(connection: Connection) -> User:
+            row = connection.execute(select(users).where(users.c.name == name)).one_or_none()
+            if row is not None:
+                return User(row.id, row.name, row.status)
+            user = User(uuid4(), name, "active")
+            connection.execute(
+                insert(users).values(
+                    id=user.id, name=name, status=user.status, created_at=self._clock()
+                )
+            )
+            return user
+
+        return await self._run(work, write=True)
+
+    async def set_user_status(self, user_id: UUID, status: str) -> None:
+        """Suspends a user, or makes one active again."""
+        await self._run(
+            lambda connection: connection.execute(
+                update(users).where(users.c.id == user_id).values(status=status)
+            ),
+            write=True,
+        )
+
+    # Tokens
+
+    async def create_token(self, user_id: UUID, *, lifetime_s: int | None = None) -> str:
+        """A new token, `<10 chars>-<22 chars>`. Only its hash is kept: it can't be shown again."""
+        return await self._run(
+            lambda connection: self._insert_token(connection, user_id, lifetime_s), write=True
+        )
+
+    def _insert_token(
+        self, connection: Connection, user_id: UUID, lifetime_s: int | None = None
+    ) -> str:
+        lifetime_s = self._token_lifetime_s if lifetime_s is None else lifetime_s
+        token_id, secret = _random_base62(_TOKEN_ID_LENGTH), _random_base62(_TOKEN_SECRET_LENGTH)
+        now = self._clock()
+        connection.execute(
+            insert(tokens).values(
+                id=token_id,
+                user_id=user_id,
+                secret_hash=hash_secret(secret),
+                lifetime_s=lifetime_s,
+                created_at=now,
+                last_used_at=now,
+                expires_at=now + timedelta(seconds=lifetime_s),
+            )
+        )
+        return f"{token_id}-{secret}"
+
+    async def token(self, token_id: str) -> Token | None:
+        """The token of that id, expired or not."""
+        row = await self._run(
+            lambda connection: connection.execute(
+                _TOKEN_COLUMNS.where(tokens.c.id == token_id)
+            ).one_or_none()
+        )
+        return None if row is None else Token(**_values(row))
+
+    async def tokens(self) -> list[Token]:
+        """All tokens, oldest first."""
+        rows = await self._run(
+            lambda connection: connection.execute(
+                _TOKEN_COLUMNS.order_by(tokens.c.created_at, tokens.c.id)
+            ).all()
+        )
+        return [Token(**_values(row)) for row in rows]
+
+    def expired(self, token: Token) -> bool:
+        """Whether `token` is past its time, by the store's clock."""
+        return self._clock() >= token.expires_at
+
+    async def touch_token(self, token: Token) -> datetime:
+        """Extends a token that is in use; writes at most hourly. Returns when it expires."""
+        now = self._clock()
+        if now - token.last_used_at < LAST_USED_STEP:
+            return token.expires_at
+        expires_at = now + timedelta(seconds=token.lifetime_s)
+        await self._run(
+            lambda connection: connection.execute(
+                update(tokens)
+                .where(tokens.c.id == token.id)
+                .values(last_used_at=now, expires_at=expires_at)
+            ),
+            write=True,
+        )
+        return expires_at
+
+    async def revoke_token(self, token_id: str) -> bool:
+        """Removes a token. False if there is none of that id."""
+        result = await self._run(
+            lambda connection: connection.execute(delete(tokens).where(tokens.c.id == token_id)),
+            write=True,
+        )
+        return bool(result.rowcount)
+
+    # Login links
+
+    async def create_link(
+        self,
+        user_id: UUID,
+        path: str,
+        *,
+        reusable: bool = False,
+        lifetime_s: int = LINK_LIFETIME_S,
+    ) -> str:
+        """A code that logs `user_id` in and leads to `path`; works once unless `reusable`."""
+        code = _random_base62(_LINK_CODE_LENGTH)
+        now = self._clock()
+
+        def work(connection: Connection) -> None:
+            connection.execute(delete(login_links).where(login_links.c.expires_at < now))
+            connection.execute(
+                insert(login_links).values(
+                    code_hash=hash_secret(code),
+                    user_id=user_id,
+                    path=path,
+                    reusable=reusable,
+                    created_at=now,
+                    expires_at=now + timedelta(seconds=lifetime_s),
+                )
+            )
+
+        await self._run(work, write=True)
+        return code
+
+    async def redeem_link(self, code: str) -> tuple[str, str] | None:
+        """Exchanges a link's code for (a new token, the path to show).
+
+        None if the code is unknown, used or expired. Two that come at once: one wins.
+        """
+        now = self._clock()
+
+        def work(connection: Connection) -> tuple[str, str] | None:
+            link = login_links.c.code_hash == hash_secret(code)
+            claimed = connection.execute(
+                update(login_links)
+                .where(link, login_links.c.expires_at > now)
+                .where(or_(login_links.c.used_at.is_(None), login_links.c.reusable))
+                .values(used_at=now)
+            )
+            if not claimed.rowcount:
+                return None
+            row = connection.execute(select(login_links).where(link)).one()
+            return self._insert_token(connection, row.user_id), row.path
+
+        return await self._run(work, write=True)
+
+    # Workspaces
+
+    async def add_workspace(self, owner_id: UUID, name: str, desktop: str) -> Workspace:
+        """A new workspace. Raises ValueError if its owner has one of that name."""
+        workspace = Workspace(uuid4(), owner_id, name, desktop, self._clock())
+
+        def work(connection: Connection) -> None:
+            same = (workspaces.c.owner_id == owner_id) & (workspaces.c.name == name)
+            if connection.execute(select(workspaces.c.id).where(same)).first():
+                raise ValueError(f"there is a workspace {name!r} already")
+            connection.execute(
+                insert(workspaces).values(
+                    id=workspace.id,
+                    owner_id=owner_id,
+                    name=name,
+                    desktop=desktop,
+                    created_at=workspace.created_at,
+                )
+            )
+
+        await self._run(work, write=True)
+        return workspace
+
+    async def workspace(self, workspace_id: UUID) -> Workspace | None:
+        """The workspace of that id."""
+        row = await self._run(
+            lambda connection: connection.execute(
+                select(workspaces).where(workspaces.c.id == workspace_id)
+            ).one_or_none()
+        )
+        return None if row is None else Workspace(**_values(row))
+
+    async def workspaces(self) -> list[tuple[Workspace, str]]:
+        """All workspaces with their owners' names, oldest first."""
+        rows = await self._run(
+            lambda connection: connection.execute(
+                select(workspaces, users.c.name.label("owner"))
+                .join(users)
+                .order_by(workspaces.c.created_at, workspaces.c.id)
+            ).all()
+        )
+        return [
+            (Workspace(row.id, row.owner_id, row.name, row.desktop, row.created_at), row.owner)
+            for row in rows
+        ]
+
+    # Chats
+
+    async def create_chat(
+        self, owner_id: UUID, *, title: str = "", workspace_id: UUID | None = None
+    ) -> Chat:
+        """A new chat. `workspace_id` must be one that exists."""
+        now = self._clock()
+        chat = Chat(uuid4(), owner_id, workspace_id, title, False, now, now)
+        await self._run(
+            lambda connection: connection.execute(
+                insert(chats).values(
+                    id=chat.id,
+                    owner_id=owner_id,
+                    workspace_id=workspace_id,
+                    title=title,
+                    archived=False,
+                    created_at=now,
+                    updated_at=now,
+                )
+            ),
+            write=True,
+        )
+        return chat
+
+    async def chat(self, chat_id: UUID) -> Chat | None:
+        """The chat of that id, whoever owns it."""
+        row = await self._run(
+            lambda connection: connection.execute(
+                select(chats).where(chats.c.id == chat_id)
+            ).one_or_none()
+        )
+        return None if row is None else Chat(**_values(row))
+
+    async def chats(self, owner_id: UUID | None = None, *, archived: bool = False) -> list[Chat]:
+        """One owner's chats (None: everybody's), newest first; archived ones only if asked."""
+        query = select(chats).order_by(chats.c.created_at.desc(), chats.c.id)
+        if owner_id is not None:
+            query = query.where(chats.c.owner_id == owner_id)
+        if not archived:
+            query = query.where(~chats.c.archived)
+        rows = await self._run(lambda connection: connection.execute(query).all())
+        return [Chat(**_values(row)) for row in rows]
+
+    async def set_archived(self, chat_id: UUID, archived: bool) -> bool:
+        """Archives or unarchives. False if the chat was so already: of two at once, one wins."""
+        result = await self._run(
+            lambda connection: connection.execute(
+                update(chats)
+                .where(chats.c.id == chat_id, chats.c.archived != archived)
+                .values(archived=archived, updated_at=self._clock())
+            ),
+            write=True,
+        )
+        return bool(result.rowcount)
+
+
+def _engine(database_url: str) -> Engine:
+    url = make_url(database_url)
+    if url.get_backend_name() != "sqlite":
+        return create_engine(url, pool_size=THREADS, pool_pre_ping=True)
+    if url.database in (None, "", ":memory:"):
+        engine = create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
+    else:
+        engine = create_engine(url, pool_size=THREADS, connect_args={"timeout": BUSY_TIMEOUT_S})
+    event.listen(engine, "connect", _set_up_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _set_up_sqlite(connection: Any, _record: object) -> None:
+    # The driver's own BEGIN leaves reads and DDL outside of transactions: ours is explicit.
+    connection.isolation_level = None
+    for pragma in ("foreign_keys = ON", "journal_mode = WAL", "synchronous = NORMAL"):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A transaction that reads first and then writes fails at once, whatever the busy timeout,
+    # when another process wrote in between. Writers therefore take the lock at the start.
+    write = connection.get_execution_options().get("write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")

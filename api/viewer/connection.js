@@ -1,0 +1,131 @@
+// Keeps one desktop connected: asks whether the chat may be opened, opens the WebSocket, hands it
+// to noVNC, and tries again after the ends for which that makes sense. Knows nothing of the page.
+
+import { ARCHIVED, DESKTOP_UNREACHABLE, DISCONNECTED, PAGE_INCOMPLETE, SERVER_UNREACHABLE, UNREADABLE, closed, refused } from "./endings.js";
+
+const HANDSHAKE_LIMIT_MS = 30_000; // a first viewer waits while the desktop starts
+const STABLE_MS = 3_000; // connected this long, the next trouble starts counting from one
+const TRIES = 10;
+const LONGEST_WAIT_S = 30;
+
+/**
+ * Events: "phase" (see `phase` and `detail`), "connected" with the RFB object as `detail`, and
+ * "closing" just before a lost picture is removed.
+ *
+ * `phase` is "connecting", "connected", "waiting" (detail: ending, retryAt, attempt) or "ended"
+ * (detail: ending).
+ */
+export class Connection extends EventTarget {
+  phase = "connecting";
+  #screen;
+  #api;
+  #tries = 0;
+  #current = new AbortController();
+
+  /** `screen` is the element the desktop goes into, `chat` the chat's id as it stands in the address. */
+  constructor(screen, chat) {
+    super();
+    this.#screen = screen;
+    // Only the chat's id comes from the address. Where to connect never does: a link could
+    // otherwise aim this page, and the keys typed into it, at somebody else's server.
+    this.#api = `/api/v2/chats/${chat}`;
+  }
+
+  /** Connect now, with all tries still to come. Ends what was going on before. */
+  start() {
+    this.#current.abort();
+    this.#current = new AbortController();
+    this.#tries = 0;
+    this.#run(this.#current.signal);
+  }
+
+  stop() {
+    this.dispatchEvent(new CustomEvent("closing"));
+    this.#current.abort();
+    this.#enter("ended", { ending: DISCONNECTED });
+  }
+
+  async #run(signal) {
+    while (!signal.aborted) {
+      this.#enter("connecting", {});
+      const ending = (await this.#ask(signal)) ?? (await this.#session(signal));
+      if (signal.aborted) return;
+      if (!ending.retry || this.#tries === TRIES) return this.#enter("ended", { ending });
+      // Jitter, so that all viewers of a restarted server do not come back in the same instant.
+      const wait_s = Math.min(2 ** this.#tries, LONGEST_WAIT_S) * (1 + Math.random() / 4);
+      this.#tries += 1;
+      this.#enter("waiting", { ending, retryAt: Date.now() + wait_s * 1000, attempt: this.#tries, tries: TRIES });
+      await elapsed(wait_s * 1000, signal);
+    }
+  }
+
+  /** Why the chat can't be opened now, or null. */
+  async #ask(signal) {
+    let response;
+    let body;
+    try {
+      response = await fetch(this.#api, { signal, cache: "no-store", headers: { Accept: "application/json" } });
+      body = await response.json().catch(() => ({}));
+    } catch {
+      return SERVER_UNREACHABLE;
+    }
+    if (!response.ok) return refused(response.status, body.message || `The server answered ${response.status}.`);
+    return body.archived ? ARCHIVED : null;
+  }
+
+  /** One connection from beginning to end; resolves to its ending. */
+  async #session(signal) {
+    let RFB;
+    try {
+      ({ default: RFB } = await import("./novnc/core/rfb.js"));
+    } catch {
+      return PAGE_INCOMPLETE;
+    }
+    if (signal.aborted) return null;
+    return new Promise((resolve) => {
+      const scheme = location.protocol === "https:" ? "wss:" : "ws:";
+      const socket = new WebSocket(`${scheme}//${location.host}${this.#api}/desktop`);
+      const handshakeLimit = setTimeout(() => socket.close(), HANDSHAKE_LIMIT_MS);
+      let stable;
+      let rfb = null;
+      signal.addEventListener("abort", () => {
+        if (socket.readyState > WebSocket.OPEN) return;
+        if (rfb) rfb.disconnect();
+        else socket.close();
+      });
+
+      // noVNC tells only whether an end was clean, so the page owns the socket. This listener
+      // comes before noVNC's own, while its picture is still there.
+      socket.addEventListener("close", (event) => {
+        clearTimeout(handshakeLimit);
+        clearTimeout(stable);
+        if (rfb && !signal.aborted) this.dispatchEvent(new CustomEvent("closing"));
+        resolve(rfb ? closed(event.code, event.reason) : DESKTOP_UNREACHABLE);
+      });
+      socket.addEventListener("open", () => {
+        clearTimeout(handshakeLimit);
+        rfb = new RFB(this.#screen, socket, { shared: true });
+        rfb.addEventListener("connect", () => {
+          stable = setTimeout(() => (this.#tries = 0), STABLE_MS);
+          this.#enter("connected", {});
+          this.dispatchEvent(new CustomEvent("connected", { detail: rfb }));
+        });
+        rfb.addEventListener("securityfailure", () => resolve(UNREADABLE));
+        // The first to resolve wins: an unclean end before the socket's is noVNC giving up.
+        rfb.addEventListener("disconnect", ({ detail }) => detail.clean || resolve(UNREADABLE));
+      });
+    });
+  }
+
+  #enter(phase, detail) {
+    this.phase = phase;
+    this.dispatchEvent(new CustomEvent("phase", { detail }));
+  }
+}
+
+function elapsed(duration_ms, signal) {
+  return new Promise((resolve) => {
+    const timer = setTimeout(resolve, duration_ms);
+    signal.addEventListener("abort", () => (clearTimeout(timer), resolve()), { once: true });
+  });
+}

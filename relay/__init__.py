@@ -1,0 +1,1 @@
+"""Relays a VNC desktop to a browser over a WebSocket, reading RFB in both directions."""

@@ -1,0 +1,19 @@
+"""What starts, finds, watches and stops desktops.
+
+`provider_for` makes a provider of a spec; `Desktops` runs one desktop per key.
+"""
+
+from __future__ import annotations
+
+from relay.desktops.manager import Desktops
+from relay.desktops.provider import Provider, RunningDesktop
+from relay.desktops.specs import AutoChoice, choose_automatically, provider_for
+
+__all__ = [
+    "AutoChoice",
+    "Desktops",
+    "Provider",
+    "RunningDesktop",
+    "choose_automatically",
+    "provider_for",
+]

@@ -1,0 +1,80 @@
+"""One desktop per key, started on first use and shared.
+
+Each desktop is one task in the nursery that `Desktops` was given; that nursery's owner ends
+them all by cancelling it. The task owns a nursery with the provider's run in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+
+import trio
+
+from relay.desktops.provider import Provider, RunningDesktop
+from relay.errors import DesktopError
+
+
+class _Desktop:
+    """One start of one desktop: `settled` when it runs or has failed, `ended` when it is gone."""
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self.settled = trio.Event()
+        self.ended = trio.Event()
+        self.running: RunningDesktop | None = None
+        self.failure = "the desktop was stopped while it started"
+
+
+class Desktops:
+    """The running desktops. `make_provider` turns a spec into a provider, or raises ValueError."""
+
+    def __init__(self, nursery: trio.Nursery, make_provider: Callable[[str], Provider]) -> None:
+        self._nursery = nursery
+        self._make_provider = make_provider
+        self._desktops: dict[Hashable, _Desktop] = {}
+
+    async def get(self, key: Hashable, spec: str) -> RunningDesktop:
+        """The running desktop of `key`, started with `spec` where none runs yet.
+
+        Callers at the same time share one start, and the start goes on when one of them is
+        cancelled. A failed start is told to all who wait for it, and tried again by the next
+        call; so is a desktop that has ended. Raises DesktopError, and ValueError for a wrong
+        spec. The spec of a desktop that runs already is not compared.
+        """
+        desktop = self._desktops.get(key)
+        if desktop is None:
+            provider = self._make_provider(spec)
+            desktop = self._desktops[key] = _Desktop()
+            self._nursery.start_soon(self._run, key, desktop, provider)
+        await desktop.settled.wait()
+        if desktop.running is None:
+            raise DesktopError(desktop.failure)
+        return desktop.running
+
+    async def stop(self, key: Hashable) -> None:
+        """Stops the desktop of `key` and returns when it is gone. Nothing to do is no error."""
+        desktop = self._desktops.get(key)
+        if desktop is not None:
+            self._forget(key, desktop)
+            desktop.scope.cancel()
+            await desktop.ended.wait()
+
+    async def _run(self, key: Hashable, desktop: _Desktop, provider: Provider) -> None:
+        try:
+            with desktop.scope:
+                async with trio.open_nursery() as nursery:
+                    try:
+                        desktop.running = await nursery.start(provider.run)
+                    except DesktopError as error:
+                        desktop.failure = str(error)
+                        self._forget(key, desktop)
+                    desktop.settled.set()
+        finally:
+            self._forget(key, desktop)
+            desktop.settled.set()
+            desktop.ended.set()
+
+    def _forget(self, key: Hashable, desktop: _Desktop) -> None:
+        # After stop() the key may already belong to a newer start.
+        if self._desktops.get(key) is desktop:
+            del self._desktops[key]

@@ -1,0 +1,161 @@
+"""Child processes that end with the relay, however the relay ends.
+
+`supervise` owns the process and a nursery that reads its output.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import IO
+
+import trio
+
+logger = logging.getLogger("relay.desktops")
+
+STOP_GRACE_S = 1.5
+"""From TERM to KILL. Xvnc needs a tenth of it to remove its sockets."""
+
+KILL_GRACE_S = 0.7
+"""From KILL to giving up on a process that the kernel does not let go."""
+
+TAIL_BYTES = 65_536
+"""Kept of each output: the last lines, for messages. Also the size of a pipe, so that one read
+takes all that an ended process has left in it."""
+
+# Runs in the child. The kernel sends TERM when the thread that started it dies; if that has
+# happened before prctl was reached, the parent is another one by now. Python ignores two signals
+# that programs rely on, so they are set back.
+_SHIM = """
+import ctypes, os, signal, sys
+PR_SET_PDEATHSIG = 1
+for name in (signal.SIGPIPE, signal.SIGXFSZ):
+    signal.signal(name, signal.SIG_DFL)
+if ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM) != 0:
+    sys.exit("prctl failed")
+if os.getppid() != int(sys.argv[1]):
+    sys.exit("the relay is gone")
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+
+
+class _Output:
+    """The last bytes that a process has written to a pipe."""
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        os.set_blocking(pipe.fileno(), False)
+        self._pipe = pipe
+        self._tail = bytearray()
+
+    def __bytes__(self) -> bytes:
+        return bytes(self._tail)
+
+    def read(self) -> bool:
+        """Takes what is there; False at the end of the stream."""
+        try:
+            data = os.read(self._pipe.fileno(), TAIL_BYTES)
+        except BlockingIOError:
+            return True
+        self._tail += data
+        del self._tail[:-TAIL_BYTES]
+        return bool(data)
+
+    async def follow(self) -> None:
+        while self.read():
+            await trio.lowlevel.wait_readable(self._pipe.fileno())
+
+    def close(self) -> None:
+        self.read()
+        self._pipe.close()
+
+
+class Child:
+    """A process that `supervise` runs."""
+
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], pass_fds: Sequence[int]
+    ) -> None:
+        # Popen right here and not in trio's worker thread, as trio.lowlevel.open_process has it:
+        # the end of an idle worker would count as the parent's death. A session of its own keeps
+        # the terminal's Ctrl-C from the desktop, which the relay stops in its own order.
+        self._popen = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _SHIM, str(os.getpid()), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            pass_fds=pass_fds,
+            start_new_session=True,
+        )
+        assert self._popen.stdout is not None
+        assert self._popen.stderr is not None
+        self._pidfd = os.pidfd_open(self._popen.pid)
+        self.pid = self._popen.pid
+        self.stdout = _Output(self._popen.stdout)
+        self.stderr = _Output(self._popen.stderr)
+        self.status: int | None = None
+        """Exit status once it has ended; negative for a signal."""
+
+    def last_words(self) -> str:
+        """The end of what it wrote to stderr, fit for a message."""
+        lines = bytes(self.stderr).decode("utf-8", "replace").splitlines()
+        words = [line for line in map(_printable, lines) if line][-4:]
+        return " / ".join(words)[-500:] or "it said nothing"
+
+    async def wait(self) -> None:
+        """Until it has ended. It stays a zombie until `supervise` returns, so ids stay true."""
+        await trio.lowlevel.wait_readable(self._pidfd)
+
+    async def stop(self) -> None:
+        """TERM, a wait, KILL, a wait: for it and its process group."""
+        for signal_number, grace_s in (
+            (signal.SIGTERM, STOP_GRACE_S),
+            (signal.SIGKILL, KILL_GRACE_S),
+        ):
+            os.killpg(self.pid, signal_number)
+            with trio.move_on_after(grace_s):
+                await self.wait()
+
+    def reap(self) -> None:
+        self.status = self._popen.poll()
+        if self.status is None:
+            logger.error("process %d does not end, not even by SIGKILL", self.pid)
+        self.stdout.close()
+        self.stderr.close()
+        os.close(self._pidfd)
+
+
+def _printable(line: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in line).strip()
+
+
+async def supervise(
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    pass_fds: Sequence[int] = (),
+    task_status: trio.TaskStatus[Child] = trio.TASK_STATUS_IGNORED,
+) -> Child:
+    """Runs `command` until it ends, and returns it with its `status` and output.
+
+    On cancellation the process and its group are stopped first, which takes at most
+    STOP_GRACE_S + KILL_GRACE_S. It gets TERM when the thread that called this dies.
+    """
+    child = Child(command, environment, pass_fds)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(child.stdout.follow)
+            nursery.start_soon(child.stderr.follow)
+            task_status.started(child)
+            await child.wait()
+            # Not until the pipes end: what it has started may hold them open.
+            nursery.cancel_scope.cancel()
+    finally:
+        with trio.CancelScope(shield=True):  # stop() has its own deadlines
+            await child.stop()
+        child.reap()
+    return child

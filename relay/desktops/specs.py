@@ -1,0 +1,92 @@
+"""From the text that names a desktop to the provider that runs it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import trio
+
+from relay.desktops.pattern import Pattern
+from relay.desktops.portabledesktop import PortableDesktop
+from relay.desktops.provider import Provider, RunningDesktop
+from relay.desktops.xvnc import Xvnc
+from relay.dial import Address, parse_address
+from relay.limits import Limits
+
+_PROVIDERS: dict[str, Callable[[tuple[int, int], Limits], Provider]] = {
+    "pattern": Pattern,
+    "portabledesktop": PortableDesktop,
+    "xvnc": Xvnc,
+}
+
+SIDE_MIN_PX, SIDE_MAX_PX = 64, 8192
+"""Geometries a desktop is started with. Smaller than 64 nobody can use; 8K is 7680 wide."""
+
+
+class AtAddress:
+    """A desktop that somebody else runs: nothing to start and nothing to stop.
+
+    It is not tried out before the first viewer's dial: that dial tells the same, and some
+    servers (x11vnc, Xvnc -once) end with their first connection.
+    """
+
+    name = "address"
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+
+    async def run(self, *, task_status: trio.TaskStatus[RunningDesktop]) -> None:
+        task_status.started(RunningDesktop(self._address))
+        await trio.sleep_forever()
+
+
+def parse_geometry(text: str) -> tuple[int, int]:
+    """Reads `WIDTHxHEIGHT` in pixels. Raises ValueError."""
+    match = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text)
+    size = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not all(SIDE_MIN_PX <= side <= SIDE_MAX_PX for side in size):
+        raise ValueError(
+            f"{text!r} is not a geometry; use WIDTHxHEIGHT, "
+            f"each {SIDE_MIN_PX} to {SIDE_MAX_PX}, as in 1280x800"
+        )
+    return size
+
+
+def provider_for(
+    spec: str, *, geometry: str = "1280x800", limits: Limits | None = None
+) -> Provider:
+    """The provider of `pattern`, `xvnc`, `portabledesktop`, `tcp://HOST:PORT` or `unix:PATH`.
+
+    `geometry` is the size of a desktop that is started here. Raises ValueError for any other
+    spec and for a wrong geometry; whether the desktop's program is installed shows at its start.
+    """
+    size = parse_geometry(geometry)
+    if make := _PROVIDERS.get(spec):
+        return make(size, limits or Limits())
+    if ":" in spec:
+        return AtAddress(parse_address(spec))
+    names = ", ".join(_PROVIDERS)
+    raise ValueError(f"{spec!r} is no desktop; use {names}, tcp://HOST:PORT or unix:PATH")
+
+
+@dataclass(frozen=True, slots=True)
+class AutoChoice:
+    """The spec that `auto` stands for here, and a sentence that says why."""
+
+    spec: str
+    reason: str
+
+
+def choose_automatically() -> AutoChoice:
+    """What `auto` means on this machine: Xvnc where it is installed, else the test pattern."""
+    program = shutil.which("Xvnc")
+    if program:
+        return AutoChoice("xvnc", f"desktop: xvnc ({program})")
+    return AutoChoice(
+        "pattern",
+        "desktop: pattern, because Xvnc is not installed "
+        "(Debian: apt install tigervnc-standalone-server openbox xterm x11-xserver-utils)",
+    )

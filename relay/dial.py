@@ -1,0 +1,71 @@
+"""Reaches a desktop's address: TCP or a unix socket, one deadline for all attempts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import trio
+
+from relay.errors import DesktopError
+
+
+@dataclass(frozen=True, slots=True)
+class TcpAddress:
+    """A desktop on a TCP port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"tcp://{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """A desktop on a unix socket in the file system."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+Address = TcpAddress | UnixAddress
+
+
+def parse_address(text: str) -> Address:
+    """Reads `tcp://HOST:PORT` or `unix:PATH`. Raises ValueError saying what is wrong."""
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:").removeprefix("//")
+        if not path.startswith("/"):
+            raise ValueError(f"{text!r}: a unix socket needs an absolute path, as in unix:/run/vnc")
+        return UnixAddress(path)
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not an address: {error}") from None
+    if parts.scheme != "tcp" or not parts.hostname or not port:
+        raise ValueError(f"{text!r} is not an address; use tcp://HOST:PORT or unix:PATH")
+    if parts.path or parts.query or parts.fragment or parts.username is not None:
+        raise ValueError(f"{text!r} has more than a host and a port; use tcp://HOST:PORT")
+    return TcpAddress(parts.hostname, port)
+
+
+async def dial(address: Address, *, timeout_s: float) -> trio.SocketStream:
+    """Connects to `address` within `timeout_s` seconds. Raises DesktopError."""
+    try:
+        with trio.fail_after(timeout_s):
+            if isinstance(address, UnixAddress):
+                return await trio.open_unix_socket(address.path)
+            # trio sets TCP_NODELAY on what it opens: a pointer event must not wait for the next.
+            return await trio.open_tcp_stream(address.host, address.port)
+    except trio.TooSlowError:
+        raise DesktopError(f"no answer from {address} within {timeout_s:g} s") from None
+    except OSError as error:
+        # Trio groups the attempts on several addresses: "all attempts to connect failed".
+        cause = error.__cause__
+        text = error.strerror or (str(cause) if cause else str(error))
+        raise DesktopError(f"cannot connect to {address}: {text}") from None

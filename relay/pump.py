@@ -1,0 +1,205 @@
+"""The two pumps of a session: receive, frame, judge, send.
+
+`Pumps` holds what they share whatever moves the bytes; `StreamPumps` moves them over any Trio
+stream (TLS, a test's memory stream); `relay.socketio` does so over raw sockets. A pump tells its
+session how it ended by calling `end`, once or more often: the first counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import trio
+
+from relay.ended import Ended, Reason, ended, ended_by_fault
+from relay.errors import ProtocolError
+from relay.leg import DownLeg, UpLeg
+from relay.limits import Limits
+from relay.rfb import from_desktop, from_viewer
+from relay.websocket import CLOSE, PING, PONG, frame, parse_close
+
+TAIL_LIMIT_BYTES = max(from_desktop.TAIL_LIMIT_BYTES, from_viewer.TAIL_LIMIT_BYTES)
+
+_PING = frame(PING, b"")
+
+
+class Pumps:
+    """What both drivers do alike. Times are those of `trio.current_time()`.
+
+    `viewer_stalled_since` and `desktop_stalled_since` say since when that peer has taken no byte
+    of what waits for it (infinity: nothing waits). `pinged_at` is when an unanswered ping went
+    out, or infinity; `input_at` when the viewer last gave input.
+    """
+
+    def __init__(
+        self, down: DownLeg, up: UpLeg, end: Callable[[Ended], None], limits: Limits
+    ) -> None:
+        self.down = down
+        self.up = up
+        self._end = end
+        self._read_bytes = limits.read_bytes
+        self.viewer_stalled_since = math.inf
+        self.desktop_stalled_since = math.inf
+        self.pinged_at = math.inf
+        self.input_at = trio.current_time()
+        self._inputs = 0
+
+    def _send_control(self, data: bytes) -> None:
+        raise NotImplementedError
+
+    def ping(self) -> None:
+        """Asks the viewer for a sign of life."""
+        if self.pinged_at == math.inf:
+            self.pinged_at = trio.current_time()
+        self._send_control(_PING)
+
+    def _viewer_said(self) -> None:
+        """After the up leg took bytes: answers control frames and notes the time of input."""
+        inputs = self.up.reader.inputs
+        if inputs != self._inputs:
+            self._inputs = inputs
+            self.input_at = trio.current_time()
+        controls = self.up.frames.controls
+        if not controls:
+            return
+        for opcode, payload in controls:
+            if opcode == PING:
+                self._send_control(frame(PONG, payload))
+            elif opcode == PONG:
+                self.pinged_at = math.inf
+            else:
+                code, _ = parse_close(payload)
+                self._end(ended(Reason.VIEWER_CLOSED, f"close code {code}"))
+                break
+        controls.clear()
+
+
+class StreamPumps(Pumps):
+    """The pumps over `trio.abc.Stream`s. `run` owns one nursery with a task a direction."""
+
+    def __init__(
+        self,
+        down: DownLeg,
+        up: UpLeg,
+        end: Callable[[Ended], None],
+        limits: Limits,
+        viewer: trio.abc.Stream,
+        desktop: trio.abc.Stream,
+    ) -> None:
+        super().__init__(down, up, end, limits)
+        self._viewer = viewer
+        self._desktop = desktop
+        # One frame at a time: control frames of the up pump go between those of the down pump.
+        self._viewer_lock = trio.Lock()
+        # The newest frame of each kind: a viewer that pings and reads nothing collects nothing.
+        self._controls: dict[int, bytes] = {}
+        self._control_waits = trio.Event()
+        # A cancelled or failed send leaves a stream that no close frame can go out on.
+        self._viewer_broken = False
+        self._desktop_broken = False
+
+    async def run(self, watch: Callable[[], object]) -> None:
+        """Pumps until cancelled, `watch` (an async function) beside."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._pump_down)
+            nursery.start_soon(self._pump_up)
+            nursery.start_soon(self._pump_controls)
+            nursery.start_soon(watch)  # type: ignore[arg-type]
+
+    async def _send_viewer(self, data: bytes) -> None:
+        async with self._viewer_lock:
+            self._viewer_broken = True
+            self.viewer_stalled_since = trio.current_time()
+            await self._viewer.send_all(data)
+            self.viewer_stalled_since = math.inf
+            self._viewer_broken = False
+
+    async def _send_desktop(self, data: bytes) -> None:
+        self._desktop_broken = True
+        self.desktop_stalled_since = trio.current_time()
+        await self._desktop.send_all(data)
+        self.desktop_stalled_since = math.inf
+        self._desktop_broken = False
+
+    def _send_control(self, data: bytes) -> None:
+        self._controls[data[0]] = data
+        self._control_waits.set()
+
+    async def _pump_controls(self) -> None:
+        try:
+            while True:
+                await self._control_waits.wait()
+                self._control_waits = trio.Event()
+                data = b"".join(self._controls.values())
+                self._controls.clear()
+                await self._send_viewer(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._end(ended(Reason.VIEWER_LOST))
+
+    async def _pump_down(self) -> None:
+        leg = self.down
+        try:
+            data = b""
+            while True:
+                if leg.tail or data:
+                    buf = bytearray(leg.tail) + data
+                    pieces = leg.take(buf, memoryview(buf), 0, len(buf))
+                    if pieces:
+                        try:
+                            await self._send_viewer(b"".join(pieces))
+                        except (trio.BrokenResourceError, trio.ClosedResourceError):
+                            return self._end(ended(Reason.VIEWER_LOST))
+                data = bytes(await self._desktop.receive_some(self._read_bytes))
+                if not data:
+                    return self._end(ended(Reason.DESKTOP_CLOSED))
+        except ProtocolError as error:
+            self._end(ended_by_fault(error))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._end(ended(Reason.DESKTOP_CLOSED, "connection reset"))
+
+    async def _pump_up(self) -> None:
+        leg = self.up
+        try:
+            data = b""
+            while True:
+                if leg.tail or data:
+                    buf = bytearray(leg.tail) + data
+                    pieces = leg.take(buf, memoryview(buf), 0, len(buf))
+                    self._viewer_said()
+                    if pieces:
+                        try:
+                            await self._send_desktop(b"".join(pieces))
+                        except (trio.BrokenResourceError, trio.ClosedResourceError):
+                            return self._end(ended(Reason.DESKTOP_CLOSED, "connection reset"))
+                data = bytes(await self._viewer.receive_some(self._read_bytes))
+                if not data:
+                    return self._end(ended(Reason.VIEWER_LOST))
+        except ProtocolError as error:
+            self._end(ended_by_fault(error))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._end(ended(Reason.VIEWER_LOST, "connection reset"))
+
+    async def finish(self, close: bytes) -> None:
+        """Sends a close frame and waits for the viewer's. The caller sets the deadline."""
+        if self._viewer_broken:
+            return
+        try:
+            await self._viewer.send_all(close)
+            while not viewer_has_closed(self.up, await self._viewer.receive_some(4096)):
+                pass
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return
+
+
+def viewer_has_closed(up: UpLeg, data: bytes | bytearray) -> bool:
+    """After our close frame: whether the viewer's has come, or its stream has ended."""
+    if not data:
+        return True
+    buf = bytearray(data)
+    try:
+        up.frames.unframe(buf, 0, len(buf))
+    except ProtocolError:
+        return True
+    controls, up.frames.controls = up.frames.controls, []
+    return any(opcode == CLOSE for opcode, _ in controls)

@@ -1,0 +1,87 @@
+"""Cursor shapes: Cursor (RFC 6143, Section 7.8.1), the VMware cursor and CursorWithAlpha
+(community specification). x and y are the hot spot; 0x0 is a hidden cursor."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, cast
+
+from relay.rfb.encodings.base import NEED, Fixed, Prefixed
+from relay.rfb.encodings.raw import Raw
+from relay.rfb.encodings.tight import Tight
+from relay.rfb.encodings.zrle import ZRLE
+from relay.rfb.errors import Violation
+from relay.rfb.state import State
+
+if TYPE_CHECKING:
+    from relay.rfb.encodings.base import Encoding
+
+_inner_number = struct.Struct(">i").unpack_from
+
+
+def _check_side(w: int, h: int, state: State) -> None:
+    # Width times height wrapped in viewers (CVE-2019-15690), so both are bounded first.
+    if max(w, h) > state.bounds.cursor_side_px:
+        raise Violation(f"a cursor of {w}x{h}")
+
+
+class Cursor(Fixed):
+    number = -239
+    name = "Cursor"
+    pixels = False
+
+    def size(self, w: int, h: int, state: State) -> int:
+        _check_side(w, h, state)
+        return w * h * state.bytes_per_pixel + (w + 7) // 8 * h
+
+
+class VMwareCursor(Prefixed):
+    """A type byte, padding, then masks in the pixel format (type 0) or RGBA (type 1)."""
+
+    number = 0x574D5664
+    name = "VMware cursor"
+    pixels = False
+    head_limit_bytes = 2
+
+    def measure(self, buf: bytearray, pos: int, stop: int, w: int, h: int, state: State) -> int:
+        _check_side(w, h, state)
+        if stop - pos < 2:
+            return NEED
+        kind = buf[pos]
+        if kind > 1:
+            raise Violation(f"cursor type {kind}")
+        buf[pos + 1] = 0
+        return 2 + (w * h * 4 if kind else 2 * w * h * state.bytes_per_pixel)
+
+
+class _AlphaState:
+    """The fixed format inside CursorWithAlpha: 32 bits per pixel, depth 32."""
+
+    bytes_per_pixel = 4
+    cpixel_bytes = 4
+    tpixel_bytes = 4
+    jpeg_offered = False
+
+
+class CursorWithAlpha(Prefixed):
+    """An encoding number, then that encoding's payload in a fixed 32-bit format."""
+
+    number = -314
+    name = "CursorWithAlpha"
+    pixels = False
+    head_limit_bytes = 4 + Tight.head_limit_bytes
+
+    # Only real encodings may stand inside, and never one that copies from the framebuffer.
+    _inner: dict[int, Encoding] = {e.number: e for e in (Raw(), Tight(), ZRLE())}  # noqa: RUF012
+
+    def measure(self, buf: bytearray, pos: int, stop: int, w: int, h: int, state: State) -> int:
+        _check_side(w, h, state)
+        if stop - pos < 4:
+            return NEED
+        (number,) = _inner_number(buf, pos)
+        inner = self._inner.get(number)
+        if inner is None:
+            raise Violation(f"encoding {number} inside a cursor")
+        alpha = cast(State, _AlphaState)
+        size = inner.measure(buf, pos + 4, stop, w, h, alpha)
+        return NEED if size == NEED else 4 + size

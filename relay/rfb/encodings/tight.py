@@ -1,0 +1,153 @@
+"""Tight and TightPNG (community specification, Tight Encoding and Tight PNG Encoding).
+
+A control byte, for basic compression a filter and perhaps a palette, then a compact length.
+The whole head is at most 1 + 1 + 1 + 256 * 4 + 3 bytes, and the rest is opaque.
+"""
+
+from __future__ import annotations
+
+from relay.rfb.encodings.base import NEED, Prefixed
+from relay.rfb.errors import Violation
+from relay.rfb.state import State
+
+_FILL, _JPEG, _PNG = 8, 9, 10
+_COPY, _PALETTE, _GRADIENT = 0, 1, 2
+
+MAX_WIDTH_PX = 2048
+"""The specification's limit; wider ones overflowed a gradient row in viewers."""
+
+UNCOMPRESSED_BELOW_BYTES = 12
+"""Shorter data is sent as it is, with no length."""
+
+
+class Tight(Prefixed):
+    number = 7
+    name = "Tight"
+    head_limit_bytes = 1 + 1 + 1 + 256 * 4 + 3
+
+    def measure(self, buf: bytearray, pos: int, stop: int, w: int, h: int, state: State) -> int:
+        if pos >= stop:
+            return NEED
+        if w > MAX_WIDTH_PX:
+            raise Violation(f"{w} pixels wide, more than {MAX_WIDTH_PX}")
+        # Bits 0 to 3 reset zlib streams.
+        control = buf[pos] >> 4
+        if control == _JPEG:
+            if not state.jpeg_offered or state.bytes_per_pixel == 1:
+                raise Violation("JPEG without a quality level offered, or at 8 bits per pixel")
+            return self._image(buf, pos, stop, w, h, state, b"\xff\xd8")
+        if control == _FILL:
+            return 1 + state.tpixel_bytes
+        if control < _FILL:
+            return self._basic(buf, pos, stop, w, h, state)
+        return self._extra(control, buf, pos, stop, w, h, state)
+
+    def _extra(
+        self,
+        control: int,
+        buf: bytearray,
+        pos: int,
+        stop: int,
+        w: int,
+        h: int,
+        state: State,
+    ) -> int:
+        raise Violation(f"compression control {control}")
+
+    def _basic(self, buf: bytearray, pos: int, stop: int, w: int, h: int, state: State) -> int:
+        at = pos + 1
+        kind = _COPY
+        if buf[pos] & 0x40:
+            if at >= stop:
+                return NEED
+            kind = buf[at]
+            at += 1
+        if kind == _COPY:
+            size = w * h * state.tpixel_bytes
+        elif kind == _PALETTE:
+            if at >= stop:
+                return NEED
+            colours = buf[at] + 1
+            # The specification says 2 to 256; TigerVNC's decoder takes 1 as well.
+            at += 1 + colours * state.tpixel_bytes
+            size = (w + 7) // 8 * h if colours <= 2 else w * h
+        elif kind == _GRADIENT:
+            if state.bytes_per_pixel == 1:
+                raise Violation("gradient filter at 8 bits per pixel")
+            size = w * h * state.tpixel_bytes
+        else:
+            raise Violation(f"filter {kind}")
+        if size < UNCOMPRESSED_BELOW_BYTES:
+            return at - pos + size
+        return _with_compact_length(buf, pos, at, stop, size + size // 8 + 4096)
+
+    def _image(
+        self,
+        buf: bytearray,
+        pos: int,
+        stop: int,
+        w: int,
+        h: int,
+        state: State,
+        magic: bytes,
+    ) -> int:
+        size = _with_compact_length(
+            buf, pos, pos + 1, stop, 2 * w * h * state.bytes_per_pixel + 65_536
+        )
+        if size == NEED:
+            return NEED
+        # The compact length ends with the first byte below 128, the third at the latest.
+        head = 2 if buf[pos + 1] < 128 else 3 if buf[pos + 2] < 128 else 4
+        if size - head < 4:
+            raise Violation(f"an image of {size - head} bytes")
+        if stop - pos < head + len(magic):
+            return NEED
+        if not buf.startswith(magic, pos + head):
+            raise Violation("an image that does not begin as one")
+        return size
+
+
+def _with_compact_length(buf: bytearray, start: int, at: int, stop: int, limit: int) -> int:
+    """Payload size from `start` where a compact length stands at `at`, or NEED."""
+    if at >= stop:
+        return NEED
+    length = buf[at]
+    at += 1
+    if length > 127:
+        if at >= stop:
+            return NEED
+        byte = buf[at]
+        length = length & 127 | (byte & 127) << 7
+        at += 1
+        if byte > 127:
+            if at >= stop:
+                return NEED
+            length |= buf[at] << 14
+            at += 1
+    if length > limit:
+        raise Violation(f"{length} bytes, at most {limit} make sense")
+    return at - start + length
+
+
+class TightPNG(Tight):
+    """As Tight, with PNG in the place of basic compression."""
+
+    number = -260
+    name = "TightPNG"
+
+    def _basic(self, buf: bytearray, pos: int, stop: int, w: int, h: int, state: State) -> int:
+        raise Violation("basic compression inside TightPNG")
+
+    def _extra(
+        self,
+        control: int,
+        buf: bytearray,
+        pos: int,
+        stop: int,
+        w: int,
+        h: int,
+        state: State,
+    ) -> int:
+        if control != _PNG:
+            raise Violation(f"compression control {control}")
+        return self._image(buf, pos, stop, w, h, state, b"\x89P")

@@ -1,0 +1,246 @@
+"""Both RFB handshakes as generators that do no I/O (RFC 6143, Sections 7.1 and 7.3).
+
+A step generator yields an int to be resumed with exactly so many bytes of the peer, or bytes
+to have them sent; its return value is the outcome. Whoever drives one owns the reading:
+
+    steps = negotiate({SECURITY_NONE})
+    want = next(steps)      # 12: read 12 bytes, then steps.send(them)
+
+Versions differ where this module says so: 3.3 has the desktop dictate a security type, 3.7 and
+3.8 let us choose; only 3.8 sends a SecurityResult for type None and a reason after a failure.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection, Generator
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from relay.rfb import pixel_format
+from relay.rfb.errors import CloseCode, Direction, ProtocolError
+from relay.rfb.pixel_format import PixelFormat
+
+SECURITY_NONE = 1
+SECURITY_VNC_AUTH = 2
+
+SECURITY_NAMES = {
+    0: "Invalid",
+    1: "None",
+    2: "VNC authentication",
+    5: "RA2",
+    6: "RA2ne",
+    16: "Tight",
+    17: "Ultra",
+    18: "TLS",
+    19: "VeNCrypt",
+    20: "SASL",
+    21: "MD5",
+    22: "xvp",
+    30: "Apple Diffie-Hellman",
+    113: "MSLogonII",
+    129: "RSA-AES-256",
+}
+
+OUR_BANNER = b"RFB 003.008\n"
+
+_U32 = struct.Struct(">I")
+_SIZE = struct.Struct(">HH")
+
+T = TypeVar("T")
+Steps = Generator[int | bytes, bytes, T]
+
+
+class HandshakeBounds(Protocol):
+    """The limits a handshake needs; `relay.Limits` has them."""
+
+    @property
+    def reason_bytes(self) -> int: ...
+    @property
+    def name_bytes(self) -> int: ...
+    @property
+    def framebuffer_side_px(self) -> int: ...
+    @property
+    def framebuffer_px(self) -> int: ...
+
+
+class HandshakeRefused(Exception):
+    """The desktop said no in the words the protocol has for it. The text is safe to show."""
+
+
+@dataclass(frozen=True, slots=True)
+class Negotiated:
+    """The version both sides speak, as the minor number 3, 7 or 8, and the security type."""
+
+    minor: int
+    security_type: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInit:
+    """What a desktop says of itself (RFC 6143, Section 7.3.2). `name` is its bytes: real
+    desktops send Latin-1 and GBK where UTF-8 is meant."""
+
+    width: int
+    height: int
+    pixel_format: PixelFormat
+    name: bytes
+
+    def pack(self, name_limit: int) -> bytes:
+        """The message for a viewer, the name cut to `name_limit` bytes, padding zero."""
+        name = self.name[:name_limit]
+        return (
+            _SIZE.pack(self.width, self.height)
+            + self.pixel_format.pack()
+            + _U32.pack(len(name))
+            + name
+        )
+
+
+def _fault(text: str, where: str) -> ProtocolError:
+    return ProtocolError(
+        text,
+        direction=Direction.DOWN,
+        offset=0,
+        where=where,
+        close_code=CloseCode.DESKTOP_FAULT,
+    )
+
+
+def printable(raw: bytes, limit: int = 200) -> str:
+    """Text of a peer made safe to show: control characters removed, at most `limit` characters."""
+    text = raw.decode("utf-8", "replace")
+    return "".join(c if c.isprintable() else " " for c in text).strip()[:limit]
+
+
+# The versions that desktops announce and the one we then speak. 3.3 to 3.6 never gained a
+# meaning beyond 3.3 (UltraVNC sends 3.4 and 3.6); Apple's 3.889, Intel's 4.x and RealVNC's 5.x
+# speak 3.8.
+def parse_banner(banner: bytes) -> int:
+    """The minor version to speak (3, 7 or 8) with a desktop of this ProtocolVersion."""
+    digits = banner[4:7] + banner[8:11]
+    if (
+        len(banner) != 12
+        or banner[:4] != b"RFB "
+        or banner[7:8] != b"."
+        or banner[11:] != b"\n"
+        or not digits.isdigit()
+    ):
+        raise _fault("this is not RFB: the greeting is not 'RFB xxx.yyy'", "ProtocolVersion")
+    version = (int(banner[4:7]), int(banner[8:11]))
+    if version >= (3, 8):
+        return 8
+    if version == (3, 7):
+        return 7
+    if version >= (3, 3):
+        return 3
+    raise _fault(f"version {version[0]}.{version[1]} is older than 3.3", "ProtocolVersion")
+
+
+def _reason(bounds: HandshakeBounds) -> Steps[str]:
+    (length,) = _U32.unpack((yield 4))
+    if length > bounds.reason_bytes:
+        raise _fault(f"a reason of {length} bytes", "reason-string")
+    return printable((yield length)) if length else "no reason given"
+
+
+def name_of(security_type: int) -> str:
+    """The registered name of a security type, for messages."""
+    return SECURITY_NAMES.get(security_type, f"type {security_type}")
+
+
+def negotiate(acceptable: Collection[int], bounds: HandshakeBounds) -> Steps[Negotiated]:
+    """Version and security type with a desktop (RFC 6143, Sections 7.1.1 and 7.1.2).
+
+    `acceptable` holds the security types the caller can do, best first. Raises
+    HandshakeRefused when the desktop refuses or offers none of them, ProtocolError when it
+    does not speak RFB.
+    """
+    minor = parse_banner((yield 12))
+    yield b"RFB 003.00%d\n" % minor
+    if minor == 3:
+        (dictated,) = _U32.unpack((yield 4))
+        if dictated > 255:
+            raise _fault(f"security type {dictated}", "Security")
+        offered = bytes([dictated])
+        if not dictated:
+            offered = b""
+    else:
+        count = (yield 1)[0]
+        offered = (yield count) if count else b""
+    if not offered:
+        raise HandshakeRefused(
+            f"the desktop refused the connection: {(yield from _reason(bounds))}"
+        )
+    for security_type in acceptable:
+        if security_type in offered:
+            if minor > 3:
+                yield bytes([security_type])
+            return Negotiated(minor, security_type)
+    names = ", ".join(name_of(t) for t in offered)
+    wanted = ", ".join(name_of(t) for t in acceptable)
+    raise HandshakeRefused(
+        f"the desktop asks for security this relay does not do here: {names} (can do: {wanted})"
+    )
+
+
+def finish(negotiated: Negotiated, bounds: HandshakeBounds) -> Steps[ServerInit]:
+    """From after the authentication to ServerInit (RFC 6143, Sections 7.1.3, 7.3.1, 7.3.2).
+
+    Asks for a shared desktop: several viewers may look at one.
+    """
+    if negotiated.minor == 8 or negotiated.security_type != SECURITY_NONE:
+        (result,) = _U32.unpack((yield 4))
+        if result not in (0, 1, 2):
+            raise _fault(f"SecurityResult {result}", "SecurityResult")
+        if result:
+            reason = "wrong password?"
+            if negotiated.minor == 8:
+                reason = yield from _reason(bounds)
+            raise HandshakeRefused(f"the desktop refused the authentication: {reason}")
+    yield b"\x01"
+    head = yield _SIZE.size + pixel_format.SIZE + 4
+    width, height = _SIZE.unpack_from(head)
+    check_size(width, height, bounds)
+    try:
+        pixels = pixel_format.parse(head, _SIZE.size)
+    except ValueError as error:
+        raise _fault(str(error), "ServerInit > pixel format") from None
+    (name_length,) = _U32.unpack_from(head, _SIZE.size + pixel_format.SIZE)
+    if name_length > bounds.name_bytes:
+        raise _fault(f"a name of {name_length} bytes", "ServerInit > name")
+    name = (yield name_length) if name_length else b""
+    return ServerInit(width, height, pixels, name)
+
+
+def check_size(width: int, height: int, bounds: HandshakeBounds) -> None:
+    """Refuses a framebuffer that is empty or larger than the bounds. Raises ProtocolError."""
+    if not width or not height:
+        raise _fault(f"a framebuffer of {width}x{height}", "ServerInit > size")
+    if max(width, height) > bounds.framebuffer_side_px or width * height > bounds.framebuffer_px:
+        raise _fault(f"a framebuffer of {width}x{height}, beyond the limits", "ServerInit > size")
+
+
+def greet(init: bytes) -> Steps[bool]:
+    """The whole handshake with a viewer: we are RFB 3.8 and offer None, because the session
+    token has authenticated it already. `init` is the ServerInit message. Returns whether the
+    viewer asked to share. Raises ProtocolError.
+    """
+    yield OUR_BANNER
+    banner = yield 12
+    # Viewers of 3.3 and 3.7 would need their own handshake, and browsers have none of those.
+    if banner != OUR_BANNER:
+        raise _viewer_fault("the viewer did not answer with version 3.8", 0, "ProtocolVersion")
+    yield b"\x01\x01"
+    if (yield 1) != b"\x01":
+        raise _viewer_fault("the viewer chose a security type not offered", 12, "Security")
+    yield b"\x00\x00\x00\x00"
+    shared = (yield 1) != b"\x00"
+    yield init
+    return shared
+
+
+def _viewer_fault(text: str, offset: int, where: str) -> ProtocolError:
+    return ProtocolError(
+        text, direction=Direction.UP, offset=offset, where=where, close_code=CloseCode.POLICY
+    )

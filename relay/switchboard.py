@@ -1,0 +1,88 @@
+"""One edge-triggered epoll for the sockets of all sessions, awaited by one Trio task.
+
+A task per direction costs an `epoll_ctl` and two task switches for every wake-up; here a
+wake-up is a plain call. The task is a system task of the Trio run, started with the first
+session; it owns no nursery. A session stays a Trio task that owns lifetime and deadlines.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable
+
+import trio
+
+# Events fetched at once, and turns before other Trio tasks get theirs.
+_EVENTS = 128
+_TURNS = 8
+
+Handler = Callable[[int], None]
+
+READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+WRITABLE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
+HUNG_UP = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+
+_WATCHED = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+
+
+class Switchboard:
+    """Calls a handler with the event mask whenever its descriptor's state changes.
+
+    Handlers must not raise, must not block, and must read or write until they would block, or
+    ask for another turn with `again`: an edge is told once.
+    """
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Handler] = {}
+        self._waiting: list[Callable[[], None]] = []
+
+    def register(self, fd: int, handler: Handler) -> None:
+        """Begins to watch `fd`; the first call comes with its present state."""
+        self._handlers[fd] = handler
+        self._epoll.register(fd, _WATCHED)
+
+    def unregister(self, fd: int) -> None:
+        """Stops watching `fd`, which must still be open."""
+        del self._handlers[fd]
+        self._epoll.unregister(fd)
+
+    def again(self, call: Callable[[], None]) -> None:
+        """Has `call` called in the next turn: for who has more to do than is fair at once."""
+        self._waiting.append(call)
+
+    async def run(self) -> None:
+        try:
+            while True:
+                if self._waiting:
+                    await trio.lowlevel.checkpoint()
+                else:
+                    await trio.lowlevel.wait_readable(self._epoll.fileno())
+                for _ in range(_TURNS):
+                    waiting, self._waiting = self._waiting, []
+                    events = self._epoll.poll(0, _EVENTS)
+                    for fd, mask in events:
+                        # A handler called before may have ended the session of this one.
+                        handler = self._handlers.get(fd)
+                        if handler is not None:
+                            handler(mask)
+                    for call in waiting:
+                        call()
+                    if not events and not self._waiting:
+                        break
+        finally:
+            self._epoll.close()
+
+
+_current: trio.lowlevel.RunVar[Switchboard] = trio.lowlevel.RunVar("switchboard")
+
+
+def current() -> Switchboard:
+    """The switchboard of this Trio run."""
+    try:
+        return _current.get()
+    except LookupError:
+        board = Switchboard()
+        _current.set(board)
+        trio.lowlevel.spawn_system_task(board.run, name="relay switchboard")
+        return board
