@@ -31,6 +31,8 @@ class Reason(enum.StrEnum):
     """The desktop broke the rules of RFB."""
     DESKTOP_STALLED = "desktop_stalled"
     """The desktop took no byte for `stall_timeout_s`."""
+    RELAY_FAULT = "relay_fault"
+    """The relay itself failed; `Session.run` raises what happened."""
     STOPPED = "stopped"
     """`Session.stop` was called."""
 

@@ -62,10 +62,10 @@ class UpLeg:
 
     __slots__ = ("bytes_moved", "frames", "reader", "tail")
 
-    def __init__(self, reader: FromViewer, frames: FrameReader) -> None:
+    def __init__(self, reader: FromViewer, frames: FrameReader, early: bytes) -> None:
         self.reader = reader
         self.frames = frames
-        self.tail = b""
+        self.tail = early
         self.bytes_moved = 0
 
     def take(self, buf: bytearray, view: memoryview, start: int, stop: int) -> Pieces:

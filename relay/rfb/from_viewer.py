@@ -9,6 +9,7 @@ from relay.rfb import encodings, pixel_format
 from relay.rfb.errors import CloseCode, Direction, Violation
 from relay.rfb.from_desktop import FENCE_LIMIT_BYTES
 from relay.rfb.reader import NEED, Reader
+from relay.rfb.state import State
 
 _count = struct.Struct(">H").unpack_from
 _area = struct.Struct(">HHHH")
@@ -30,12 +31,19 @@ class FromViewer(Reader):
 
     Every message but the body of a cut text is approved whole, so that it can be written in one
     send: TigerVNC up to 1.16.2 loses step when a SetDesktopSize arrives in pieces.
+
+    `inputs` counts what a person does: keys, pointer, clipboard. Update requests and fences
+    come by themselves.
     """
 
     direction = Direction.UP
     close_code = CloseCode.POLICY
 
-    __slots__ = ()
+    __slots__ = ("inputs",)
+
+    def __init__(self, state: State) -> None:
+        super().__init__(state)
+        self.inputs = 0
 
     def judge(self, buf: bytearray, pos: int, stop: int) -> int:
         """Approves as far as `buf[pos:stop]` allows; see `Reader`. Raises ProtocolError."""
@@ -127,6 +135,7 @@ class FromViewer(Reader):
         if buf[pos + 1] > 1:
             buf[pos + 1] = 1
         buf[pos + 2 : pos + 4] = b"\0\0"
+        self.inputs += 1
         return pos + 8
 
     def _pointer_event(self, buf: bytearray, pos: int, stop: int) -> int:
@@ -140,9 +149,11 @@ class FromViewer(Reader):
         x, y = _point.unpack_from(buf, pos + 2)
         if x >= state.width or y >= state.height:
             _point.pack_into(buf, pos + 2, min(x, state.width - 1), min(y, state.height - 1))
+        self.inputs += 1
         return pos + size
 
     def _client_cut_text(self, buf: bytearray, pos: int, stop: int) -> int:
+        self.inputs += 1
         return self._cut_text(buf, pos, stop, self.state.extended_clipboard)
 
     def _enable_continuous_updates(self, buf: bytearray, pos: int, stop: int) -> int:
@@ -203,6 +214,7 @@ class FromViewer(Reader):
             raise Violation("the desktop has not said that it takes extended keys")
         if stop - pos < 12:
             return NEED
+        self.inputs += 1
         return pos + 12
 
 

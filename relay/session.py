@@ -1,0 +1,209 @@
+"""One viewer on one desktop, from the 101 to the close.
+
+`Session.run` owns both ends and, over streams that are not sockets, one nursery with the pumps.
+It returns an `Ended`; it does not raise for a peer's fault.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import trio
+
+from relay import switchboard
+from relay.ended import Counters, Ended, Reason, ended, ended_by_fault
+from relay.errors import ProtocolError
+from relay.leg import DownLeg, UpLeg
+from relay.limits import Limits
+from relay.login import DesktopEnd, Password, PeerClosed, drive, log_in
+from relay.pump import Pumps, StreamPumps
+from relay.rfb import handshake
+from relay.rfb.conversation import Conversation
+from relay.socketio import RawPumps
+from relay.websocket import BINARY, CLOSE, PING, PONG, FrameReader, close_payload, frame
+
+
+class _ViewerWire:
+    """A viewer as a wire for its RFB handshake: payload of binary frames."""
+
+    def __init__(self, viewer: trio.abc.Stream, frames: FrameReader, early: bytes) -> None:
+        self._viewer = viewer
+        self._frames = frames
+        self._early = early
+        self.rest = bytearray()
+
+    async def read_exactly(self, count: int) -> bytes:
+        while len(self.rest) < count:
+            data = bytearray(self._early or await self._viewer.receive_some(4096))
+            self._early = b""
+            if not data:
+                raise PeerClosed
+            self.rest += data[: self._frames.unframe(data, 0, len(data))]
+            controls, self._frames.controls = self._frames.controls, []
+            for opcode, payload in controls:
+                if opcode == CLOSE:
+                    raise PeerClosed
+                if opcode == PING:
+                    await self._viewer.send_all(frame(PONG, payload))
+        taken = bytes(self.rest[:count])
+        del self.rest[:count]
+        return taken
+
+    async def send_all(self, data: bytes) -> None:
+        await self._viewer.send_all(frame(BINARY, data))
+
+
+class Session:
+    """Relays one desktop to one viewer.
+
+    `viewer` is a byte stream that speaks WebSocket as a client, right after the 101; `early`
+    are bytes of it that came with the upgrade request. `desktop` comes from `relay.log_in` or
+    `relay.open_desktop`. The session owns both from `run` on, and closes them.
+    """
+
+    def __init__(
+        self,
+        viewer: trio.abc.Stream,
+        desktop: DesktopEnd,
+        *,
+        limits: Limits | None = None,
+        early: bytes = b"",
+    ) -> None:
+        self._viewer = viewer
+        self._desktop = desktop
+        self._limits = limits or Limits()
+        self._early = early
+        self._ended: Ended | None = None
+        self._scope = trio.CancelScope()
+        self._pumps: RawPumps | StreamPumps | None = None
+
+    def stop(self, close_code: int, reason: str) -> None:
+        """Ends the session soon, telling the viewer `close_code` and `reason` (at most 123
+        bytes of UTF-8). Does nothing when it has ended already."""
+        self._end(Ended(Reason.STOPPED, close_code, reason))
+
+    def _end(self, how: Ended) -> None:
+        if self._ended is None:
+            self._ended = how
+            self._scope.cancel()
+
+    async def run(self) -> Ended:
+        """Relays until either side ends it, breaks a rule or misses a deadline, or until `stop`.
+
+        Cancelling it closes both ends at once, without a goodbye.
+        """
+        try:
+            with self._scope:
+                await self._carry()
+            how = self._ended
+            assert how is not None
+            with trio.move_on_after(self._limits.close_timeout_s, shield=True):
+                await self._say_goodbye(how)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.aclose_forcefully(self._viewer)
+                await trio.aclose_forcefully(self._desktop.stream)
+        if isinstance(self._pumps, RawPumps) and self._pumps.bug is not None:
+            raise self._pumps.bug
+        return dataclasses.replace(how, counters=self._counters())
+
+    async def _carry(self) -> None:
+        limits = self._limits
+        frames = FrameReader(mask_expected=True, limit_bytes=limits.viewer_frame_bytes)
+        wire = _ViewerWire(self._viewer, frames, self._early)
+        init = self._desktop.init
+        try:
+            with trio.fail_after(limits.handshake_timeout_s):
+                await drive(handshake.greet(init.pack(limits.viewer_name_bytes)), wire)
+        except trio.TooSlowError:
+            return self._end(ended(Reason.VIEWER_SLOW_HANDSHAKE))
+        except ProtocolError as error:
+            return self._end(ended_by_fault(error))
+        except (PeerClosed, trio.BrokenResourceError):
+            return self._end(ended(Reason.VIEWER_LOST, "in the handshake"))
+        conversation = Conversation(init, limits)
+        down = DownLeg(conversation.down, self._desktop.early)
+        up = UpLeg(conversation.up, frames, bytes(wire.rest))
+        viewer, desktop = self._viewer, self._desktop.stream
+        if isinstance(viewer, trio.SocketStream) and isinstance(desktop, trio.SocketStream):
+            self._pumps = pumps = RawPumps(down, up, self._end, limits, viewer, desktop)
+            await pumps.run(switchboard.current(), self._watch)
+        else:
+            self._pumps = streams = StreamPumps(down, up, self._end, limits, viewer, desktop)
+            await streams.run(self._watch)
+        return None
+
+    async def _watch(self) -> None:
+        """Keeps the deadlines: stalls, pings, idleness. Sleeps until the next can fall due."""
+        limits = self._limits
+        pumps = self._pumps
+        assert pumps is not None
+        ping_at = trio.current_time() + limits.ping_interval_s
+        idle_s = limits.idle_timeout_s or math.inf
+        while True:
+            now = trio.current_time()
+            overdue = _overdue(pumps, limits, idle_s, now)
+            if overdue is not None:
+                return self._end(ended(overdue))
+            if ping_at <= now:
+                ping_at = now + limits.ping_interval_s
+                pumps.ping()
+            await trio.sleep_until(
+                min(
+                    ping_at,
+                    min(pumps.viewer_stalled_since, now) + limits.stall_timeout_s,
+                    min(pumps.desktop_stalled_since, now) + limits.stall_timeout_s,
+                    pumps.pinged_at + limits.ping_timeout_s,
+                    pumps.input_at + idle_s,
+                )
+            )
+
+    async def _say_goodbye(self, how: Ended) -> None:
+        close = frame(CLOSE, close_payload(how.close_code, how.text))
+        if self._pumps is not None:
+            await self._pumps.finish(close)
+            return
+        try:
+            await self._viewer.send_all(close)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return
+
+    def _counters(self) -> Counters:
+        if self._pumps is None:
+            return Counters()
+        return Counters(self._pumps.down.bytes_moved, self._pumps.up.bytes_moved)
+
+
+def _overdue(pumps: Pumps, limits: Limits, idle_s: float, now: float) -> Reason | None:
+    """The first deadline that has passed, as a reason to end."""
+    if pumps.viewer_stalled_since + limits.stall_timeout_s <= now:
+        return Reason.VIEWER_STALLED
+    if pumps.desktop_stalled_since + limits.stall_timeout_s <= now:
+        return Reason.DESKTOP_STALLED
+    # While the desktop takes nothing, the viewer is not read either: its pong may be waiting.
+    if pumps.pinged_at + limits.ping_timeout_s <= now and pumps.desktop_stalled_since == math.inf:
+        return Reason.VIEWER_SILENT
+    if pumps.input_at + idle_s <= now:
+        return Reason.VIEWER_IDLE
+    return None
+
+
+async def carry(
+    viewer: trio.abc.Stream,
+    desktop: trio.abc.Stream,
+    *,
+    password: Password | None = None,
+    limits: Limits | None = None,
+) -> Ended:
+    """Logs in to a desktop's stream and relays it to a viewer's, to the end.
+
+    `viewer` speaks WebSocket from just after the 101, `desktop` speaks RFB. Both are closed
+    afterwards. Raises DesktopError when the login fails.
+    """
+    try:
+        end = await log_in(desktop, password=password, limits=limits)
+    except BaseException:
+        await trio.aclose_forcefully(viewer)
+        raise
+    return await Session(viewer, end, limits=limits).run()
