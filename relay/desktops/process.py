@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import IO
 
 import trio
@@ -88,12 +89,14 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=environment,
+            cwd=_home(environment),
             pass_fds=pass_fds,
             start_new_session=True,
         )
         assert self._popen.stdout is not None
         assert self._popen.stderr is not None
         self._pidfd = os.pidfd_open(self._popen.pid)
+        self._ended = trio.Event()
         self.pid = self._popen.pid
         self.stdout = _Output(self._popen.stdout)
         self.stderr = _Output(self._popen.stderr)
@@ -107,8 +110,16 @@ class Child:
         return " / ".join(words)[-500:] or "it said nothing"
 
     async def wait(self) -> None:
-        """Until it has ended. It stays a zombie until `supervise` returns, so ids stay true."""
+        """Until it has ended. Any number of tasks may wait."""
+        await self._ended.wait()
+
+    async def watch(self) -> None:
+        """Until it has ended, for `supervise` alone: one task may wait for a descriptor.
+
+        It stays a zombie until `reap`, so that its id stays its own.
+        """
         await trio.lowlevel.wait_readable(self._pidfd)
+        self._ended.set()
 
     async def stop(self) -> None:
         """TERM, a wait, KILL, a wait: for it and its process group."""
@@ -118,7 +129,7 @@ class Child:
         ):
             os.killpg(self.pid, signal_number)
             with trio.move_on_after(grace_s):
-                await self.wait()
+                await self.watch()
 
     def reap(self) -> None:
         self.status = self._popen.poll()
@@ -127,6 +138,12 @@ class Child:
         self.stdout.close()
         self.stderr.close()
         os.close(self._pidfd)
+
+
+def _home(environment: Mapping[str, str]) -> str:
+    """Where a person expects a terminal to be; and no file system of the relay's is held."""
+    home = environment.get("HOME", "/")
+    return home if Path(home).is_dir() else "/"
 
 
 def _printable(line: str) -> str:
@@ -151,7 +168,7 @@ async def supervise(
             nursery.start_soon(child.stdout.follow)
             nursery.start_soon(child.stderr.follow)
             task_status.started(child)
-            await child.wait()
+            await child.watch()
             # Not until the pipes end: what it has started may hold them open.
             nursery.cancel_scope.cancel()
     finally:

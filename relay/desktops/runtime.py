@@ -35,9 +35,10 @@ SWEEP_GRACE_S = 0.7
 # What a desktop's programs see of the relay's environment. Everything else may hold secrets
 # (the relay's settings come in variables), and whoever types into a terminal there reads it.
 _PASSED_ON = (
-    "PATH HOME USER LOGNAME SHELL LANG LANGUAGE LC_ALL LC_CTYPE TZ TMPDIR "
-    "XDG_CACHE_HOME XDG_CONFIG_HOME XDG_DATA_DIRS PORTABLEDESKTOP_RUNTIME_DIR"
-).split()
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "TZ"),
+    *("LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE"),
+    *("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_DIRS", "PORTABLEDESKTOP_RUNTIME_DIR"),
+)
 
 
 def environment_for(directory: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -101,17 +102,17 @@ async def _sweep(marker: bytes) -> None:
 def _processes_with(marker: bytes, descriptors: ExitStack) -> list[int]:
     """Descriptors of the living processes with `marker` in their environment."""
     found = []
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit():
             continue
         try:
             # First the descriptor, then the look: so the id cannot have changed hands between.
-            pidfd = os.pidfd_open(int(name))
+            pidfd = os.pidfd_open(int(process.name))
         except OSError:
             continue
         descriptors.callback(os.close, pidfd)
         try:
-            environment = Path("/proc", name, "environ").read_bytes()
+            environment = (process / "environ").read_bytes()
         except OSError:  # another user's, or just gone
             continue
         if marker in environment.split(b"\0"):

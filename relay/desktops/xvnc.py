@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import shlex
 import shutil
 import struct
 from functools import partial
@@ -28,13 +29,12 @@ logger = logging.getLogger("relay.desktops")
 START_TIMEOUT_S = 10.0
 """From the start of Xvnc to its display number. A loaded machine takes 2 s."""
 
-# What a person finds on the screen, each only where it is installed.
-_PROGRAMS = (
-    ("xsetroot", "-solid", "#2e3f55"),
-    ("openbox", "--sm-disable"),
-    ("xterm", "-geometry", "96x28+64+56", "-bg", "#10161f", "-fg", "#d8dee9", "-fa", "Monospace",
-     "-fs", "11", "-title", "Terminal"),
-)  # fmt: skip
+_BACKGROUND = ["xsetroot", "-solid", "#2e3f55"]
+_WINDOW_MANAGER = ["openbox", "--sm-disable"]
+_TERMINAL = [
+    *("xterm", "-title", "Terminal", "-geometry", "96x28+64+56"),
+    *("-bg", "#10161f", "-fg", "#d8dee9", "-cr", "#d8dee9", "-fa", "Monospace", "-fs", "11"),
+]
 
 _FAMILY_WILD = 0xFFFF
 _COOKIE_NAME = b"MIT-MAGIC-COOKIE-1"
@@ -56,20 +56,19 @@ class Xvnc:
                 "Xvnc is not installed (Debian: apt install tigervnc-standalone-server)"
             )
         failure: DesktopError | None = None
-        async with runtime_directory(self.name) as directory:
-            async with trio.open_nursery() as nursery:
-                try:
-                    server, desktop = await self._start(nursery, program, directory)
-                except DesktopError as error:
-                    failure = error
-                else:
-                    environment = environment_for(directory, desktop.environment)
-                    for command in filter(lambda command: shutil.which(command[0]), _PROGRAMS):
-                        nursery.start_soon(partial(supervise, command, environment=environment))
-                    task_status.started(desktop)
-                    await server.wait()
-                    logger.warning("Xvnc has ended: %s", server.last_words())
-                nursery.cancel_scope.cancel()
+        async with runtime_directory(self.name) as directory, trio.open_nursery() as nursery:
+            try:
+                server, desktop = await self._start(nursery, program, directory)
+            except DesktopError as error:
+                failure = error
+            else:
+                environment = environment_for(directory, desktop.environment)
+                for command in _programs():
+                    nursery.start_soon(partial(supervise, command, environment=environment))
+                task_status.started(desktop)
+                await server.wait()
+                logger.warning("Xvnc has ended: %s", server.last_words())
+            nursery.cancel_scope.cancel()
         if failure is not None:
             raise failure
 
@@ -113,6 +112,19 @@ class Xvnc:
             address,
             environment={"DISPLAY": f":{number}", "XAUTHORITY": str(authority)},
         )
+
+
+def _programs() -> list[list[str]]:
+    """The commands for what a person finds on the screen, as far as installed."""
+    background, manager, terminal = (
+        command if shutil.which(command[0]) else []
+        for command in (_BACKGROUND, _WINDOW_MANAGER, _TERMINAL)
+    )
+    if manager and terminal:
+        # Openbox gives the focus only to windows that open after it has started.
+        manager = [*manager, "--startup", shlex.join(terminal)]
+        terminal = []
+    return [command for command in (background, manager, terminal) if command]
 
 
 async def _line(stream: trio.abc.ReceiveStream) -> str:

@@ -33,13 +33,13 @@ class FromDesktop(Reader):
     direction = Direction.DOWN
     close_code = CloseCode.DESKTOP_FAULT
 
-    __slots__ = ("_painted", "_rect", "_rects", "_walk", "_walking")
+    __slots__ = ("_count", "_painted", "_rects", "_walk", "_walking")
 
     def __init__(self, state: State) -> None:
         super().__init__(state)
-        # Rectangles left in the FramebufferUpdate being read, and how many came before them.
+        # Rectangles left in the FramebufferUpdate being read, and how many it announced.
         self._rects = 0
-        self._rect = 0
+        self._count = 0
         # Whether that update holds pixels: one without answers no request.
         self._painted = False
         # A rectangle that is read element by element, and its encoding.
@@ -80,15 +80,19 @@ class FromDesktop(Reader):
         """Reads on in an update; returns how far, or NEED when it got nowhere."""
         state = self.state
         allowed = state.allowed
+        width, height = state.width, state.height
         left = self._rects
         first = pos
+        painted = self._painted
         encoding: Encoding | None = None
         try:
             if self._walk is not None:
                 encoding = self._walking
                 pos = self._resume(buf, pos, stop)
                 left = self._rects
-            while left and self._walk is None and stop - pos >= 12:
+            # Locals and one straight line for rectangles of pixels: 0.6 us for one in Tight,
+            # 1.0 with attributes and a call for each step.
+            while left and stop - pos >= 12 and self._walk is None:
                 x, y, w, h, number = _rectangle(buf, pos)
                 encoding = allowed.get(number)
                 if encoding is None:
@@ -97,44 +101,43 @@ class FromDesktop(Reader):
                         left = 0
                         break
                     raise Violation(f"encoding {number} was not offered")
-                if encoding.pixels and (x + w > state.width or y + h > state.height):
-                    raise Violation(
-                        f"{w}x{h} at {x},{y} outside the framebuffer of "
-                        f"{state.width}x{state.height}"
-                    )
-                if isinstance(encoding, Walker):
-                    self._rects = left
-                    self._painted = True
-                    self._begin(encoding, w, h)
-                    pos = self._resume(buf, pos + 12, stop)
-                    left = self._rects
-                    if pos >= stop:
-                        break
-                    continue
-                size = encoding.measure(buf, pos + 12, stop, w, h, state)
-                if size < 0:
-                    break
                 if encoding.pixels:
-                    self._painted = True
+                    if x + w > width or y + h > height:
+                        raise Violation(
+                            f"{w}x{h} at {x},{y} outside the framebuffer of {width}x{height}"
+                        )
+                    painted = True
+                    if encoding.walks:
+                        self._rects = left
+                        self._begin(encoding, w, h)
+                        pos = self._resume(buf, pos + 12, stop)
+                        left = self._rects
+                        continue
+                    size = encoding.measure(buf, pos + 12, stop, w, h, state)
+                    if size < 0:
+                        break
                 else:
+                    size = encoding.measure(buf, pos + 12, stop, w, h, state)
+                    if size < 0:
+                        break
                     encoding.applied(x, y, w, h, state)
+                    width, height = state.width, state.height
                 pos += 12 + size
                 left -= 1
-                self._rect += 1
-                if pos >= stop:
-                    break
         except Violation as violation:
             name = f" > {encoding.name}" if encoding else ""
-            where = f"FramebufferUpdate > rectangle {self._rect}{name}"
+            where = f"FramebufferUpdate > rectangle {self._count - left}{name}"
             raise self._error(violation, self.offset + pos - start, where) from None
         self._rects = left
+        self._painted = painted
         if not left:
             self._update_ends()
         if pos == first:
             return NEED
         return self._body(first, pos, stop)
 
-    def _begin(self, encoding: Walker, w: int, h: int) -> None:
+    def _begin(self, encoding: Encoding, w: int, h: int) -> None:
+        assert isinstance(encoding, Walker)
         self._walk = encoding.walk(w, h, self.state)
         self._walking = encoding
         next(self._walk)
@@ -147,7 +150,6 @@ class FromDesktop(Reader):
         except StopIteration as done:
             self._walk = None
             self._rects -= 1
-            self._rect += 1
             end: int = done.value
             return end
 
@@ -161,8 +163,7 @@ class FromDesktop(Reader):
             return NEED
         buf[pos + 1] = 0
         # 65535 is no special number: with LastRect any update may end early, without it none.
-        self._rects = _two(buf, pos)[1]
-        self._rect = 0
+        self._rects = self._count = _two(buf, pos)[1]
         self._painted = False
         return pos + 4
 

@@ -24,12 +24,13 @@ class Encoding:
     """A rectangle's payload: its number, its name, and its size.
 
     `pixels` says that x, y, w and h are an area of the framebuffer and must lie inside it;
-    pseudo-encodings use those fields for anything.
+    pseudo-encodings use those fields for anything. `walks` is true for a `Walker`.
     """
 
     number: int
     name: str
     pixels = True
+    walks = False
 
     def measure(self, buf: bytearray, pos: int, stop: int, w: int, h: int, state: State) -> int:
         """Size in bytes of the payload that begins at `buf[pos]`, or NEED when `stop` comes
@@ -58,6 +59,8 @@ class Prefixed(Encoding):
 
 class Walker(Encoding):
     """The payload is a chain of small elements, each of which says where the next begins."""
+
+    walks = True
 
     def walk(self, w: int, h: int, state: State) -> Generator[int, Window, int]:
         """Approves element by element. Primed with next(); then takes windows by send() and

@@ -33,9 +33,11 @@ class Tight(Prefixed):
         # Bits 0 to 3 reset zlib streams.
         control = buf[pos] >> 4
         if control == _JPEG:
-            if not state.jpeg_offered or state.bytes_per_pixel == 1:
+            bytes_per_pixel = state.bytes_per_pixel
+            if not state.jpeg_offered or bytes_per_pixel == 1:
                 raise Violation("JPEG without a quality level offered, or at 8 bits per pixel")
-            return self._image(buf, pos, stop, w, h, state, b"\xff\xd8")
+            limit = 2 * w * h * bytes_per_pixel + 65_536
+            return _image(buf, pos, stop, limit, 0xFF, 0xD8)
         if control == _FILL:
             return 1 + state.tpixel_bytes
         if control < _FILL:
@@ -81,30 +83,27 @@ class Tight(Prefixed):
             return at - pos + size
         return _with_compact_length(buf, pos, at, stop, size + size // 8 + 4096)
 
-    def _image(
-        self,
-        buf: bytearray,
-        pos: int,
-        stop: int,
-        w: int,
-        h: int,
-        state: State,
-        magic: bytes,
-    ) -> int:
-        size = _with_compact_length(
-            buf, pos, pos + 1, stop, 2 * w * h * state.bytes_per_pixel + 65_536
-        )
-        if size == NEED:
-            return NEED
-        # The compact length ends with the first byte below 128, the third at the latest.
-        head = 2 if buf[pos + 1] < 128 else 3 if buf[pos + 2] < 128 else 4
-        if size - head < 4:
-            raise Violation(f"an image of {size - head} bytes")
-        if stop - pos < head + len(magic):
-            return NEED
-        if not buf.startswith(magic, pos + head):
-            raise Violation("an image that does not begin as one")
-        return size
+
+def _image(buf: bytearray, pos: int, stop: int, limit: int, first: int, second: int) -> int:
+    """Payload size of an image that begins with two given bytes, or NEED."""
+    # Six bytes hold every such head. A payload shorter than that, of 4 to 5 bytes, is presented
+    # again until it is whole, which is all it waits for anyway.
+    if stop - pos < 6:
+        return NEED
+    length = buf[pos + 1]
+    at = pos + 2
+    if length > 127:
+        byte = buf[at]
+        length = length & 127 | (byte & 127) << 7
+        at += 1
+        if byte > 127:
+            length |= buf[at] << 14
+            at += 1
+    if not 4 <= length <= limit:
+        raise Violation(f"an image of {length} bytes, at most {limit} make sense")
+    if buf[at] != first or buf[at + 1] != second:
+        raise Violation("an image that does not begin as one")
+    return at - pos + length
 
 
 def _with_compact_length(buf: bytearray, start: int, at: int, stop: int, limit: int) -> int:
@@ -150,4 +149,5 @@ class TightPNG(Tight):
     ) -> int:
         if control != _PNG:
             raise Violation(f"compression control {control}")
-        return self._image(buf, pos, stop, w, h, state, b"\x89P")
+        limit = 2 * w * h * state.bytes_per_pixel + 65_536
+        return _image(buf, pos, stop, limit, 0x89, 0x50)
