@@ -20,6 +20,7 @@ from api.store.store import hash_secret
 
 __all__ = [
     "COOKIE",
+    "HEADER",
     "SIGNED_OUT",
     "Identity",
     "authenticate",

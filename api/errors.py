@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -28,6 +29,7 @@ __all__ = [
     "ErrorBody",
     "SafeJSONResponse",
     "Validation",
+    "error_responses",
     "install_error_handlers",
     "validation_failed",
 ]
@@ -116,6 +118,16 @@ def validation_failed(errors: Sequence[Any]) -> ApiError:
             for error in errors
         ],
     )
+
+
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """For the schema: the statuses a route itself answers with, and what any request can meet."""
+    responses: dict[int | str, dict[str, Any]] = {
+        status: {"model": ErrorBody, "description": HTTPStatus(status).phrase}
+        for status in statuses
+    }
+    text = "The request as such was refused (400, 421, 431), or failed unexpectedly (500)"
+    return responses | {"default": {"model": ErrorBody, "description": text}}
 
 
 async def _on_api_error(_connection: HTTPConnection, error: Exception) -> Response:

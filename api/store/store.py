@@ -228,6 +228,22 @@ class Store:
 
         return await self._run(work, write=True)
 
+    async def user(self, name: str) -> User | None:
+        """The user of that name."""
+        row = await self._run(
+            lambda connection: connection.execute(
+                select(users).where(users.c.name == name)
+            ).one_or_none()
+        )
+        return None if row is None else User(row.id, row.name, row.status)
+
+    async def users(self) -> list[User]:
+        """All users, by name."""
+        rows = await self._run(
+            lambda connection: connection.execute(select(users).order_by(users.c.name)).all()
+        )
+        return [User(row.id, row.name, row.status) for row in rows]
+
     async def set_user_status(self, user_id: UUID, status: str) -> None:
         """Suspends a user, or makes one active again."""
         await self._run(
@@ -395,12 +411,12 @@ class Store:
         return None if row is None else Workspace(**_values(row))
 
     async def workspaces(self) -> list[tuple[Workspace, str]]:
-        """All workspaces with their owners' names, oldest first."""
+        """All workspaces with their owners' names, by these."""
         rows = await self._run(
             lambda connection: connection.execute(
                 select(workspaces, users.c.name.label("owner"))
                 .join(users)
-                .order_by(workspaces.c.created_at, workspaces.c.id)
+                .order_by(users.c.name, workspaces.c.name)
             ).all()
         )
         return [

@@ -25,19 +25,24 @@ const ENDINGS = new Map([
 /** The ending for a WebSocket close code, with the server's reason instead of our text if it gave one. */
 export function closed(code, reason) {
   const ending = ENDINGS.get(code) ?? { ...ENDINGS.get(1005), text: `The server closed it with code ${code}.` };
-  return { ...ending, text: reason || ending.text };
+  return { ...ending, text: reason ? sentence(reason) : ending.text };
+}
+
+/** "no input for too long" -> "No input for too long." */
+function sentence(text) {
+  return text[0].toUpperCase() + text.slice(1) + (/[.!?…]$/.test(text) ? "" : ".");
 }
 
 /** The ending for an HTTP refusal, with the server's own message. */
 export function refused(status, message) {
   if (status === 401) return closed(4401, message);
-  if (status >= 500) return { title: "The server had a problem", text: message, advice: "", retry: true };
-  return { title: "This desktop can’t be opened", text: message, advice: "Check the address, or open the link again.", retry: false };
+  if (status >= 500) return { title: "The server had a problem", text: sentence(message), advice: "", retry: true };
+  return { title: "This desktop cannot be opened", text: sentence(message), advice: "Check the address, or open the link again.", retry: false };
 }
 
-export const ARCHIVED = closed(4410, "This chat is archived, so its desktop can’t be opened.");
+export const ARCHIVED = closed(4410, "This chat is archived, so its desktop cannot be opened.");
 
-export const SERVER_UNREACHABLE = { ...closed(1006, ""), title: "The server can’t be reached", text: "It may be restarting, or this computer may be offline." };
+export const SERVER_UNREACHABLE = { ...closed(1006, ""), title: "The server cannot be reached", text: "It may be restarting, or this computer may be offline." };
 
 // A browser hides the answer to an upgrade that was refused, so the reason stays in the server's log.
 export const DESKTOP_UNREACHABLE = { title: "The desktop could not be opened", text: "It did not start, or it could not be reached.", advice: "The server’s log says why.", retry: true };

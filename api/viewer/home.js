@@ -25,7 +25,7 @@ try {
   if (response.status === 401) {
     say("You are signed out", "Open the one-time link that the server printed, or ask whoever runs this server for one.");
   } else if (!response.ok) {
-    say("The chats can’t be listed", body.message);
+    say("The chats cannot be listed", body.message);
   } else if (body.length === 0) {
     say("Your desktops", "You have no chats yet.");
   } else {
@@ -34,5 +34,5 @@ try {
     list.hidden = false;
   }
 } catch {
-  say("The server can’t be reached", "It may be restarting. Reload the page in a moment.");
+  say("The server cannot be reached", "It may be restarting. Reload the page in a moment.");
 }

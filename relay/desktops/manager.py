@@ -42,7 +42,7 @@ class Desktops:
         spec. The spec of a desktop that runs already is not compared.
         """
         desktop = self._desktops.get(key)
-        if desktop is None:
+        if desktop is None or (desktop.running and desktop.running.ended.is_set()):
             provider = self._make_provider(spec)
             desktop = self._desktops[key] = _Desktop()
             self._nursery.start_soon(self._run, key, desktop, provider)

@@ -58,8 +58,10 @@ class PortableDesktop:
             try:
                 address = await self._up(program, directory, state_file)
                 await (await open_desktop(address, limits=self._limits)).aclose()
-                task_status.started(RunningDesktop(address))
+                desktop = RunningDesktop(address)
+                task_status.started(desktop)
                 await self._until_dead(address)
+                desktop.ended.set()
                 logger.warning("portabledesktop does not answer any more at %s", address)
             finally:
                 if state_file.exists():

@@ -17,12 +17,14 @@ class RunningDesktop:
     """Where a desktop answers, and how to log in to it.
 
     `environment` is what a program needs to draw on it (DISPLAY and XAUTHORITY); empty where
-    this machine does not know.
+    this machine does not know. `ended` is set as soon as the desktop is known to have ended by
+    itself, which is before its provider has cleaned up after it.
     """
 
     address: Address
     password: Password | None = None
-    environment: Mapping[str, str] = field(default_factory=dict, hash=False)
+    environment: Mapping[str, str] = field(default_factory=dict, compare=False)
+    ended: trio.Event = field(default_factory=trio.Event, compare=False, repr=False)
 
 
 class Provider(Protocol):

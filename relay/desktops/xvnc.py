@@ -67,6 +67,7 @@ class Xvnc:
                     nursery.start_soon(partial(supervise, command, environment=environment))
                 task_status.started(desktop)
                 await server.wait()
+                desktop.ended.set()
                 logger.warning("Xvnc has ended: %s", server.last_words())
             nursery.cancel_scope.cancel()
         if failure is not None:

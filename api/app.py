@@ -1,0 +1,106 @@
+"""The application: every route, what stands in front of them, and the schema that says so."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any, Final
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
+
+from api import chats, desktop, ops, page
+from api.auth import COOKIE, HEADER
+from api.errors import SafeJSONResponse, error_responses, install_error_handlers
+from api.guard import Guard
+from api.logs import AccessLog
+from api.services import Services
+
+__all__ = ["PREFIXES", "create_app"]
+
+PREFIXES: Final = ("/api/v2", "/api/experimental")
+"""The API under its name, and under the one that older clients of it know."""
+
+_SECURITY: Final[dict[str, dict[str, str]]] = {
+    "cookie": {"type": "apiKey", "in": "cookie", "name": COOKIE},
+    "query": {"type": "apiKey", "in": "query", "name": COOKIE},
+    "header": {"type": "apiKey", "in": "header", "name": HEADER},
+    "bearer": {"type": "http", "scheme": "bearer"},
+}
+
+_CHAT_PARAMETER: Final[dict[str, Any]] = {
+    "name": "chat",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string", "format": "uuid"},
+}
+
+_DESKTOP_TEXT: Final = """\
+A WebSocket upgrade (RFC 6455, version 13, no subprotocol, no extensions). After the 101, binary \
+messages carry RFB 3.8; the relay offers the security type None. A session that ends says why \
+in its close frame: code and reason. Everything is checked before a desktop is started or \
+dialled, and the desktop is dialled before the 101."""
+
+
+def _desktop_operation() -> dict[str, Any]:
+    """The upgrade is not FastAPI's, so its description is written by hand."""
+    reference = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
+    responses: dict[str, Any] = {"101": {"description": "The desktop, as RFB over WebSocket."}}
+    for status, response in error_responses(400, 401, 403, 404, 426, 500).items():
+        responses[str(status)] = {"description": response["description"], "content": reference}
+    return {
+        "tags": ["chats"],
+        "summary": "Open a chat's desktop",
+        "description": _DESKTOP_TEXT,
+        "parameters": [_CHAT_PARAMETER],
+        "responses": responses,
+    }
+
+
+class _Application(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """FastAPI's schema, the desktop's upgrade, and where the token goes."""
+        if self.openapi_schema is None:
+            schema = super().openapi()
+            for path in desktop.PATHS:
+                for prefix in PREFIXES:
+                    operation_id = f"{prefix}{path}".strip("/").replace("/", "_")
+                    operation = _desktop_operation() | {"operationId": operation_id}
+                    schema["paths"][f"{prefix}{path}"] = {"get": operation}
+            for path, operations in schema["paths"].items():
+                if path.startswith(PREFIXES):
+                    for operation in operations.values():
+                        operation["security"] = [{name: []} for name in _SECURITY]
+            schema["components"]["securitySchemes"] = _SECURITY
+        assert self.openapi_schema is not None
+        return self.openapi_schema
+
+
+async def _no_route(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    # Starlette's own answer to an upgrade request for an unknown path is a bare 403.
+    raise HTTPException(404)
+
+
+def create_app(services: Services) -> FastAPI:
+    """The application for `services`, which stay their maker's to close."""
+    app = _Application(
+        title="deskrelay",
+        summary="Chats, and the live desktop of each over a WebSocket.",
+        version=version("deskrelay"),
+        # The documentation pages load their scripts from a CDN.
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        default_response_class=SafeJSONResponse,
+    )
+    app.state.services = services
+    install_error_handlers(app)
+    for prefix in PREFIXES:
+        app.include_router(chats.router, prefix=prefix)
+        app.router.routes.extend(desktop.routes(prefix))
+    app.include_router(ops.router)
+    app.include_router(page.router)
+    app.router.default = _no_route
+    app.add_middleware(Guard, settings=services.settings)
+    app.add_middleware(AccessLog)  # the last one added is the outermost
+    return app

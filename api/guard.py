@@ -1,0 +1,76 @@
+"""What is refused whatever the route: absurd or ambiguous headers, and foreign host names."""
+
+from __future__ import annotations
+
+from collections import Counter
+from ipaddress import ip_address
+from typing import Final
+from urllib.parse import urlsplit
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from api.errors import ApiError
+from api.settings import Settings
+
+__all__ = ["Guard"]
+
+HEADERS_COUNT: Final = 100
+HEADERS_BYTES: Final = 16_384
+"""Names and values together. h11 bounds only what is incomplete: thousands of small headers
+in one segment pass it."""
+
+_SINGLE: Final = (b"authorization", b"coder-session-token", b"cookie", b"host", b"origin")
+"""Headers that decide who is asking: of two, a proxy may have judged the other one."""
+
+
+class Guard:
+    """ASGI middleware; refuses before any route is looked up."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        origins = [*settings.origins, *(f"http://{bind}" for bind in settings.bind)]
+        self._hosts = frozenset(urlsplit(origin).hostname for origin in origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket") and (error := self._refusal(scope)):
+            await error.response()(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> ApiError | None:
+        headers: list[tuple[bytes, bytes]] = scope["headers"]
+        size_bytes = sum(len(name) + len(value) for name, value in headers)
+        if len(headers) > HEADERS_COUNT or size_bytes > HEADERS_BYTES:
+            return ApiError(
+                431,
+                "Request headers are too large.",
+                f"At most {HEADERS_COUNT} headers of {HEADERS_BYTES} bytes together.",
+            )
+        counts = Counter(name.lower() for name, _ in headers)
+        for name in _SINGLE:
+            # HTTP/2 may split Cookie into several fields (RFC 9113, 8.2.3); HTTP/1.1 must not.
+            split_cookie = name == b"cookie" and scope.get("http_version") == "2"
+            if counts[name] > 1 and not split_cookie:
+                return ApiError(400, "Ambiguous request.", f"Two {name.decode()} headers.")
+        host = next((value for name, value in headers if name.lower() == b"host"), b"")
+        if not self._is_ours(host.decode("latin-1")):
+            return ApiError(
+                421,
+                "This server does not answer for that host.",
+                "Where the name is right, set public_url or allowed_origins to it.",
+            )
+        return None
+
+    def _is_ours(self, host: str) -> bool:
+        """Against DNS rebinding: a page's own name that points at this machine.
+
+        An address in `Host` can't be rebound; no `Host` at all (HTTP/1.0) is no browser.
+        """
+        try:
+            name = urlsplit(f"//{host}").hostname
+            if name is None or name == "localhost" or name in self._hosts:
+                return True
+            ip_address(name)
+        except ValueError:
+            return False
+        return True

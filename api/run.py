@@ -1,0 +1,95 @@
+"""One server from start to end.
+
+`run_server` owns two nurseries: the inner one has the HTTP server and what watches for
+signals, the outer one the desktops. So the viewers are told goodbye while their desktops
+still run, and the desktops end last.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Final
+
+import trio
+from hypercorn.middleware import ProxyFixMiddleware
+
+from api.app import create_app
+from api.live import LiveSessions
+from api.serve import serve
+from api.services import Services
+from api.settings import Settings, SettingsProblem
+from api.store import Store
+from relay.desktops import Desktops, provider_for
+from relay.desktops.runtime import reap_leftovers
+
+__all__ = ["Started", "run_server"]
+
+STOP_S: Final = 4.5
+"""From the first signal to the end, whatever hangs; the promise to users is 5 s."""
+
+_log = logging.getLogger(__name__)
+
+Started = Callable[[Services, str], Awaitable[None]]
+"""Called with the services and the server's URL when it serves; may go on as long as that."""
+
+
+async def run_server(settings: Settings, store: Store, started: Started) -> None:
+    """Serves until SIGINT or SIGTERM; a second signal ends the process at once.
+
+    Raises SettingsProblem where an address can't be listened on.
+    """
+    await reap_leftovers()
+    problem: OSError | None = None
+    async with trio.open_nursery() as desktops_nursery:
+        make = partial(provider_for, geometry=settings.desktop.geometry, limits=settings.limits)
+        services = Services(
+            settings=settings,
+            store=store,
+            desktops=Desktops(desktops_nursery, make),
+            limits=settings.limits,
+            live=LiveSessions(),
+        )
+        app: Any = create_app(services)
+        if settings.trusted_proxy_hops:
+            # Outermost: who asks, and for which host, is judged by what the proxy says.
+            app = ProxyFixMiddleware(app, "legacy", settings.trusted_proxy_hops)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(_end_on_signal, nursery.cancel_scope)
+            try:
+                urls = await nursery.start(partial(serve, app, bind=settings.bind))
+            except OSError as error:
+                problem = error
+                nursery.cancel_scope.cancel()
+            else:
+                await started(services, urls[0])
+        desktops_nursery.cancel_scope.cancel()
+    if problem is not None:
+        text = problem.strerror or str(problem)
+        raise SettingsProblem(f"cannot listen on {', '.join(settings.bind)}: {text}")
+
+
+async def _end_on_signal(
+    scope: trio.CancelScope, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
+        async for number in signals:
+            _log.info("ending: %s", signal.Signals(number).name)
+            break
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    # A thread, because what hangs may be the event loop. Desktops' processes notice our death.
+    timer = threading.Timer(STOP_S, _give_up)
+    timer.daemon = True
+    timer.start()
+    scope.cancel()
+
+
+def _give_up() -> None:
+    _log.error("did not end within %g s; leaving anyway", STOP_S)
+    os._exit(1)
