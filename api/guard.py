@@ -19,8 +19,9 @@ HEADERS_BYTES: Final = 16_384
 """Names and values together. h11 bounds only what is incomplete: thousands of small headers
 in one segment pass it."""
 
-_SINGLE: Final = (b"authorization", b"coder-session-token", b"cookie", b"host", b"origin")
-"""Headers that decide who is asking: of two, a proxy may have judged the other one."""
+_SINGLE: Final = (b"authorization", b"coder-session-token", b"cookie", b"origin")
+"""Headers that decide who is asking: of two, a proxy may have judged the other one.
+(h11 refuses two Hosts.)"""
 
 
 class Guard:
@@ -33,11 +34,16 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket") and (error := self._refusal(scope)):
+            # What follows on this connection is as doubtful as what was refused.
+            error.headers["Connection"] = "close"
             await error.response()(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> ApiError | None:
+        if scope["http_version"] not in ("1.0", "1.1"):
+            # Hypercorn has begun to serve an h2c request by the time its 101 is stopped.
+            return ApiError(505, "HTTP version not supported.", "This server speaks HTTP/1.1.")
         headers: list[tuple[bytes, bytes]] = scope["headers"]
         size_bytes = sum(len(name) + len(value) for name, value in headers)
         if len(headers) > HEADERS_COUNT or size_bytes > HEADERS_BYTES:
@@ -48,9 +54,7 @@ class Guard:
             )
         counts = Counter(name.lower() for name, _ in headers)
         for name in _SINGLE:
-            # HTTP/2 may split Cookie into several fields (RFC 9113, 8.2.3); HTTP/1.1 must not.
-            split_cookie = name == b"cookie" and scope.get("http_version") == "2"
-            if counts[name] > 1 and not split_cookie:
+            if counts[name] > 1:
                 return ApiError(400, "Ambiguous request.", f"Two {name.decode()} headers.")
         host = next((value for name, value in headers if name.lower() == b"host"), b"")
         if not self._is_ours(host.decode("latin-1")):

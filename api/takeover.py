@@ -79,6 +79,7 @@ class Connection:
             return await self._park()
         if data is None or data.startswith(_H2_PREFACE):
             # HTTP/2 is not served: the relay needs the socket to itself.
+            await trio.aclose_forcefully(self._stream)
             return b""
         return data
 
