@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from fastapi import FastAPI
+from hypercorn.middleware import ProxyFixMiddleware
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from api import chats, desktop, ops, page
 from api.auth import COOKIE, HEADER
-from api.errors import SafeJSONResponse, error_responses, install_error_handlers
+from api.errors import ErrorBody, SafeJSONResponse, error_responses, install_error_handlers
 from api.guard import Guard
 from api.logs import AccessLog
 from api.services import Services
@@ -44,20 +45,31 @@ dialled, and the desktop is dialled before the 101."""
 
 def _desktop_operation() -> dict[str, Any]:
     """The upgrade is not FastAPI's, so its description is written by hand."""
-    reference = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
-    responses: dict[str, Any] = {"101": {"description": "The desktop, as RFB over WebSocket."}}
-    for status, response in error_responses(400, 401, 403, 404, 426, 500).items():
-        responses[str(status)] = {"description": response["description"], "content": reference}
+    errors = error_responses(400, 401, 403, 404, 426, 500)
     return {
         "tags": ["chats"],
         "summary": "Open a chat's desktop",
         "description": _DESKTOP_TEXT,
         "parameters": [_CHAT_PARAMETER],
-        "responses": responses,
+        "responses": {
+            "101": {"description": "The desktop, as RFB over WebSocket."},
+            **{str(status): response for status, response in errors.items()},
+        },
     }
 
 
 class _Application(FastAPI):
+    entry: Any = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Every request; with `entry` (a proxy's headers, applied) before anything else."""
+        await (self.entry or super().__call__)(scope, receive, send)
+
+    def trust_proxies(self, hops: int) -> None:
+        """Takes client, scheme and host from the last `hops` proxies' X-Forwarded headers."""
+        # Not by add_middleware: it copies the scope deeply, which by then holds this object.
+        self.entry = ProxyFixMiddleware(cast(Any, super().__call__), "legacy", hops)
+
     def openapi(self) -> dict[str, Any]:
         """FastAPI's schema, the desktop's upgrade, and where the token goes."""
         if self.openapi_schema is None:
@@ -71,7 +83,10 @@ class _Application(FastAPI):
                 if path.startswith(PREFIXES):
                     for operation in operations.values():
                         operation["security"] = [{name: []} for name in _SECURITY]
-            schema["components"]["securitySchemes"] = _SECURITY
+            components = schema["components"]
+            components["securitySchemes"] = _SECURITY
+            error = ErrorBody.model_json_schema(ref_template="#/components/schemas/{model}")
+            components["schemas"] |= error.pop("$defs") | {"ErrorBody": error}
         assert self.openapi_schema is not None
         return self.openapi_schema
 
@@ -101,6 +116,8 @@ def create_app(services: Services) -> FastAPI:
     app.include_router(ops.router)
     app.include_router(page.router)
     app.router.default = _no_route
+    if services.settings.trusted_proxy_hops:
+        app.trust_proxies(services.settings.trusted_proxy_hops)
     app.add_middleware(Guard, settings=services.settings)
     app.add_middleware(AccessLog)  # the last one added is the outermost
     return app

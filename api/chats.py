@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from datetime import datetime
 from typing import Annotated, Any, Final, TypeVar
 from uuid import UUID
@@ -108,12 +109,12 @@ _Model = TypeVar("_Model", bound=BaseModel)
 async def _read_body(request: Request, model: type[_Model]) -> _Model:
     """The body as `model`. FastAPI would read it before it asks who is there, without a bound."""
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > BODY_BYTES:
-            raise ApiError(
-                413, "Request body is too large.", f"At most {BODY_BYTES} bytes are read."
-            )
+    async with aclosing(request.stream()) as chunks:
+        async for chunk in chunks:
+            body += chunk
+            if len(body) > BODY_BYTES:
+                text = "Request body is too large."
+                raise ApiError(413, text, f"At most {BODY_BYTES} bytes are read.")
     try:
         return model.model_validate_json(bytes(body))
     except ValidationError as error:

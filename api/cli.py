@@ -173,7 +173,7 @@ def _with_store(settings: Settings, work: Callable[[Store], Awaitable[_T]]) -> _
 async def _existing_user(store: Store, name: str) -> User:
     user = await store.user(name)
     if user is None:
-        raise typer.BadParameter(
+        raise typer.TyperException(
             f"there is no user {name!r}; deskrelay token create --user makes one"
         )
     return user
@@ -229,7 +229,7 @@ def token_revoke(
 ) -> None:
     """Revoke a token: its next request is refused."""
     if not _with_store(load_settings(config), lambda store: store.revoke_token(token_id)):
-        raise typer.BadParameter("there is no token of that id; see deskrelay token list")
+        raise typer.TyperException("there is no token of that id; see deskrelay token list")
 
 
 @_chats.command("create")
@@ -249,7 +249,7 @@ def chat_create(
         if workspace is not None:
             mine = {w.name: w.id for w, _ in await store.workspaces() if w.owner_id == owner.id}
             if workspace not in mine:
-                raise typer.BadParameter(f"{user} has no workspace {workspace!r}")
+                raise typer.TyperException(f"{user} has no workspace {workspace!r}")
             workspace_id = mine[workspace]
         chat = await store.create_chat(owner.id, title=title, workspace_id=workspace_id)
         return chat.id
@@ -286,7 +286,7 @@ def workspace_add(
         try:
             return (await store.add_workspace(owner.id, name, desktop)).id
         except ValueError as error:
-            raise typer.BadParameter(str(error)) from None
+            raise typer.TyperException(str(error)) from None
 
     print(_with_store(load_settings(config), work))
 

@@ -8,7 +8,7 @@ sniffs the body finds no markup in it.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -46,6 +46,9 @@ SEE_LOG: Final = "The server's log has the cause."
 """Detail of a failure whose cause (a database's text, a path) is the operator's business."""
 
 
+CONTENT_TYPE: Final = "application/json; charset=utf-8"
+
+
 class Validation(BaseModel):
     """One field of the request that was not accepted."""
 
@@ -64,7 +67,9 @@ class ErrorBody(BaseModel):
 class SafeJSONResponse(JSONResponse):
     """JSON with everything outside printable ASCII, and `<`, `>`, `&`, as \\u escapes."""
 
-    media_type = "application/json; charset=utf-8"
+    def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
+        """Adds the character set, which is no part of the media type in the schema."""
+        super().init_headers({"Content-Type": CONTENT_TYPE, **(headers or {})})
 
     def render(self, content: Any) -> bytes:
         """Serialises `content`."""
@@ -121,13 +126,15 @@ def validation_failed(errors: Sequence[Any]) -> ApiError:
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """For the schema: the statuses a route itself answers with, and what any request can meet."""
-    responses: dict[int | str, dict[str, Any]] = {
-        status: {"model": ErrorBody, "description": HTTPStatus(status).phrase}
-        for status in statuses
-    }
-    text = "The request as such was refused (400, 421, 431), or failed unexpectedly (500)"
-    return responses | {"default": {"model": ErrorBody, "description": text}}
+    """For the schema: the statuses a route itself answers with, and what any request can meet.
+
+    `ErrorBody` is put into the schema's components by api/app.py: FastAPI's own way gives an
+    error the media type of the route's success.
+    """
+    texts: dict[int | str, str] = {status: HTTPStatus(status).phrase for status in statuses}
+    texts["default"] = "The request as such was refused (400, 421, 431), or a bug was met (500)"
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
+    return {key: {"description": text, "content": content} for key, text in texts.items()}
 
 
 async def _on_api_error(_connection: HTTPConnection, error: Exception) -> Response:
@@ -141,14 +148,18 @@ async def _on_validation_error(_connection: HTTPConnection, error: Exception) ->
     return validation_failed([{**e, "loc": e["loc"][1:]} for e in error.errors()]).response()
 
 
-async def _on_http_error(_connection: HTTPConnection, error: Exception) -> Response:
+async def _on_http_error(connection: HTTPConnection, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     headers = dict(error.headers or {})
     if error.status_code == 404:
         return ApiError(404, ROUTE_NOT_FOUND, headers=headers).response()
     if error.status_code == 405:
-        detail = f"This route takes {headers.get('Allow', 'other methods')}."
-        return ApiError(405, "Method not allowed.", detail, headers=headers).response()
+        # Starlette names the methods of one route only, and the list and creation of things are
+        # two on one path. Such paths have no parameters, so the schema knows them literally.
+        operations = connection.app.openapi()["paths"].get(connection.scope["path"], {})
+        allow = ", ".join(sorted(map(str.upper, operations))) or headers["Allow"]
+        detail = f"This address takes {allow}."
+        return ApiError(405, "Method not allowed.", detail, headers={"Allow": allow}).response()
     return ApiError(error.status_code, str(error.detail), headers=headers).response()
 
 

@@ -19,7 +19,7 @@ from api.errors import INTERNAL_ERROR, ApiError
 
 __all__ = ["AccessLog", "configure_logging", "loggable_path"]
 
-_log = structlog.stdlib.get_logger("api.access")
+_log = logging.getLogger("api.access")
 
 PATH_CHARS: Final = 200
 """Of a path in the access line; ours are shorter."""
@@ -84,7 +84,7 @@ class AccessLog:
             return
         began_s = trio.current_time()
         status: int | None = None
-        request = {
+        request: dict[str, Any] = {
             "method": scope.get("method", "GET"),  # an upgrade request has none in ASGI
             "path": loggable_path(scope),
             "client": (scope.get("client") or ("unknown",))[0],
@@ -101,12 +101,13 @@ class AccessLog:
                 status = found
                 # To the response's start: a session after the 101 has a line of its own.
                 duration_ms = round((trio.current_time() - began_s) * 1000)
-                _log.info("request", **request, status=status, duration_ms=duration_ms)
+                extra = request | {"status": status, "duration_ms": duration_ms}
+                _log.info("request", extra=extra)
             await send(message)
 
         try:
             await self._app(scope, receive, watch)
         except Exception:  # noqa: BLE001 - a bug in one request is logged and answered, here only
-            _log.exception("a request failed unexpectedly", **request)
+            _log.exception("a request failed unexpectedly", extra=request)
             if status is None:
                 await ApiError(500, INTERNAL_ERROR).response()(scope, receive, watch)

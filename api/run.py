@@ -13,10 +13,9 @@ import signal
 import threading
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import trio
-from hypercorn.middleware import ProxyFixMiddleware
 
 from api.app import create_app
 from api.live import LiveSessions
@@ -54,10 +53,7 @@ async def run_server(settings: Settings, store: Store, started: Started) -> None
             limits=settings.limits,
             live=LiveSessions(),
         )
-        app: Any = create_app(services)
-        if settings.trusted_proxy_hops:
-            # Outermost: who asks, and for which host, is judged by what the proxy says.
-            app = ProxyFixMiddleware(app, "legacy", settings.trusted_proxy_hops)
+        app = create_app(services)
         async with trio.open_nursery() as nursery:
             await nursery.start(_end_on_signal, nursery.cancel_scope)
             try:

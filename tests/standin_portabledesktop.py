@@ -29,7 +29,11 @@ def default_state_file() -> str:
     )
 
 
-def pick_display_and_port() -> tuple[int, int]:
+def pick_display_and_port(display: int | None, port: int | None) -> tuple[int, int]:
+    if display is not None:
+        return display, 5900 + display if port is None else port
+    if port is not None:
+        return port - 5900 if 5900 <= port <= 5999 else 1, port
     for display in range(1, 100):
         if Path(f"/tmp/.X11-unix/X{display}").exists():
             continue
@@ -67,7 +71,7 @@ def detach(command: list[str], log: Path, environment: dict[str, str]) -> int:
 
 
 def up(options: argparse.Namespace) -> None:
-    display, port = pick_display_and_port()
+    display, port = pick_display_and_port(options.display, options.port)
     session = Path(options.session_dir or tempfile.mkdtemp(prefix="portabledesktop-"))
     session.mkdir(parents=True, exist_ok=True)
     accept = int(options.desktop_size_mode == "dynamic")
@@ -146,6 +150,8 @@ def main() -> None:
     start.add_argument("--no-openbox", action="store_true")
     start.add_argument("--xvnc-arg", action="append", default=[])
     start.add_argument("--session-dir")
+    start.add_argument("--display", type=int)
+    start.add_argument("--port", type=int)
     start.add_argument("--geometry", default="1280x800")
     start.add_argument("--depth", type=int, default=24)
     start.add_argument("--dpi", type=int, default=96)

@@ -12,6 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from api import page
+from relay import CloseCode
 
 TOKEN = "abcdefghij-abcdefghijklmnopqrstuv"
 
@@ -165,6 +166,12 @@ async def test_nothing_outside_the_folder_is_served(client: httpx.AsyncClient, p
     # The URL as it stands: httpx would tidy the dots away.
     url = httpx.URL("http://relay.example").copy_with(raw_path=path.encode())
     assert (await client.get(url)).status_code == 404
+
+
+def test_every_close_code_has_its_words() -> None:
+    text = (page.VIEWER / "endings.js").read_text(encoding="utf-8")
+    explained = {int(code) for code in re.findall(r"^  \[(\d{4}), \{ title: ", text, re.MULTILINE)}
+    assert explained >= set(CloseCode)
 
 
 async def test_missing_novnc_is_said_in_words(

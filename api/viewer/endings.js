@@ -1,5 +1,5 @@
-// What the end of a connection means to the person at the page: a title, what happened when the
-// server gave no reason of its own, what to do, and whether trying again by itself makes sense.
+// What the end of a connection means to the person at the page: a title, what happened, what to do,
+// and whether it makes sense that the page tries again by itself.
 //
 // The codes are those of RFC 6455 (section 7.4) and the relay's own from 4000 up.
 
@@ -22,27 +22,22 @@ const ENDINGS = new Map([
   [4503, { title: "The desktop went away", text: "It stopped or could not be reached.", advice: "The next connection starts it again.", retry: true }],
 ]);
 
-/** The ending for a WebSocket close code, with the server's reason instead of our text if it gave one. */
+/** The ending for a WebSocket close code; `reason` is what the server wrote beside it. */
 export function closed(code, reason) {
   const ending = ENDINGS.get(code) ?? { ...ENDINGS.get(1005), text: `The server closed it with code ${code}.` };
-  return { ...ending, text: reason ? sentence(reason) : ending.text };
-}
-
-/** "no input for too long" -> "No input for too long." */
-function sentence(text) {
-  return text[0].toUpperCase() + text.slice(1) + (/[.!?…]$/.test(text) ? "" : ".");
+  return { ...ending, reason };
 }
 
 /** The ending for an HTTP refusal, with the server's own message. */
 export function refused(status, message) {
-  if (status === 401) return closed(4401, message);
-  if (status >= 500) return { title: "The server had a problem", text: sentence(message), advice: "", retry: true };
-  return { title: "This desktop cannot be opened", text: sentence(message), advice: "Check the address, or open the link again.", retry: false };
+  if (status === 401) return { ...ENDINGS.get(4401), text: message };
+  if (status >= 500) return { title: "The server had a problem", text: message, advice: "", retry: true };
+  return { title: "This desktop cannot be opened", text: message, advice: "Check the address, or open the link again.", retry: false };
 }
 
-export const ARCHIVED = closed(4410, "This chat is archived, so its desktop cannot be opened.");
+export const ARCHIVED = { ...ENDINGS.get(4410), text: "The desktop of an archived chat cannot be opened." };
 
-export const SERVER_UNREACHABLE = { ...closed(1006, ""), title: "The server cannot be reached", text: "It may be restarting, or this computer may be offline." };
+export const SERVER_UNREACHABLE = { ...ENDINGS.get(1006), title: "The server cannot be reached", text: "It may be restarting, or this computer may be offline." };
 
 // A browser hides the answer to an upgrade that was refused, so the reason stays in the server's log.
 export const DESKTOP_UNREACHABLE = { title: "The desktop could not be opened", text: "It did not start, or it could not be reached.", advice: "The server’s log says why.", retry: true };

@@ -11,9 +11,6 @@ function row(chat) {
   const link = document.createElement("a");
   link.href = `/chats/${encodeURIComponent(chat.id)}`;
   link.append(chat.title || "Untitled chat");
-  const state = document.createElement("span");
-  state.textContent = chat.archived ? "archived" : "open desktop";
-  link.append(state);
   const item = document.createElement("li");
   item.append(link);
   return item;
@@ -23,7 +20,7 @@ try {
   const response = await fetch("/api/v2/chats", { cache: "no-store", headers: { Accept: "application/json" } });
   const body = await response.json();
   if (response.status === 401) {
-    say("You are signed out", "Open the one-time link that the server printed, or ask whoever runs this server for one.");
+    say("You are signed out", "Open the link that the server printed, or ask whoever runs it for one: “deskrelay token create --link” makes it.");
   } else if (!response.ok) {
     say("The chats cannot be listed", body.message);
   } else if (body.length === 0) {

@@ -40,6 +40,7 @@ connection.addEventListener("phase", ({ detail }) => {
     el.title.dataset.ending = ending ? "yes" : "";
     el.text.textContent = ending?.text ?? "A desktop that is not running yet takes a few seconds to start.";
     el.advice.textContent = ending?.advice ?? "";
+    el.reason.textContent = ending?.reason ? `The server’s words: ${ending.reason}` : "";
     el.attempt.textContent = "";
   }
   if (phase === "connected") {

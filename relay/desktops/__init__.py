@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from relay.desktops.manager import Desktops
 from relay.desktops.provider import Provider, RunningDesktop
+from relay.desktops.runtime import reap_leftovers
 from relay.desktops.specs import AutoChoice, choose_automatically, provider_for
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "RunningDesktop",
     "choose_automatically",
     "provider_for",
+    "reap_leftovers",
 ]

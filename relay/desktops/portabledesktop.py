@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
 import shutil
+import socket
 from pathlib import Path
 
 import trio
@@ -77,6 +79,7 @@ class PortableDesktop:
                 [
                     *(program, "up", "--json", "--state-file", str(state_file)),
                     *("--session-dir", str(directory / "session"), "--geometry", self._geometry),
+                    *("--display", str(_any_display()), "--port", str(_free_port())),
                     *(f"--xvnc-arg={argument}" for argument in _XVNC_ARGUMENTS),
                 ],
                 environment=environment_for(directory),
@@ -107,3 +110,17 @@ class PortableDesktop:
                 failures = 0
             except DesktopError:
                 failures += 1
+
+
+# Left to itself, `up` takes the first display that looks free. Of two at the same time the second
+# then finds the first one's Xvnc at its port, and takes that for its own: two workspaces would
+# share a desktop.
+def _any_display() -> int:
+    return 100 + secrets.randbelow(50_000)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

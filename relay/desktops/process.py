@@ -70,7 +70,6 @@ class _Output:
             await trio.lowlevel.wait_readable(self._pipe.fileno())
 
     def close(self) -> None:
-        self.read()
         self._pipe.close()
 
 
@@ -119,6 +118,8 @@ class Child:
         It stays a zombie until `reap`, so that its id stays its own.
         """
         await trio.lowlevel.wait_readable(self._pidfd)
+        self.stdout.read()
+        self.stderr.read()
         self._ended.set()
 
     async def stop(self) -> None:

@@ -56,7 +56,7 @@ async def runtime_directory(kind: str) -> AsyncGenerator[Path, None]:
     """
     try:
         base = _base_directory()
-        await reap_leftovers(base)
+        await reap_leftovers()
         with _locked(base):
             directory = Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=base))
             lock = _open_directory(directory)
@@ -70,9 +70,12 @@ async def runtime_directory(kind: str) -> AsyncGenerator[Path, None]:
         os.close(lock)
 
 
-async def reap_leftovers(base: Path | None = None) -> None:
-    """Removes the directories of relays that are gone, and ends the processes of theirs."""
-    base = base or _base_directory()
+async def reap_leftovers() -> None:
+    """Removes the directories of relays that are gone, and ends the processes of theirs.
+
+    Every start of a desktop does this first. Raises OSError.
+    """
+    base = _base_directory()
     with ExitStack() as locks:
         with _locked(base):
             abandoned = [path for path in base.iterdir() if _lock_if_abandoned(path, locks)]
@@ -103,21 +106,24 @@ def _processes_with(marker: bytes, descriptors: ExitStack) -> list[int]:
     """Descriptors of the living processes with `marker` in their environment."""
     found = []
     for process in Path("/proc").iterdir():
-        if not process.name.isdigit():
+        if not process.name.isdigit() or not _carries(process, marker):
             continue
         try:
-            # First the descriptor, then the look: so the id cannot have changed hands between.
             pidfd = os.pidfd_open(int(process.name))
-        except OSError:
+        except OSError:  # just gone
             continue
         descriptors.callback(os.close, pidfd)
-        try:
-            environment = (process / "environ").read_bytes()
-        except OSError:  # another user's, or just gone
-            continue
-        if marker in environment.split(b"\0"):
+        # Looked at again, because the id may have changed hands before it was pinned down.
+        if _carries(process, marker):
             found.append(pidfd)
     return found
+
+
+def _carries(process: Path, marker: bytes) -> bool:
+    try:
+        return marker in (process / "environ").read_bytes().split(b"\0")
+    except OSError:  # another user's, or just gone
+        return False
 
 
 def _send_signal(pidfd: int, signal_number: signal.Signals) -> None:

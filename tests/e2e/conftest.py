@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypeVar
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -59,8 +58,8 @@ def _programs() -> None:
     pytest.skip(reason)
 
 
-def until(condition: Callable[[], T], what: str, *, within_s: float = 20.0) -> T:
-    """Asks until the answer is true and returns it. For other processes, which cannot be awaited."""
+def until(condition: Callable[[], T | None], what: str, *, within_s: float = 20.0) -> T:
+    """Asks until the answer is true, and returns it. For what other processes do."""
     deadline = time.monotonic() + within_s
     while not (answer := condition()):
         assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}"
@@ -86,18 +85,20 @@ class Demo:
 
     process: subprocess.Popen[bytes]
     url: str
-    viewer_url: str
+    viewer_url: str  # the link that signs in
     ws_url: str
     token: str
     chat: str
     pid: int
 
+    @property
+    def page_url(self) -> str:
+        """Where the link leads."""
+        return f"{self.url}/chats/{self.chat}"
+
     def http(self) -> httpx.Client:
-        origin = urlsplit(self.viewer_url)
         return httpx.Client(
-            base_url=f"{origin.scheme}://{origin.netloc}",
-            headers={"Coder-Session-Token": self.token},
-            trust_env=False,
+            base_url=self.url, headers={"Coder-Session-Token": self.token}, trust_env=False
         )
 
     def x_server(self) -> XServer:
@@ -147,8 +148,12 @@ def _parents() -> Iterator[tuple[int, int]]:
 def demo(tmp_path: Path) -> Iterator[Demo]:
     log = tmp_path / "demo.log"
     command = [sys.executable, "-m", "api", "demo", "--desktop", "xvnc", "--bind", "127.0.0.1:0"]
+    # The terminal's shell is not to run this machine's start-up files, which may be slow.
+    environment = os.environ | {"HOME": str(tmp_path), "SHELL": "/bin/sh"}
     with log.open("wb") as errors:
-        process = subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, stderr=errors)
+        process = subprocess.Popen(
+            [*command, "--json"], stdout=subprocess.PIPE, stderr=errors, env=environment
+        )
     assert process.stdout is not None
     with process:
         try:

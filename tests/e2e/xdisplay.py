@@ -78,10 +78,13 @@ class XDisplay:
     def _ask(self, opcode: int, detail: int, body: bytes) -> bytes:
         """The reply from its eighth byte on: 24 fixed bytes, then what `length` announced."""
         self._socket.sendall(struct.pack("<BBH", opcode, detail, 1 + len(body) // 4) + body)
-        kind, code, length = struct.unpack("<BBxxI", self._read(8))
-        if kind != 1:
-            raise ConnectionError(f"X error {code} for request {opcode}")
-        return self._read(24 + 4 * length)
+        while True:
+            kind, code, length = struct.unpack("<BBxxI", self._read(8))
+            if kind == 0:
+                raise ConnectionError(f"X error {code} for request {opcode}")
+            if kind == 1:
+                return self._read(24 + 4 * length)
+            self._read(24)  # an event: every client hears of a new keyboard mapping
 
     def _read(self, size: int) -> bytes:
         data = bytearray()

@@ -1,0 +1,349 @@
+"""The command line: what it prints, how it refuses, and that it ends what it started."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+import trio
+from trio_websocket import open_websocket_url
+
+from api.cli import run
+
+COMMAND = [sys.executable, "-m", "api"]
+START_S = 30.0
+STOP_S = 5.0  # what the command promises
+
+
+def spoken(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    status = run(arguments)
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory, with nothing of ours in the environment."""
+    monkeypatch.chdir(tmp_path)
+    for name in list(os.environ):
+        if name.startswith("DESKRELAY_"):
+            monkeypatch.delenv(name)
+    return tmp_path
+
+
+# Wrong input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ("demo --limit nope=1", "there is no limit 'nope'; the limits are dial_timeout_s, "),
+        ("demo --limit read_bytes", "'read_bytes' is not NAME=VALUE"),
+        ("demo --limit read_bytes=many", "limit read_bytes: 'many' is not a whole number"),
+        ("demo --limit read_bytes=1.5", "limit read_bytes: '1.5' is not a whole number"),
+        ("demo --limit dial_timeout_s=inf", "dial_timeout_s: 'inf' is not a number of seconds"),
+        ("demo --limit read_bytes=0", "limit read_bytes: must be more than 0, not '0'"),
+        ("demo --bind 6080", "'6080' is not HOST:PORT with a port from 0 to 65535"),
+        ("demo --bind 127.0.0.1:65536", "is not HOST:PORT with a port from 0 to 65535"),
+        ("demo --bind ::1:6080", "an IPv6 address goes in brackets, as in [::1]:6080"),
+        ("demo --desktop windows", "'windows' is no desktop; use pattern, "),
+        ("demo --desktop tcp://localhost", "is not an address; use tcp://HOST:PORT"),
+        ("demo --geometry big", "'big' is not a geometry; use WIDTHxHEIGHT"),
+        ("demo --nope", "No such option: --nope"),
+        ("nope", "No such command 'nope'"),
+        ("token create", "Missing option '--user'"),
+        ("token create --user \x1b[31m", "a name is 1 to 64 printable characters"),
+        ("token revoke 0123456789", "there is no token of that id"),
+        ("chat create --user bob", "there is no user 'bob'; deskrelay token create --user"),
+        ("workspace add dev --user bob", "there is no user 'bob'; deskrelay token create --user"),
+        ("workspace add dev --user bob --desktop x", "'x' is no desktop"),
+        ("serve --config nowhere.toml", "nowhere.toml: there is no such file"),
+    ],
+)
+def test_wrong_input_is_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: str, text: str
+) -> None:
+    status, out, err = spoken(capsys, *arguments.split())
+    assert (status, out) == (2, "")
+    assert err.startswith("deskrelay: ")
+    assert text in err
+    assert err.count("\n") == 1
+
+
+def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = spoken(capsys)
+    assert (status, err) == (0, "")
+    for command in ("demo", "serve", "token", "chat", "workspace"):
+        assert re.search(rf"^  {command} ", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("nope = 1", "deskrelay.toml: nope: there is no such setting"),
+        ("[desktop]\nsize = 1", "deskrelay.toml: desktop.size: there is no such setting"),
+        ("[limits]\nnope = 1", "deskrelay.toml: limits: there is no limit 'nope'"),
+        ("[limits]\nread_bytes = true", "limits: limit read_bytes: True is not a whole number"),
+        ('bind = ["6080"]', "deskrelay.toml: bind.0: '6080' is not HOST:PORT"),
+        ("bind = []", "deskrelay.toml: bind: "),
+        ('public_url = "desk.example"', "public_url: 'desk.example' is not an origin"),
+        ('public_url = "https://desk.example/x"', "is not an origin; write https://HOST"),
+        ("trusted_proxy_hops = -1", "deskrelay.toml: trusted_proxy_hops: "),
+        ("token_lifetime_s = 1", "deskrelay.toml: token_lifetime_s: "),
+        ('database_url = "oracle"', "cannot use the database: "),
+        ('database_url = "sqlite:////nonexistent/x.db"', "unable to open database file"),
+        ("not TOML", "deskrelay.toml: "),
+    ],
+)
+def test_wrong_settings_are_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], file: str, text: str
+) -> None:
+    (folder / "deskrelay.toml").write_text(file)
+    status, out, err = spoken(capsys, "chat", "list")
+    assert (status, out) == (2, "")
+    assert text in err
+    assert err.splitlines()[-1].startswith("deskrelay: ")
+
+
+def test_environment_is_over_the_file(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "deskrelay.toml").write_text('public_url = "https://file.example"')
+    assert spoken(capsys, "token", "create", "--user", "a", "--link")[1].startswith(
+        "https://file.example/open/"
+    )
+    monkeypatch.setenv("DESKRELAY_PUBLIC_URL", "https://env.example")
+    assert spoken(capsys, "token", "create", "--user", "a", "--link")[1].startswith(
+        "https://env.example/open/"
+    )
+    monkeypatch.setenv("DESKRELAY_LIMITS__READ_BYTES", "few")
+    assert "'few' is not a whole number" in spoken(capsys, "chat", "list")[2]
+    monkeypatch.delenv("DESKRELAY_LIMITS__READ_BYTES")
+    monkeypatch.setenv("DESKRELAY_NOPE", "1")
+    assert spoken(capsys, "chat", "list")[2] == (
+        "deskrelay: DESKRELAY_NOPE in the environment: there is no such setting\n"
+    )
+
+
+# The store
+
+
+def test_tokens_chats_and_workspaces(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def say(*arguments: str) -> str:
+        status, out, err = spoken(capsys, *arguments)
+        assert (status, err) == (0, ""), err
+        return out
+
+    token = say("token", "create", "--user", "alice").strip()
+    assert re.fullmatch(r"[0-9A-Za-z]{10}-[0-9A-Za-z]{22}", token)
+    workspace = say("workspace", "add", "dev", "--user", "alice", "--desktop", "pattern").strip()
+    chat = say("chat", "create", "--user", "alice", "--title", "Hi", "--workspace", "dev").strip()
+
+    assert say("workspace", "list").splitlines()[1].split() == [
+        workspace, "alice", "dev", "pattern",
+    ]  # fmt: skip
+    assert say("chat", "list").splitlines()[1].split() == [chat, "alice", "no", workspace, "Hi"]
+    listed = say("token", "list")
+    assert listed.splitlines()[1].split()[:2] == [token[:10], "alice"]
+    assert token[11:] not in listed
+
+    assert spoken(capsys, "workspace", "add", "dev", "--user", "alice")[0] == 2
+    assert spoken(capsys, "chat", "create", "--user", "alice", "--workspace", "x")[0] == 2
+    assert say("token", "revoke", token[:10]) == ""
+    assert len(say("token", "list").splitlines()) == 1
+    assert (folder / "deskrelay.db").exists()
+
+
+# Serving
+
+
+@contextmanager
+def started(*arguments: str, cwd: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A running command; killed at the end if the test has not ended it."""
+    errors = (cwd / "stderr.txt").open("wb")
+    process = subprocess.Popen(
+        [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=errors, cwd=cwd
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+        errors.close()
+
+
+def first_line(process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    assert process.stdout is not None
+    line: dict[str, Any] = json.loads(process.stdout.readline())
+    return line
+
+
+def end(process: subprocess.Popen[bytes], number: signal.Signals) -> tuple[int, bytes]:
+    """Exit status and the rest of stdout; fails if it takes longer than promised."""
+    process.send_signal(number)
+    status = process.wait(STOP_S)
+    assert process.stdout is not None
+    return status, process.stdout.read()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_demo(folder: Path, number: signal.Signals) -> None:
+    with started(
+        "demo", "--desktop", "pattern", "--bind", "127.0.0.1:0", "--json", cwd=folder
+    ) as process:
+        line = await trio.to_thread.run_sync(first_line, process)
+        assert line.keys() == {"url", "viewer_url", "ws_url", "token", "chat", "pid"}
+        assert line["pid"] == process.pid
+        assert urlsplit(line["url"]).port
+        assert line["ws_url"] == (
+            f"ws{line['url'].removeprefix('http')}/api/v2/chats/{line['chat']}/desktop"
+        )
+
+        headers = {"Coder-Session-Token": line["token"]}
+        async with httpx.AsyncClient(headers=headers, trust_env=False) as client:
+            chat = (await client.get(f"{line['url']}/api/v2/chats/{line['chat']}")).json()
+            assert chat["archived"] is False
+        async with httpx.AsyncClient(trust_env=False) as browser:
+            for _ in range(2):  # on loopback the link works as often as one likes
+                response = await browser.get(line["viewer_url"])
+                assert (response.status_code, response.headers["location"]) == (
+                    303,
+                    f"/chats/{line['chat']}",
+                )
+            assert (await browser.get(f"{line['url']}/api/v2/chats")).status_code == 200
+
+        with trio.fail_after(START_S):
+            async with open_websocket_url(
+                line["ws_url"], extra_headers=[(b"Coder-Session-Token", line["token"].encode())]
+            ) as websocket:
+                assert await websocket.get_message() == b"RFB 003.008\n"
+                status, rest = await trio.to_thread.run_sync(end, process, number)
+    assert (status, rest) == (0, b"")
+    errors = (folder / "stderr.txt").read_text()
+    assert [json.loads(entry)["logger"] for entry in errors.splitlines()]
+    assert line["token"] not in errors
+    assert not (folder / "deskrelay.db").exists()
+
+
+def test_demo_says_where_it_is(folder: Path) -> None:
+    with started("demo", "--desktop", "pattern", "--bind", "127.0.0.1:0", cwd=folder) as process:
+        assert process.stdout is not None
+        text = b""
+        while b"Ctrl-C" not in text:
+            text += process.stdout.readline()
+        assert re.search(rb"  The desktop is at  http://127.0.0.1:\d+/open/\w{32}\n", text)
+        assert end(process, signal.SIGINT)[0] == 0
+
+
+def test_desktop_that_does_not_start_is_told(folder: Path) -> None:
+    with socket.socket() as refusing:
+        refusing.bind(("127.0.0.1", 0))  # and does not listen
+        port = refusing.getsockname()[1]
+        with started(
+            *("demo", "--desktop", f"tcp://127.0.0.1:{port}", "--bind", "127.0.0.1:0", "--json"),
+            cwd=folder,
+        ) as process:
+            line = first_line(process)
+            response = httpx.get(
+                line["ws_url"].replace("ws:", "http:", 1),
+                headers={
+                    "Coder-Session-Token": line["token"],
+                    "Connection": "Upgrade",
+                    "Upgrade": "websocket",
+                    "Sec-WebSocket-Version": "13",
+                    "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+                },
+                trust_env=False,
+            )
+            assert response.status_code == 500
+            assert response.json()["message"] == "Failed to connect to agent desktop."
+            assert f"tcp://127.0.0.1:{port}" in response.json()["detail"]
+            assert end(process, signal.SIGTERM)[0] == 0
+
+
+def test_port_in_use_is_one_line(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        bind = f"127.0.0.1:{taken.getsockname()[1]}"
+        result = subprocess.run(
+            [*COMMAND, "demo", "--desktop", "pattern", "--bind", bind],
+            capture_output=True,
+            text=True,
+            timeout=START_S,
+        )
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == f"deskrelay: cannot listen on {bind}: Address already in use\n"
+
+
+def test_serve_keeps_what_it_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "deskrelay.toml").write_text('bind = ["127.0.0.1:0"]')
+    token = spoken(capsys, "token", "create", "--user", "alice")[1].strip()
+    chat = spoken(capsys, "chat", "create", "--user", "alice")[1].strip()
+    for archived in (False, True):  # the second server finds what the first one kept
+        with started("serve", cwd=folder) as process:
+            url = wait_for_url(folder / "stderr.txt")
+            with httpx.Client(
+                base_url=url, headers={"Coder-Session-Token": token}, trust_env=False
+            ) as client:
+                assert client.get(f"/api/v2/chats/{chat}").json()["archived"] is archived
+                status = client.post(f"/api/v2/chats/{chat}/archive").status_code
+                assert status == (400 if archived else 204)
+            assert end(process, signal.SIGTERM)[0] == 0
+
+
+def wait_for_url(path: Path) -> str:
+    deadline = time.monotonic() + START_S
+    while not (match := re.search(r"serving at (http\S+)\n", path.read_text())):
+        assert time.monotonic() < deadline, path.read_text()
+        time.sleep(0.05)
+    return match[1]
+
+
+@pytest.mark.e2e
+@pytest.mark.skipif(shutil.which("Xvnc") is None, reason="Xvnc is not installed (see .ci/run)")
+def test_nothing_is_left_of_a_real_desktop(folder: Path) -> None:
+    with started("demo", "--desktop", "xvnc", "--bind", "127.0.0.1:0", "--json", cwd=folder) as p:
+        first_line(p)
+        deadline = time.monotonic() + START_S
+        while "the desktop runs" not in (folder / "stderr.txt").read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        children = descendants(p.pid)
+        assert any(name == "Xvnc" for name in children.values())
+        assert end(p, signal.SIGTERM)[0] == 0
+    assert [pid for pid in children if Path(f"/proc/{pid}").exists()] == []
+
+
+def descendants(ancestor: int) -> dict[int, str]:
+    """Process id and name of every process below `ancestor`."""
+    parents: dict[int, tuple[int, str]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            head, _, tail = path.read_text().rpartition(")")
+        except OSError:
+            continue  # ended meanwhile
+        pid, _, name = head.partition(" (")
+        parents[int(pid)] = (int(tail.split()[1]), name)
+    found: dict[int, str] = {}
+    frontier = {ancestor}
+    while frontier:
+        level = {pid: name for pid, (parent, name) in parents.items() if parent in frontier}
+        found |= level
+        frontier = set(level)
+    return found
