@@ -1,0 +1,1 @@
+"""Measures the relay on loopback, beside a direct connection in the same run."""
