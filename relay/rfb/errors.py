@@ -55,4 +55,9 @@ class ProtocolError(Exception):
 
 class Violation(Exception):
     """A broken rule, raised where it is found; the reader of that direction adds where and
-    when, and raises ProtocolError."""
+    when, and raises ProtocolError. `at` is the offending element's position in the buffer, where
+    the reader does not know it better."""
+
+    def __init__(self, text: str, at: int | None = None) -> None:
+        super().__init__(text)
+        self.at = at

@@ -127,7 +127,8 @@ class FromDesktop(Reader):
         except Violation as violation:
             name = f" > {encoding.name}" if encoding else ""
             where = f"FramebufferUpdate > rectangle {self._count - left}{name}"
-            raise self._error(violation, self.offset + pos - start, where) from None
+            at = pos if violation.at is None else violation.at
+            raise self._error(violation, self.offset + at - start, where) from None
         self._rects = left
         self._painted = painted
         if not left:

@@ -35,7 +35,7 @@ class Hextile(Walker):
                 mask = buf[pos]
                 if mask > 31:
                     # Bits 5 to 7 belong to zlibhex.
-                    raise Violation(f"tile mask 0x{mask:02x}")
+                    raise Violation(f"tile mask 0x{mask:02x}", pos)
                 if mask & _RAW:
                     # With the raw bit the others mean nothing; noVNC breaks on them, so they go.
                     buf[pos] = _RAW
@@ -60,6 +60,6 @@ class Hextile(Walker):
                     if (where >> 4) + (extent >> 4) >= tile_w or (where & 15) + (
                         extent & 15
                     ) >= tile_h:
-                        raise Violation(f"sub-rectangle outside a tile of {tile_w}x{tile_h}")
+                        raise Violation(f"sub-rectangle outside a tile of {tile_w}x{tile_h}", pos)
                 pos += size
         return pos

@@ -25,7 +25,7 @@ class RRE(Walker):
         # Every sub-rectangle paints a pixel at least. The product of count and size wrapped in
         # 32 bits in several viewers (TigerVNC's RREDecoder, libvncclient).
         if left > w * h:
-            raise Violation(f"{left} sub-rectangles in {w}x{h}")
+            raise Violation(f"{left} sub-rectangles in {w}x{h}", pos)
         pos += 4 + bytes_per_pixel
         step = bytes_per_pixel + 8
         while left:
@@ -34,7 +34,7 @@ class RRE(Walker):
                 continue
             sx, sy, sw, sh = _area(buf, pos + bytes_per_pixel)
             if sx + sw > w or sy + sh > h:
-                raise Violation(f"sub-rectangle {sx},{sy} {sw}x{sh} outside {w}x{h}")
+                raise Violation(f"sub-rectangle {sx},{sy} {sw}x{sh} outside {w}x{h}", pos)
             pos += step
             left -= 1
         return pos
