@@ -54,7 +54,8 @@ def routes(prefix: str) -> list[BaseRoute]:
     endpoint = DesktopEndpoint()
     return [
         route
-        for path in PATHS
+        # An empty id is answered as one, not as an unknown route.
+        for path in (path.replace("{chat}", "{chat:segment}") for path in PATHS)
         for route in (
             WebSocketRoute(prefix + path, endpoint),
             Route(prefix + path, endpoint, methods=["GET"], include_in_schema=False),

@@ -20,9 +20,10 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 import trio
-from trio_websocket import open_websocket_url
+from trio_websocket import ConnectionClosed, wrap_client_stream
 
 from api.cli import run
+from relay.rfb.errors import CloseCode
 
 COMMAND = [sys.executable, "-m", "api"]
 START_S = 30.0
@@ -229,12 +230,23 @@ async def test_demo(folder: Path, number: signal.Signals) -> None:
                 )
             assert (await browser.get(f"{line['url']}/api/v2/chats")).status_code == 200
 
+        address = urlsplit(line["ws_url"])
+        token = (b"Coder-Session-Token", line["token"].encode())
         with trio.fail_after(START_S):
-            async with open_websocket_url(
-                line["ws_url"], extra_headers=[(b"Coder-Session-Token", line["token"].encode())]
-            ) as websocket:
+            assert address.port is not None
+            async with (
+                await trio.open_tcp_stream("127.0.0.1", address.port) as stream,
+                trio.open_nursery() as nursery,
+            ):
+                websocket = await wrap_client_stream(
+                    nursery, stream, address.netloc, address.path, extra_headers=[token]
+                )
                 assert await websocket.get_message() == b"RFB 003.008\n"
                 status, rest = await trio.to_thread.run_sync(end, process, number)
+                with pytest.raises(ConnectionClosed) as closed:
+                    await websocket.get_message()
+                assert closed.value.reason is not None
+                assert closed.value.reason.code == CloseCode.GOING_AWAY
     assert (status, rest) == (0, b"")
     errors = (folder / "stderr.txt").read_text()
     assert [json.loads(entry)["logger"] for entry in errors.splitlines()]

@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-from api.store.store import (
-    Chat,
-    Clock,
-    Store,
-    StoreError,
-    Token,
-    User,
-    Workspace,
-    utc_now,
-)
+from api.store.records import Chat, Token, User, Workspace
+from api.store.store import Clock, Store, StoreError, utc_now
 
 __all__ = ["Chat", "Clock", "Store", "StoreError", "Token", "User", "Workspace", "utc_now"]

@@ -12,7 +12,6 @@ import logging
 import secrets
 import string
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Self, TypeVar
 from uuid import UUID, uuid4
@@ -37,6 +36,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.store.migrations import migrate
+from api.store.records import Chat, Token, User, Workspace
 from api.store.schema import chats, login_links, tokens, users, workspaces
 
 __all__ = [
@@ -90,54 +90,6 @@ def hash_secret(secret: str) -> bytes:
 
 class StoreError(Exception):
     """The database did not do what was asked. The text is for the operator, not for clients."""
-
-
-@dataclass(frozen=True, slots=True)
-class User:
-    """Somebody who owns chats and workspaces. `status` is `active` or `suspended`."""
-
-    id: UUID
-    name: str
-    status: str
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """A session token as stored, with what its user is called and allowed."""
-
-    id: str
-    user_id: UUID
-    user_name: str
-    user_status: str
-    secret_hash: bytes = field(repr=False)
-    lifetime_s: int
-    created_at: datetime
-    last_used_at: datetime
-    expires_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Workspace:
-    """Where a desktop runs. `desktop` says which: see `api.settings.check_desktop`."""
-
-    id: UUID
-    owner_id: UUID
-    name: str
-    desktop: str
-    created_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Chat:
-    """A conversation, with the workspace whose desktop it shows."""
-
-    id: UUID
-    owner_id: UUID
-    workspace_id: UUID | None
-    title: str
-    archived: bool
-    created_at: datetime
-    updated_at: datetime
 
 
 def _random_base62(length: int) -> str:
