@@ -67,6 +67,15 @@ def until(condition: Callable[[], T | None], what: str, *, within_s: float = 20.
     return answer
 
 
+def shows(page: Page, title: str) -> None:
+    expect(page.get_by_role("heading", level=1, name=title)).to_be_visible()
+
+
+def connected(page: Page) -> None:
+    expect(page.get_by_role("status").filter(has_text="Connected")).to_be_visible()
+    expect(page.locator("#overlay")).to_be_hidden()
+
+
 @dataclass(frozen=True)
 class XServer:
     """The demo's X server, and what its programs were told to reach it."""

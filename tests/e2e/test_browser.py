@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import re
 import signal
@@ -13,7 +14,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from relay import CloseCode
-from tests.e2e.conftest import Demo, XServer, until
+from tests.e2e.conftest import Demo, XServer, connected, shows, until
 from tests.e2e.xdisplay import Picture, XDisplay
 
 # Pixels: the desktop and the browser's page have the same size.
@@ -29,15 +30,6 @@ RETRIED = {
     CloseCode.TIMEOUT,
     CloseCode.DESKTOP_GONE,
 }
-
-
-def shows(page: Page, title: str) -> None:
-    expect(page.get_by_role("heading", level=1, name=title)).to_be_visible()
-
-
-def connected(page: Page) -> None:
-    expect(page.get_by_role("status").filter(has_text="Connected")).to_be_visible()
-    expect(page.locator("#overlay")).to_be_hidden()
 
 
 @pytest.fixture
@@ -61,6 +53,12 @@ def has_terminal(picture: Picture) -> bool:
     x, y = INSIDE_THE_TERMINAL
     start = 4 * (y * picture.width + x)
     return picture.pixels[start : start + 3] == TERMINAL_COLOUR
+
+
+def press(page: Page, name: str, *, at: int = 640) -> None:
+    """A button of the toolbar, which comes when the mouse is in the middle of the upper edge."""
+    page.mouse.move(at, 4)
+    page.get_by_role("toolbar").get_by_role("button", name=name).click()
 
 
 def type_line(page: Page, line: str) -> None:
@@ -113,9 +111,21 @@ def test_the_mouse_arrives(page: Page, display: XDisplay) -> None:
         until(lambda place=place: display.pointer() == place, f"the pointer at {place}")  # type: ignore[misc]
 
 
+def test_the_desktop_takes_the_windows_size(page: Page, desktop: XServer) -> None:
+    page.set_viewport_size({"width": 1000, "height": 700})
+    press(page, "Fit to window", at=500)
+
+    def size() -> tuple[int, int]:
+        with desktop.look() as display:
+            return display.width, display.height
+
+    until(lambda: size() == (1000, 700), "the display's new size")
+    expect(page.locator("#screen canvas")).to_have_attribute("width", "1000")
+
+
 def test_the_clipboard_goes_both_ways(page: Page, display: XDisplay, tmp_path: Path) -> None:
     file = tmp_path / "pasted"
-    page.get_by_role("button", name="Clipboard", exact=True).click()
+    press(page, "Clipboard")
     text = page.get_by_role("textbox", name="Clipboard")
     text.fill(f"echo from-the-browser > '{file}'\n")
     expect(page.get_by_text("Sent to the desktop")).to_be_visible()
@@ -127,7 +137,7 @@ def test_the_clipboard_goes_both_ways(page: Page, display: XDisplay, tmp_path: P
     type_line(page, "clear; printf '%0400d' 7")
     until(lambda: display.picture().changed(before) > 200, "the digits on the display")
     page.mouse.click(*FIRST_LINE_OF_THE_TERMINAL, click_count=3)  # xterm takes the whole line
-    page.get_by_role("button", name="Clipboard", exact=True).click()
+    press(page, "Clipboard")
     expect(text).to_have_value(re.compile("0{90,}"))
 
 
@@ -233,20 +243,48 @@ def test_a_server_that_stays_away_is_given_up_in_the_end(demo: Demo, page: Page)
     shows(page, "The server cannot be reached")
 
 
-@pytest.mark.parametrize("code", CloseCode, ids=lambda code: code.name)
-def test_an_end_is_explained_and_retried_where_that_helps(
-    demo: Demo, page: Page, code: CloseCode
-) -> None:
+# Playwright's own stand-in lacks what noVNC looks for in a WebSocket.
+CLOSING_SOCKET = """
+window.WebSocket = class extends EventTarget {
+    static OPEN = 1;
+    readyState = 1; protocol = ""; binaryType = "blob";
+    onopen = null; onmessage = null; onerror = null; onclose = null;
+    send() {}
+    close() {}
+    constructor() {
+        super();
+        setTimeout(() => {
+            const event = new CloseEvent("close", JSON.parse(sessionStorage.ending));
+            this.dispatchEvent(new Event("open"));
+            this.dispatchEvent(event);
+            this.onclose(event); // last: it is set last
+        });
+    }
+};
+"""
+
+
+def test_every_end_is_explained_and_retried_where_that_helps(demo: Demo, page: Page) -> None:
     page.goto(demo.viewer_url)
     connected(page)
+    page.add_init_script(CLOSING_SOCKET)
     reason = "<img src=x onerror=alert(1)>"
-    page.route_web_socket("**/desktop", lambda socket: socket.close(code=code, reason=reason))
-    page.reload()
-    expect(page.locator("body")).to_have_attribute(
-        "data-phase", "waiting" if code in RETRIED else "ended"
-    )
-    expect(page.get_by_text(reason)).to_be_visible()
-    expect(page.locator("#overlay img")).to_have_count(0)
+    for code in CloseCode:
+        ending = json.dumps({"code": code, "reason": reason})
+        page.evaluate("ending => { sessionStorage.ending = ending }", ending)
+        page.reload()
+        phase = "waiting" if code in RETRIED else "ended"
+        expect(page.locator("body"), code.name).to_have_attribute("data-phase", phase)
+        expect(page.get_by_text(reason), code.name).to_be_visible()
+        expect(page.locator("#overlay img")).to_have_count(0)
+
+
+def test_the_toolbar_gets_out_of_the_way(page: Page, desktop: XServer) -> None:
+    toolbar = page.get_by_role("toolbar")
+    page.mouse.move(*INSIDE_THE_TERMINAL)
+    expect(toolbar).not_to_be_in_viewport()
+    page.mouse.move(640, 4)
+    expect(toolbar).to_be_in_viewport()
 
 
 def test_two_viewers_do_not_disturb_each_other(
@@ -263,7 +301,7 @@ def test_two_viewers_do_not_disturb_each_other(
 
 
 def test_disconnecting_and_coming_back(page: Page, desktop: XServer) -> None:
-    page.get_by_role("button", name="Disconnect").click()
+    press(page, "Disconnect")
     shows(page, "Disconnected")
     page.get_by_role("button", name="Reconnect").last.click()
     connected(page)
