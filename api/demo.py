@@ -22,8 +22,8 @@ __all__ = ["run_demo"]
 _log = logging.getLogger(__name__)
 
 LOOPBACK_LINK_LIFETIME_S: Final = 30 * 86_400
-"""On loopback the link works for as long as the demo runs, and as often as one likes: whoever
-can read it off this terminal can start a demo too."""
+"""On loopback the link waits for as long as the demo runs: whoever can read it off this terminal
+can start a demo too."""
 
 
 async def run_demo(settings: Settings, desktop: str, *, as_json: bool) -> None:
@@ -55,7 +55,6 @@ async def _announce(
     code = await store.create_link(
         user.id,
         f"/chats/{chat.id}",
-        reusable=local,
         lifetime_s=LOOPBACK_LINK_LIFETIME_S if local else LINK_LIFETIME_S,
     )
     link = f"{url}/open/{code}"
@@ -70,7 +69,10 @@ async def _announce(
         }
         sys.stdout.write(json.dumps(line) + "\n")
     elif local:
-        sys.stdout.write(f"\n  The desktop is at  {link}\n  Ctrl-C ends it.\n\n")
+        sys.stdout.write(
+            f"\n  The desktop is at  {link}\n"
+            "  The link signs one browser in, once. Ctrl-C ends the demo.\n\n"
+        )
     else:
         _say("Anyone who can reach this address can try to use it, and nothing is encrypted.")
         minutes = LINK_LIFETIME_S // 60

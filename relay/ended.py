@@ -69,7 +69,7 @@ _TOLD: dict[Reason, tuple[CloseCode, str]] = {
     Reason.VIEWER_LOST: (CloseCode.GOING_AWAY, "connection lost"),
     Reason.VIEWER_STALLED: (CloseCode.TIMEOUT, "the viewer stopped reading"),
     Reason.VIEWER_SILENT: (CloseCode.TIMEOUT, "the viewer did not answer"),
-    Reason.VIEWER_IDLE: (CloseCode.TIMEOUT, "no input for too long"),
+    Reason.VIEWER_IDLE: (CloseCode.IDLE, "no input for too long"),
     Reason.VIEWER_SLOW_HANDSHAKE: (CloseCode.TIMEOUT, "the viewer's handshake took too long"),
     Reason.DESKTOP_CLOSED: (CloseCode.DESKTOP_GONE, "the desktop closed the connection"),
     Reason.DESKTOP_STALLED: (CloseCode.DESKTOP_GONE, "the desktop does not respond"),

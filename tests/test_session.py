@@ -243,7 +243,7 @@ async def test_idle_counts_input_only(
         await lab.viewer.send_all(client_frame(KEY))
         await trio.sleep(50)
         await lab.viewer.send_all(client_frame(UPDATE_REQUEST))
-        assert (await lab.frames.close())[0] == CloseCode.TIMEOUT
+        assert (await lab.frames.close())[0] == CloseCode.IDLE
         assert trio.current_time() == pytest.approx(110)
     assert lab.ended.reason is Reason.VIEWER_IDLE
 

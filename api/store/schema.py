@@ -108,7 +108,6 @@ login_links = Table(
     Column("code_hash", LargeBinary(32), primary_key=True),  # SHA-256
     Column("user_id", ForeignKey("users.id"), nullable=False),
     Column("path", String(512), nullable=False),
-    Column("reusable", Boolean, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("expires_at", UtcDateTime, nullable=False),
     Column("used_at", UtcDateTime),

@@ -27,7 +27,6 @@ from sqlalchemy import (
     delete,
     event,
     insert,
-    or_,
     select,
     text,
     update,
@@ -285,10 +284,9 @@ class Store:
         user_id: UUID,
         path: str,
         *,
-        reusable: bool = False,
         lifetime_s: int = LINK_LIFETIME_S,
     ) -> str:
-        """A code that logs `user_id` in and leads to `path`; works once unless `reusable`."""
+        """A code that logs `user_id` in, once, and leads to `path`."""
         code = _random_base62(_LINK_CODE_LENGTH)
         now = self._clock()
 
@@ -299,7 +297,6 @@ class Store:
                     code_hash=hash_secret(code),
                     user_id=user_id,
                     path=path,
-                    reusable=reusable,
                     created_at=now,
                     expires_at=now + timedelta(seconds=lifetime_s),
                 )
@@ -319,8 +316,7 @@ class Store:
             link = login_links.c.code_hash == hash_secret(code)
             claimed = connection.execute(
                 update(login_links)
-                .where(link, login_links.c.expires_at > now)
-                .where(or_(login_links.c.used_at.is_(None), login_links.c.reusable))
+                .where(link, login_links.c.expires_at > now, login_links.c.used_at.is_(None))
                 .values(used_at=now)
             )
             if not claimed.rowcount:

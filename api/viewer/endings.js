@@ -17,6 +17,7 @@ const ENDINGS = new Map([
   [1013, { title: "The server is busy", text: "It takes no more connections at the moment.", advice: "", retry: true }],
   [4401, { title: "You are signed out", text: "Your session has expired or was revoked.", advice: "Open a new sign-in link, then reconnect.", retry: false }],
   [4408, { title: "The connection timed out", text: "This browser or the desktop did not answer in time.", advice: "", retry: true }],
+  [4409, { title: "Closed while nobody was here", text: "There was no input for a long time.", advice: "Reconnect to go on.", retry: false }],
   [4410, { title: "This chat is archived", text: "This chat was archived, so its desktop was closed.", advice: "Unarchive the chat to open its desktop again.", retry: false }],
   [4502, { title: "The desktop misbehaved", text: "It sent something that is not part of the VNC protocol, so the connection was closed.", advice: "Reconnecting may help once; if it happens again, tell whoever runs this desktop.", retry: false }],
   [4503, { title: "The desktop went away", text: "It stopped or could not be reached.", advice: "The next connection starts it again.", retry: true }],

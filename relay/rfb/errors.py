@@ -25,6 +25,7 @@ class CloseCode(enum.IntEnum):
     TRY_LATER = 1013
     SIGNED_OUT = 4401
     TIMEOUT = 4408
+    IDLE = 4409
     ARCHIVED = 4410
     DESKTOP_FAULT = 4502
     DESKTOP_GONE = 4503

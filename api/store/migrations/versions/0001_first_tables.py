@@ -65,7 +65,6 @@ def upgrade() -> None:
         sa.Column("code_hash", sa.LargeBinary(32), nullable=False),
         sa.Column("user_id", sa.Uuid(), nullable=False),
         sa.Column("path", sa.String(512), nullable=False),
-        sa.Column("reusable", sa.Boolean(), nullable=False),
         sa.Column("created_at", moment, nullable=False),
         sa.Column("expires_at", moment, nullable=False),
         sa.Column("used_at", moment),
