@@ -101,6 +101,8 @@ class Session:
             with trio.move_on_after(self._limits.close_timeout_s, shield=True):
                 await self._say_goodbye(how)
         finally:
+            if isinstance(self._pumps, RawPumps):
+                self._pumps.close()
             with trio.CancelScope(shield=True):
                 await trio.aclose_forcefully(self._viewer)
                 await trio.aclose_forcefully(self._desktop.stream)

@@ -2,13 +2,17 @@
 
 No task and no buffer belongs to a session here. All sessions of the process share one scratch
 buffer: between a read and the write of what it brought there is no checkpoint, so no other
-session can see it. Only what a socket did not take is copied.
+session can see it. Only what a socket did not take is copied. Large opaque payload never enters
+Python: the kernel moves it through a pipe (docs/decisions/0002-splice.md).
 """
 
 from __future__ import annotations
 
+import array
+import fcntl
 import math
 import os
+import termios
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -20,6 +24,7 @@ from relay.limits import Limits
 from relay.pump import TAIL_LIMIT_BYTES, Pumps, wait_viewer_closed
 from relay.rfb.errors import CloseCode
 from relay.switchboard import HUNG_UP, READABLE, WRITABLE, Switchboard
+from relay.websocket import BINARY, header
 
 # Reads in a row before other sessions get their turn.
 _ROUNDS = 16
@@ -31,6 +36,38 @@ _SCRATCH = bytearray(TAIL_LIMIT_BYTES + _READ_LIMIT_BYTES)
 _VIEW = memoryview(_SCRATCH)
 
 _NOTHING = memoryview(b"")
+
+# From here on the kernel moves opaque bytes: below it, two copies cost less than the system calls.
+_SPLICE_FROM_BYTES = 131_072
+
+_PIPE_BYTES = 1_048_576
+_F_SETPIPE_SZ = 1031
+_SPLICE_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
+
+# Empty pipes for the next splice, of whatever session: a pipe is held only while a frame is under
+# way, so there are about as many as viewers that are behind.
+_pipes: list[tuple[int, int]] = []
+_POOLED_PIPES = 8
+
+
+def _take_pipe() -> tuple[int, int]:
+    if _pipes:
+        return _pipes.pop()
+    pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        fcntl.fcntl(pipe[1], _F_SETPIPE_SZ, _PIPE_BYTES)
+    except PermissionError:
+        # Users have a share of pipe pages; a pipe of 64 KiB serves as well, in more steps.
+        pass
+    return pipe
+
+
+def _give_pipe(pipe: tuple[int, int], *, empty: bool) -> None:
+    if empty and len(_pipes) < _POOLED_PIPES:
+        _pipes.append(pipe)
+    else:
+        os.close(pipe[0])
+        os.close(pipe[1])
 
 
 class RawPumps(Pumps):
@@ -54,6 +91,11 @@ class RawPumps(Pumps):
         # What the other side's socket did not take yet; while there is any, nothing is read.
         self._to_viewer = _NOTHING
         self._to_desktop = _NOTHING
+        # A frame whose payload the kernel moves: what is left of it, and how much of that is in
+        # the pipe. Its bytes were readable before it began, so it can always be finished.
+        self._frame_left = 0
+        self._pipe: tuple[int, int] | None = None
+        self._in_pipe = 0
         # The newest control frame of each kind that waits for the rest of a frame to go out.
         self._controls: dict[int, bytes] = {}
         # Whether a read may bring something, as far as the edges told.
@@ -79,6 +121,12 @@ class RawPumps(Pumps):
             board.unregister(self._viewer_fd)
             board.unregister(self._desktop_fd)
 
+    def close(self) -> None:
+        """Gives back what is not the session's own."""
+        if self._pipe is not None:
+            _give_pipe(self._pipe, empty=False)
+            self._pipe = None
+
     def _finished(self, how: Ended) -> None:
         self._over = True
         self._end(how)
@@ -99,9 +147,9 @@ class RawPumps(Pumps):
                     self._finished(ended_by_fault(error))
 
     def _viewer_event(self, mask: int) -> None:
-        if mask & WRITABLE and self._to_viewer:
+        if mask & WRITABLE and self._viewer_busy():
             self._flush_viewer()
-            if not self._to_viewer:
+            if not self._viewer_busy():
                 self._pump_down()
         if mask & READABLE:
             self._viewer_readable = True
@@ -118,14 +166,20 @@ class RawPumps(Pumps):
             self._desktop_hung_up = bool(mask & HUNG_UP)
             self._pump_down()
 
+    def _viewer_busy(self) -> bool:
+        return bool(self._to_viewer) or self._frame_left > 0
+
     def _pump_down(self) -> None:
         leg = self.down
         rounds = _ROUNDS
-        while self._desktop_readable and not self._to_viewer and not self._over:
+        while self._desktop_readable and not self._viewer_busy() and not self._over:
             if not rounds:
                 assert self._board is not None
                 return self._board.again(self._pump_down)
             rounds -= 1
+            if leg.reader.opaque >= _SPLICE_FROM_BYTES and self._splice():
+                rounds = max(0, rounds - _ROUNDS // 2)
+                continue
             held = len(leg.tail)
             if held:
                 _SCRATCH[:held] = leg.tail
@@ -150,6 +204,55 @@ class RawPumps(Pumps):
             if pieces:
                 self._send_viewer(pieces)
         return None
+
+    def _splice(self) -> bool:
+        """Begins a frame of opaque bytes that the kernel moves; false where that does not pay."""
+        reader = self.down.reader
+        readable = array.array("i", [0])
+        fcntl.ioctl(self._desktop_fd, termios.FIONREAD, readable)
+        count = min(readable[0], reader.opaque, _PIPE_BYTES)
+        if count < _SPLICE_FROM_BYTES or reader.discarding:
+            return False
+        self._frame_left = count
+        self._pipe = _take_pipe()
+        self._send_viewer([header(BINARY, count)])
+        if not self._to_viewer:
+            self._move_frame()
+        return True
+
+    def _move_frame(self) -> bool:
+        """Moves the frame on as far as the viewer's socket takes it; false when it broke."""
+        assert self._pipe is not None
+        try:
+            while self._frame_left:
+                if not self._in_pipe:
+                    moved = os.splice(
+                        self._desktop_fd, self._pipe[1], self._frame_left, flags=_SPLICE_FLAGS
+                    )
+                    if not moved:
+                        self._finished(ended(Reason.DESKTOP_CLOSED))
+                        return False
+                    self._in_pipe = moved
+                    self.down.reader.moved(moved)
+                    self.down.bytes_moved += moved
+                try:
+                    sent = os.splice(
+                        self._pipe[0], self._viewer_fd, self._in_pipe, flags=_SPLICE_FLAGS
+                    )
+                except BlockingIOError:
+                    if self.viewer_stalled_since == math.inf:
+                        self.viewer_stalled_since = trio.current_time()
+                    return True
+                self._in_pipe -= sent
+                self._frame_left -= sent
+                self.viewer_stalled_since = math.inf
+        except OSError as error:
+            # Nothing tells which side it was; the viewer's is the one that breaks in mid-write.
+            self._finished(ended(Reason.VIEWER_LOST, error.strerror or ""))
+            return False
+        _give_pipe(self._pipe, empty=True)
+        self._pipe = None
+        return True
 
     def _pump_up(self) -> None:
         leg = self.up
@@ -213,16 +316,20 @@ class RawPumps(Pumps):
         return memoryview(b"".join(pieces))[sent:]
 
     def _flush_viewer(self) -> None:
-        before = len(self._to_viewer)
-        self._to_viewer = self._flush(self._viewer_fd, self._to_viewer, Reason.VIEWER_LOST)
-        if not self._to_viewer:
+        if self._to_viewer:
+            before = len(self._to_viewer)
+            self._to_viewer = self._flush(self._viewer_fd, self._to_viewer, Reason.VIEWER_LOST)
+            if self._to_viewer:
+                if len(self._to_viewer) < before:
+                    self.viewer_stalled_since = trio.current_time()
+                return
             self.viewer_stalled_since = math.inf
-            if self._controls and not self._over:
-                controls: Pieces = list(self._controls.values())
-                self._controls.clear()
-                self._send_viewer(controls)
-        elif len(self._to_viewer) < before:
-            self.viewer_stalled_since = trio.current_time()
+        if self._frame_left and not self._over:
+            self._move_frame()
+        if self._controls and not self._viewer_busy() and not self._over:
+            controls: Pieces = list(self._controls.values())
+            self._controls.clear()
+            self._send_viewer(controls)
 
     def _flush_desktop(self) -> None:
         before = len(self._to_desktop)
@@ -242,7 +349,7 @@ class RawPumps(Pumps):
             return _NOTHING
 
     def _send_control(self, data: bytes) -> None:
-        if self._to_viewer:
+        if self._viewer_busy():
             self._controls[data[0]] = data
         else:
             self._send_viewer([data])
@@ -254,8 +361,24 @@ class RawPumps(Pumps):
         async with trio.open_nursery() as nursery:
             if self._to_desktop:
                 nursery.start_soon(_flush_to, self._desktop, bytes(self._to_desktop))
-            if await _flush_to(self._viewer, bytes(self._to_viewer) + close):
+            if await self._finish_frame() and await _flush_to(
+                self._viewer, bytes(self._to_viewer) + close
+            ):
                 await wait_viewer_closed(self.up, self._viewer)
+
+    async def _finish_frame(self) -> bool:
+        """Ends the frame under way; false when it cannot be ended, so nothing may follow it."""
+        if not self._frame_left:
+            return True
+        if not await _flush_to(self._viewer, bytes(self._to_viewer)):
+            return False
+        self._to_viewer = _NOTHING
+        while self._pipe is not None:
+            if not self._move_frame():
+                return False
+            if self._frame_left:
+                await trio.lowlevel.wait_writable(self._viewer.socket)
+        return True
 
 
 async def _flush_to(stream: trio.SocketStream, data: bytes) -> bool:
