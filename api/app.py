@@ -36,6 +36,13 @@ _CHAT_PARAMETER: Final[dict[str, Any]] = {
     "schema": {"type": "string", "format": "uuid"},
 }
 
+_VIEW_ONLY_PARAMETER: Final[dict[str, Any]] = {
+    "name": "view_only",
+    "in": "query",
+    "description": "Look and touch nothing: keys, pointer, clipboard and resizing are dropped.",
+    "schema": {"type": "boolean", "default": False},
+}
+
 _DESKTOP_TEXT: Final = """\
 A WebSocket upgrade (RFC 6455, version 13, no subprotocol, no extensions). After the 101, binary \
 messages carry RFB 3.8; the relay offers the security type None. A session that ends says why \
@@ -45,12 +52,12 @@ dialled, and the desktop is dialled before the 101."""
 
 def _desktop_operation() -> dict[str, Any]:
     """The upgrade is not FastAPI's, so its description is written by hand."""
-    errors = error_responses(400, 401, 403, 404, 426, 500)
+    errors = error_responses(400, 401, 403, 404, 426, 500, 503)
     return {
         "tags": ["chats"],
         "summary": "Open a chat's desktop",
         "description": _DESKTOP_TEXT,
-        "parameters": [_CHAT_PARAMETER],
+        "parameters": [_CHAT_PARAMETER, _VIEW_ONLY_PARAMETER],
         "responses": {
             "101": {"description": "The desktop, as RFB over WebSocket."},
             **{str(status): response for status, response in errors.items()},
@@ -80,7 +87,7 @@ class _Application(FastAPI):
                     operation = _desktop_operation() | {"operationId": operation_id}
                     schema["paths"][f"{prefix}{path}"] = {"get": operation}
             for path, operations in schema["paths"].items():
-                if path.startswith(PREFIXES):
+                if path.startswith((*PREFIXES, "/metrics")):
                     for operation in operations.values():
                         operation["security"] = [{name: []} for name in _SECURITY]
             components = schema["components"]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,13 +23,18 @@ from api.settings import (
     DesktopSettings,
     Settings,
     SettingsProblem,
-    check_bind,
+    check_address,
     check_desktop,
     check_geometry,
     load_settings,
     parse_limits,
 )
 from api.store import Store, StoreError, User
+from relay.errors import Direction
+from relay.inspection import Element, Inspection, report
+from relay.limits import Limits
+from relay.recording import RecordingError, read
+from relay.rfb import describe, handshake
 
 __all__ = ["app", "run"]
 
@@ -53,7 +61,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         # Typer's own report of an error is four lines in a box.
         status = app(list(arguments) or ["--help"], prog_name="deskrelay", standalone_mode=False)
-    except (typer.TyperException, SettingsProblem, StoreError) as error:
+    except (typer.TyperException, SettingsProblem, StoreError, RecordingError) as error:
         text = error.format_message() if isinstance(error, typer.TyperException) else str(error)
         print(f"deskrelay: {' '.join(text.split())}", file=sys.stderr)
         return 2
@@ -119,7 +127,7 @@ def demo(
         str,
         typer.Option(
             metavar="HOST:PORT",
-            parser=_checked(check_bind),
+            parser=_checked(check_address),
             help="Where to listen. Port 0 takes a free one.",
         ),
     ] = "127.0.0.1:6080",
@@ -131,6 +139,16 @@ def demo(
             help="The screen of a desktop that the demo starts, in pixels.",
         ),
     ] = "1280x800",
+    password_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            help="The password of a desktop at an address, in the file's first line.",
+        ),
+    ] = None,
     limit: Annotated[
         list[str],
         typer.Option(metavar="NAME=VALUE", help="A field of relay.Limits; may be repeated."),
@@ -140,11 +158,82 @@ def demo(
     ] = False,
 ) -> None:
     """Show a live desktop in the browser: a desktop, the relay, a user and a chat."""
+    if password_file is not None and ":" not in desktop:
+        text = f"the desktop {desktop} has no password; only tcp://HOST:PORT and unix:PATH may"
+        raise typer.BadParameter(text, param_hint="--password-file")
     settings = Settings.model_construct(
-        bind=[bind], limits=_limits(limit), desktop=DesktopSettings(geometry=geometry)
+        bind=[bind],
+        limits=_limits(limit),
+        desktop=DesktopSettings(geometry=geometry, password_file=password_file),
     )
     configure_logging()
     trio.run(partial(run_demo, settings, desktop, as_json=json))
+
+
+@app.command()
+def inspect(
+    capture: Annotated[
+        Path, typer.Argument(metavar="CAPTURE", help="A recorded session, plain or as xz.")
+    ],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Only what they add up to, as one line of JSON.")
+    ] = False,
+) -> None:
+    """Show a recorded session message by message."""
+    inspection = Inspection(Limits(), _ignore if as_json else _print_element)
+    try:
+        for record in read(capture):
+            inspection.feed(record)
+        if as_json:
+            print(json.dumps(report(inspection)))
+        else:
+            _print_summary(inspection)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever reads has seen enough. Python flushes once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+_SENDERS: Final = {Direction.UP: "client", Direction.DOWN: "server"}
+
+
+def _ignore(_element: Element) -> None:
+    pass
+
+
+def _print_element(element: Element) -> None:
+    indent = "  " * element.is_rectangle
+    print(
+        f"{element.t_us / 1e6:12.6f}  {_SENDERS[element.direction]}  {element.offset:9}  "
+        f"{indent}{element.name}  {element.details}".rstrip()
+    )
+
+
+def _print_summary(inspection: Inspection) -> None:
+    version, security_type = inspection.version, inspection.security_type
+    size = inspection.framebuffer
+    print()
+    print(f"version      {version or 'unknown'}")
+    print(f"security     {handshake.name_of(security_type) if security_type else 'none chosen'}")
+    print(f"framebuffer  {f'{size[0]}x{size[1]} at the end' if size else 'no session to read'}")
+    for direction, sender in _SENDERS.items():
+        names = {n: describe.message_name(direction, n) for n in inspection.messages(direction)}
+        print(f"{sender}       {inspection.bytes_sent[direction]} bytes")
+        _print_counts(names, inspection.messages(direction))
+    rectangles = inspection.rectangles()
+    if rectangles:
+        print("rectangles")
+        _print_counts({n: describe.encoding_name(n) for n in rectangles}, rectangles)
+    fault = inspection.fault
+    if fault is None:
+        print("fault        none")
+    else:
+        print(f"fault        {_SENDERS[fault.direction]} at byte {fault.offset}: {fault.rule}")
+
+
+def _print_counts(names: dict[int, str], counted: Counter[int]) -> None:
+    for number in sorted(counted):
+        print(f"{counted[number]:13}  {names[number]} ({number})")
 
 
 @app.command()

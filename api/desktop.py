@@ -1,7 +1,6 @@
 """A chat's desktop: every check, then the desktop, then the 101, then the session.
 
 Plain ASGI below Starlette's routes: after the 101 nothing of a framework is left on the path.
-`_open_unless_gone` owns one nursery, with the watch for a client that leaves before the 101.
 """
 
 from __future__ import annotations
@@ -15,15 +14,27 @@ from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
-from api.auth import authenticate, same_origin
+from api.auth import SIGNED_OUT, Identity, authenticate, same_origin
 from api.chats import find_chat
-from api.errors import SEE_LOG, ApiError
+from api.errors import SEE_LOG, ApiError, Validation
+from api.live import LiveSession
 from api.services import Services, services_of
 from api.store import StoreError
-from api.store.store import Chat, Workspace
-from api.takeover import NotUpgraded, current_connection
-from api.upgrade import check_origin, check_upgrade
-from relay import CloseCode, DesktopEnd, DesktopError, Ended, Session, open_desktop
+from api.store.store import Workspace
+from api.takeover import Connection, NotUpgraded, current_connection
+from api.upgrade import check_origin, upgrade_problem
+from relay import (
+    FULL,
+    VIEW_ONLY,
+    CloseCode,
+    DesktopEnd,
+    DesktopError,
+    Direction,
+    Ended,
+    Rights,
+    Session,
+    open_desktop,
+)
 
 __all__ = ["PATHS", "routes"]
 
@@ -33,20 +44,33 @@ PATHS: Final = ("/chats/{chat}/desktop", "/chats/{chat}/stream/desktop")
 _log = structlog.stdlib.get_logger("api.desktop")
 
 
+# How a session is refused that was ended from outside before its 101.
+_ENDINGS: Final[dict[CloseCode, tuple[int, str, str]]] = {
+    CloseCode.ARCHIVED: (
+        400,
+        "Chat is archived.",
+        "An archived chat has no desktop. Unarchive it first.",
+    ),
+    CloseCode.SIGNED_OUT: (401, SIGNED_OUT, "API key was revoked or has expired."),
+    CloseCode.GOING_AWAY: (503, "Server is going away.", "Try again in a few seconds."),
+}
+
+
+def _ending(code: CloseCode) -> ApiError:
+    return ApiError(*_ENDINGS[code])
+
+
 class DesktopEndpoint:
     """ASGI application of the endpoint, for upgrades and for plain requests."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        connection = HTTPConnection(scope)
+        request = HTTPConnection(scope)
         try:
-            chat, workspace, user_name = await _admit(connection)
-            desktop = await _open_unless_gone(services_of(connection), workspace, receive)
+            await _serve(request, send)
         except ApiError as error:
+            # Whatever follows a refused upgrade on this connection, it is no request.
             error.headers.setdefault("Connection", "close")
             await error.response()(scope, receive, send)
-            return
-        if desktop is not None:
-            await _relay(services_of(connection), chat, user_name, desktop, send)
 
 
 def routes(prefix: str) -> list[BaseRoute]:
@@ -63,16 +87,64 @@ def routes(prefix: str) -> list[BaseRoute]:
     ]
 
 
-async def _admit(connection: HTTPConnection) -> tuple[Chat, Workspace, str]:
-    """Everything that can be refused without a desktop. Raises ApiError."""
-    services = services_of(connection)
-    check_upgrade(connection.scope)
-    same = same_origin(connection, services.settings.origins)
-    check_origin(connection, same, by_cookie=False)
-    identity = await authenticate(connection, services.store)
-    check_origin(connection, same, by_cookie=identity.place == "cookie")
-    chat = await find_chat(services, identity, connection.path_params["chat"])
-    _refuse_archived(chat)
+async def _serve(request: HTTPConnection, send: Send) -> None:
+    """Everything, in the order it must be in. Raises ApiError, only before the 101."""
+    services = services_of(request)
+    identity = await _identify(request, services)
+    rights = _rights(request)
+    chat_text: str = request.path_params["chat"].lower()
+    with services.live.enter(chat_text, identity.token_id) as live:
+        connection = current_connection()
+        connection.when_viewer_leaves(live.starting.cancel)
+        workspace = await _workspace(services, identity, chat_text)
+        if services.live.full:
+            _log.warning("too many sessions", count=services.live.count)
+            raise ApiError(
+                503,
+                "Too many desktop sessions.",
+                "This server has as many as it takes. Try again later.",
+                headers={"Retry-After": "10"},
+            )
+        desktop = await _open(services, workspace, live)
+        if desktop is None:
+            if live.ending is not None:
+                raise _ending(live.ending[0])
+            return  # The viewer has left: nobody is there to be told.
+        log = _log.bind(session=uuid4().hex[:12], chat=chat_text, user=identity.user_name)
+        await _relay(services, live, connection, desktop, rights, send, log)
+
+
+async def _identify(request: HTTPConnection, services: Services) -> Identity:
+    """The shape of the request, where it comes from, and whose it is. Raises ApiError."""
+    scope = request.scope
+    if scope["type"] != "websocket":
+        # Only a good upgrade request arrives as anything else (api/takeover.py).
+        problem = upgrade_problem(scope["method"], scope["http_version"], scope["headers"])
+        assert problem is not None
+        raise problem
+    same = same_origin(request, services.settings.origins)
+    check_origin(request, same, by_cookie=False)
+    identity = await authenticate(request, services.store)
+    check_origin(request, same, by_cookie=identity.place == "cookie")
+    return identity
+
+
+def _rights(request: HTTPConnection) -> Rights:
+    """What the viewer may do: as the chat's owner everything, unless it asks for less."""
+    text = request.query_params.get("view_only", "0")
+    if text in ("1", "true"):
+        return VIEW_ONLY
+    if text in ("0", "false"):
+        return FULL
+    problem = Validation(field="view_only", detail="Must be 1, true, 0 or false.")
+    raise ApiError(400, "Validation failed.", validations=[problem])
+
+
+async def _workspace(services: Services, identity: Identity, chat_text: str) -> Workspace:
+    """The workspace whose desktop is asked for. Raises ApiError."""
+    chat = await find_chat(services, identity, chat_text)
+    if chat.archived:
+        raise _ending(CloseCode.ARCHIVED)
     if chat.workspace_id is None:
         raise ApiError(400, "Chat has no workspace.")
     try:
@@ -81,76 +153,71 @@ async def _admit(connection: HTTPConnection) -> tuple[Chat, Workspace, str]:
         raise ApiError(500, "Internal error fetching chat workspace.", SEE_LOG) from error
     if workspace is None:
         raise ApiError(400, "Chat workspace not found.")
-    return chat, workspace, identity.user_name
+    return workspace
 
 
-def _refuse_archived(chat: Chat) -> None:
-    if chat.archived:
-        raise ApiError(
-            400, "Chat is archived.", "An archived chat has no desktop. Unarchive it first."
-        )
+async def _open(services: Services, workspace: Workspace, live: LiveSession) -> DesktopEnd | None:
+    """The workspace's desktop, logged in to; None if the session ended before it began.
 
-
-async def _open_unless_gone(
-    services: Services, workspace: Workspace, receive: Receive
-) -> DesktopEnd | None:
-    """The workspace's desktop, logged in to; None if the client left meanwhile."""
-    opened: DesktopEnd | None = None
-    problem: DesktopError | None = None
-
-    async def watch(scope: trio.CancelScope) -> None:
-        while (await receive())["type"] != "websocket.disconnect":
-            pass
-        scope.cancel()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch, nursery.cancel_scope)
+    Raises ApiError.
+    """
+    with live.starting:
         try:
             running = await services.desktops.get(workspace.id, workspace.desktop)
-            opened = await open_desktop(
+            return await open_desktop(
                 running.address, password=running.password, limits=services.limits
             )
         except DesktopError as error:
-            problem = error
-        nursery.cancel_scope.cancel()
-    if problem is not None:
-        _log.warning("desktop not reached", workspace=str(workspace.id), problem=str(problem))
-        raise ApiError(500, "Failed to connect to agent desktop.", str(problem))
-    return opened
+            fields: dict[str, object] = {}
+            if fault := error.fault:
+                services.metrics.refused(fault.direction, fault.rule)
+                fields = _fault_fields(fault.direction, fault.offset, fault.rule, fault.evidence)
+            _log.warning(
+                "desktop not reached", workspace=str(workspace.id), problem=str(error), **fields
+            )
+            text = "Failed to connect to agent desktop."
+            raise ApiError(500, text, str(error)) from None
+    return None
 
 
 async def _relay(
-    services: Services, chat: Chat, user_name: str, desktop: DesktopEnd, send: Send
+    services: Services,
+    live: LiveSession,
+    connection: Connection,
+    desktop: DesktopEnd,
+    rights: Rights,
+    send: Send,
+    log: structlog.stdlib.BoundLogger,
 ) -> None:
     """Takes the socket over and runs the session."""
-    connection = current_connection()
     try:
-        try:
-            await connection.stop_reading()
-            await send({"type": "websocket.accept"})
-            viewer, early = connection.detach()
-        except BaseException as error:
-            await trio.aclose_forcefully(desktop.stream)
-            if not isinstance(error, NotUpgraded):
-                raise
-            _log.info("upgrade failed", problem=str(error))
-            return
-        session = Session(viewer, desktop, limits=services.limits, early=early)
-        log = _log.bind(session=uuid4().hex[:12], chat=str(chat.id), user=user_name)
-        log.info("session begins", desktop=desktop.name, size=f"{desktop.width}x{desktop.height}")
-        with services.live.add(chat.id, session):
-            # Archiving ends the sessions it finds; this one was not listed until now.
-            try:
-                current = await services.store.chat(chat.id)
-            except StoreError:
-                session.stop(CloseCode.INTERNAL, "the server's database failed")
-            else:
-                if current is None or current.archived:
-                    session.stop(CloseCode.ARCHIVED, "chat archived")
-            ended = await session.run()
-        _log_end(log, ended)
+        viewer, early = await connection.take_over(send)
+    except NotUpgraded as error:
+        await trio.aclose_forcefully(desktop.stream)
+        log.info("upgrade failed", problem=str(error))
+        return
+    except BaseException:
+        await trio.aclose_forcefully(desktop.stream)
+        raise
+    # No checkpoint between here and `run`, which closes both ends whatever happens.
+    session = Session(
+        viewer,
+        desktop,
+        limits=services.limits,
+        early=early,
+        rights=rights,
+        let_through=services.settings.let_through,
+    )
+    log.info("session begins", desktop=desktop.name, size=f"{desktop.width}x{desktop.height}")
+    live.attach(session)
+    services.metrics.session_begins()
+    try:
+        ended = await session.run()
     finally:
         connection.release()
+        services.metrics.session_leaves()
+    services.metrics.session_ended(ended)
+    _log_end(log, ended)
 
 
 def _log_end(log: structlog.stdlib.BoundLogger, ended: Ended) -> None:
@@ -158,9 +225,22 @@ def _log_end(log: structlog.stdlib.BoundLogger, ended: Ended) -> None:
         "session ended",
         reason=ended.reason.value,
         close_code=int(ended.close_code),
-        direction=ended.direction.value if ended.direction else None,
-        offset=ended.offset,
+        **_fault_fields(ended.direction, ended.offset, ended.rule, ended.evidence),
         detail=ended.detail,
         bytes_down=ended.counters.bytes_down,
         bytes_up=ended.counters.bytes_up,
     )
+
+
+def _fault_fields(
+    direction: Direction | None, offset: int | None, rule: str, evidence: bytes
+) -> dict[str, object]:
+    """A refusal in the log: who broke which rule where, and the first bytes of it."""
+    if direction is None:
+        return {}
+    return {
+        "direction": direction.value,
+        "offset": offset,
+        "rule": rule,
+        "first_bytes": evidence.hex(),
+    }

@@ -29,7 +29,10 @@ class Guard:
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
-        origins = [*settings.origins, *(f"http://{bind}" for bind in settings.bind)]
+        origins = [
+            *settings.origins,
+            *(f"http://{bind}" for bind in settings.bind if "/" not in bind),
+        ]
         self._hosts = frozenset(urlsplit(origin).hostname for origin in origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

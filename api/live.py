@@ -1,46 +1,130 @@
-"""Which sessions run now, by chat."""
+"""Which sessions there are now, and how they are ended from outside.
+
+A session is listed from before its chat is looked up. So whoever archives the chat later than
+that look finds it here, whether it relays already or still waits for its desktop.
+"""
 
 from __future__ import annotations
 
+import logging
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 from uuid import UUID
 
+import trio
+
+from api.store import Store, StoreError
 from relay import CloseCode, Session
 
-__all__ = ["LiveSessions"]
+__all__ = ["LiveSession", "LiveSessions", "reserve_capacity"]
+
+CAPACITY_LIMIT: Final = 4_000
+"""Sessions at once, those that wait for their desktop included. One core is busy with fewer."""
+
+DESCRIPTORS_KEPT: Final = 200
+"""For everything that is no session: listeners, requests, the store, desktops, spare pipes."""
+
+TOKEN_CHECK_S: Final = 30.0
+"""How often the tokens of the sessions are looked up again."""
+
+_log = logging.getLogger(__name__)
+
+
+def reserve_capacity() -> int:
+    """How many sessions the process has descriptors for, having asked the system for more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # A session is two sockets. Many systems grant 1,024 descriptors, and more to who asks.
+    wanted = 2 * CAPACITY_LIMIT + DESCRIPTORS_KEPT
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return min(CAPACITY_LIMIT, (soft - DESCRIPTORS_KEPT) // 2)
+
+
+class LiveSession:
+    """One request for a desktop, later the session on it."""
+
+    __slots__ = ("_session", "chat_id", "ending", "starting", "token_id")
+
+    def __init__(self, chat_id: str, token_id: str) -> None:
+        self.chat_id = chat_id
+        self.token_id = token_id
+        self.starting = trio.CancelScope()
+        self.ending: tuple[CloseCode, str] | None = None
+        self._session: Session | None = None
+
+    def attach(self, session: Session) -> None:
+        """From here on it is `session` that `end` ends; at once, if `end` was called already."""
+        self._session = session
+        if self.ending is not None:
+            session.stop(*self.ending)
+
+    def end(self, code: CloseCode, reason: str) -> None:
+        """Tells the viewer `code` and `reason`; what is not a session yet is cancelled, inside
+        `starting`."""
+        self.ending = self.ending or (code, reason)
+        self.starting.cancel()
+        if self._session is not None:
+            self._session.stop(code, reason)
 
 
 class LiveSessions:
-    """The running sessions of this process."""
+    """The sessions of this process, `capacity` at the most."""
 
-    def __init__(self) -> None:
-        self._by_chat: dict[UUID, set[Session]] = {}
+    def __init__(self, capacity: int = CAPACITY_LIMIT) -> None:
+        self.capacity = capacity
+        self._sessions: set[LiveSession] = set()
 
     @contextmanager
-    def add(self, chat_id: UUID, session: Session) -> Iterator[None]:
-        """Lists `session` under its chat while the block runs."""
-        sessions = self._by_chat.setdefault(chat_id, set())
-        sessions.add(session)
+    def enter(self, chat_id: str, token_id: str) -> Iterator[LiveSession]:
+        """Lists a session while the block runs. `chat_id` is a UUID's text."""
+        session = LiveSession(chat_id, token_id)
+        self._sessions.add(session)
         try:
-            yield
+            yield session
         finally:
-            sessions.discard(session)
-            if not sessions:
-                self._by_chat.pop(chat_id, None)
+            self._sessions.discard(session)
 
     @property
     def count(self) -> int:
-        """Sessions that run now."""
-        return sum(map(len, self._by_chat.values()))
+        """Sessions there are now, those that wait for their desktop included."""
+        return len(self._sessions)
+
+    @property
+    def full(self) -> bool:
+        """Whether the latest session is one too many."""
+        return len(self._sessions) > self.capacity
 
     def end_chat(self, chat_id: UUID, code: CloseCode, reason: str) -> None:
         """Ends every session on a chat's desktop, telling the viewers why."""
-        for session in self._by_chat.get(chat_id, ()):
-            session.stop(code, reason)
+        text = str(chat_id)
+        for session in self._sessions:
+            if session.chat_id == text:
+                session.end(code, reason)
+
+    def end_token(self, token_id: str, code: CloseCode, reason: str) -> None:
+        """Ends every session that was opened with a token."""
+        for session in self._sessions:
+            if session.token_id == token_id:
+                session.end(code, reason)
 
     def end_all(self, code: CloseCode, reason: str) -> None:
         """Ends every session of the process."""
-        for sessions in self._by_chat.values():
-            for session in sessions:
-                session.stop(code, reason)
+        for session in self._sessions:
+            session.end(code, reason)
+
+    async def watch_tokens(self, store: Store) -> None:
+        """Ends sessions whose token has expired or is gone. Runs until cancelled."""
+        while True:
+            await trio.sleep(TOKEN_CHECK_S)
+            for token_id in {session.token_id for session in self._sessions}:
+                try:
+                    token = await store.token(token_id)
+                except StoreError:
+                    # The store has logged it. A database that is away ends no session.
+                    _log.warning("tokens of running sessions could not be checked")
+                    break
+                if token is None or token.user_status != "active" or store.expired(token):
+                    self.end_token(token_id, CloseCode.SIGNED_OUT, "signed out")

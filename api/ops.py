@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 
+from api.chats import SignedIn
 from api.errors import ApiError, error_responses
+from api.metrics import CONTENT_TYPE
 from api.services import services_of
 from api.store import StoreError
 
@@ -28,3 +30,16 @@ async def readyz(request: Request) -> str:
     except StoreError as error:
         raise ApiError(503, "Not ready.", "The store does not answer.") from error
     return "OK"
+
+
+@router.get(
+    "/metrics",
+    summary="Counts for Prometheus",
+    responses={
+        200: {"content": {CONTENT_TYPE.partition(";")[0]: {"schema": {"type": "string"}}}},
+        **error_responses(401, 500),
+    },
+)
+async def metrics(request: Request, _identity: SignedIn) -> Response:
+    """Sessions, why they ended, which rules peers broke. For whoever has a token."""
+    return Response(services_of(request).metrics.text(), media_type=CONTENT_TYPE)

@@ -18,7 +18,7 @@ from typing import Final
 import trio
 
 from api.app import create_app
-from api.live import LiveSessions
+from api.live import LiveSessions, reserve_capacity
 from api.serve import serve
 from api.services import Services
 from api.settings import Settings, SettingsProblem
@@ -45,13 +45,18 @@ async def run_server(settings: Settings, store: Store, started: Started) -> None
     await reap_leftovers()
     problem: OSError | None = None
     async with trio.open_nursery() as desktops_nursery:
-        make = partial(provider_for, geometry=settings.desktop.geometry, limits=settings.limits)
+        make = partial(
+            provider_for,
+            geometry=settings.desktop.geometry,
+            password=settings.desktop.password_source,
+            limits=settings.limits,
+        )
         services = Services(
             settings=settings,
             store=store,
             desktops=Desktops(desktops_nursery, make),
             limits=settings.limits,
-            live=LiveSessions(),
+            live=LiveSessions(reserve_capacity()),
         )
         app = create_app(services)
         async with trio.open_nursery() as nursery:

@@ -1,58 +1,55 @@
 """The HTTP server: Hypercorn's parts, composed because its own takes no wrapped streams.
 
-`serve` owns two nurseries: one with the accept loops, and one with the connections, which
-outlives a cancellation by `GRACE_S` so that viewers and clients get their goodbyes.
+`serve` owns two nurseries: one with the accept loops and the watch over tokens, and one with the
+connections, which outlives a cancellation by `GRACE_S` so that viewers and clients get their
+goodbyes.
 """
 
 from __future__ import annotations
 
 import logging
 import socket
+import stat
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final, cast
 
 import trio
 from fastapi import FastAPI
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
-from hypercorn.protocol import ws_stream
-from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 
 from api.services import Services
-from api.takeover import Connection
+from api.takeover import Connection, HttpServer
 from relay import CloseCode
+from relay.dial import KEEPALIVE
 
 __all__ = ["GRACE_S", "serve"]
 
 GRACE_S: Final = 2.5
-"""For sessions and requests to end once the server is told to; then their sockets are cut."""
+"""For sessions and requests to end once the server is told to; then they are cut."""
+
+CUT_S: Final = 2.0
+"""After this much of it, clients that do not take their answers lose their sockets."""
+
+HEAD_TIMEOUT_S: Final = 10.0
+"""For a whole request head, from the accept or from the answer before (slowloris)."""
 
 BACKLOG: Final = 1024
 """Connections the kernel holds before we accept them: a burst of viewers after a restart."""
 
+UNIX: Final = "unix:"
+
 _log = logging.getLogger(__name__)
-
-
-class _Handshake(ws_stream.Handshake):
-    """Every upgrade request reaches the application, which judges it (api/upgrade.py).
-
-    Hypercorn's own judgement checks the key for HTTP/1.1 only, takes the last of duplicates, and
-    refuses with an empty 400 where RFC 6455 wants a 426 that names the version.
-    """
-
-    def is_valid(self) -> bool:
-        return True
 
 
 def _config() -> Config:
     config = Config()
-    config.alpn_protocols = ["http/1.1"]
     config.include_server_header = False
     config.h11_max_incomplete_size = 16_384
-    # Also the deadline for a request's head: it runs from the accept, or from the answer before,
-    # until the head is whole.
-    config.keep_alive_timeout = 10
+    # Hypercorn's name for a deadline that a byte now and then does not extend.
+    config.keep_alive_timeout = HEAD_TIMEOUT_S
     # Our own access log has the line; errors go where all logging goes.
     config.accesslog = None
     config.errorlog = logging.getLogger("hypercorn.error")
@@ -60,15 +57,22 @@ def _config() -> Config:
 
 
 def _listen(bind: str) -> trio.SocketListener:
-    """Listens on `HOST:PORT`. Raises OSError."""
-    host, _, port = bind.rpartition(":")
-    host = host.strip("[]")
-    family, kind, _, _, address = socket.getaddrinfo(
-        host, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    listening = socket.socket(family, kind)
+    """Listens on `HOST:PORT` or `unix:PATH`. Raises OSError."""
+    if bind.startswith(UNIX):
+        family, address = socket.AF_UNIX, cast(Any, bind.removeprefix(UNIX))
+        _remove_stale(address)
+    else:
+        host, _, port = bind.rpartition(":")
+        family, _, _, _, address = socket.getaddrinfo(
+            host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    listening = socket.socket(family, socket.SOCK_STREAM)
     try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family != socket.AF_UNIX:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # Accepted sockets inherit these.
+            for option in KEEPALIVE:
+                listening.setsockopt(*option)
         listening.bind(address)
         listening.listen(BACKLOG)
     except OSError:
@@ -77,8 +81,28 @@ def _listen(bind: str) -> trio.SocketListener:
     return trio.SocketListener(trio.socket.from_stdlib_socket(listening))
 
 
+def _remove_stale(path: str) -> None:
+    """Removes the socket of a server that was killed; one that is served stays."""
+    if not (Path(path).exists() and stat.S_ISSOCK(Path(path).stat().st_mode)):
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            Path(path).unlink(missing_ok=True)
+
+
+def _close(listener: trio.SocketListener, bind: str) -> None:
+    listener.socket.close()
+    if bind.startswith(UNIX):
+        Path(bind.removeprefix(UNIX)).unlink(missing_ok=True)
+
+
 def _url(listener: trio.SocketListener) -> str:
-    host, port = listener.socket.getsockname()[:2]
+    name = listener.socket.getsockname()
+    if isinstance(name, str):
+        return f"{UNIX}{name}"
+    host, port = name[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
@@ -103,35 +127,37 @@ class _Connections:
                 await self._ending.wait()
                 await self._context.terminated.set()
                 nursery.cancel_scope.deadline = trio.current_time() + GRACE_S
-                nursery.start_soon(self._cut_late, nursery.cancel_scope)
+                nursery.start_soon(self._cut_late)
 
-    async def _cut_late(self, scope: trio.CancelScope) -> None:
+    async def _cut_late(self) -> None:
+        with trio.move_on_after(CUT_S):
+            await self._empty.wait()
         # Hypercorn's sends are shielded: only a closed socket ends one to a client that does
-        # not read.
-        if self._open:
-            with trio.move_on_at(scope.deadline - 0.5):
-                await self._empty.wait()
-        for connection in list(self._open):
-            await connection.abort()
+        # not read. Sessions keep their own deadlines.
+        for connection in self._open:
+            if not connection.taken_over:
+                connection.abort()
 
     def end(self) -> None:
         self._ending.set()
+        self._tell_empty()
+
+    def _tell_empty(self) -> None:
+        if self._ending.is_set() and not self._open:
+            self._empty.set()
 
     async def serve(self, stream: trio.SocketStream) -> None:
-        """One connection from its first byte to its last."""
+        """One connection from its first byte to its last. `trio.serve_listeners` closes it."""
         connection = Connection(stream)
         self._open.add(connection)
         try:
-            await TCPServer(
-                self._app, self._config, self._context, cast(Any, {}), cast(Any, connection)
-            )
+            await HttpServer(self._app, self._config, self._context, connection)
         except Exception:  # noqa: BLE001 - one connection is not worth the others
             # Hypercorn lets some of its own errors out.
             _log.exception("a connection failed unexpectedly")
         finally:
             self._open.discard(connection)
-            if self._ending.is_set() and not self._open:
-                self._empty.set()
+            self._tell_empty()
 
 
 async def serve(
@@ -142,25 +168,27 @@ async def serve(
 ) -> None:
     """Serves `app` until cancelled; reports the URLs once it accepts connections.
 
+    `bind` has addresses of the forms `HOST:PORT` (port 0: a free one) and `unix:PATH`.
     Cancelled, it accepts no more, ends the live sessions with "going away", and is gone within
     `GRACE_S`. Raises OSError where an address cannot be listened on.
     """
-    ws_stream.Handshake = _Handshake  # type: ignore[misc]
-    listeners: list[trio.SocketListener] = []
+    services = cast(Services, app.state.services)
+    listeners: dict[trio.SocketListener, str] = {}
     try:
-        listeners.extend(_listen(address) for address in bind)
+        for address in bind:
+            listeners[_listen(address)] = address
         connections = _Connections(app)
         async with trio.open_nursery() as nursery:
             holding = await nursery.start(connections.hold)
             try:
+                nursery.start_soon(services.live.watch_tokens, services.store)
                 task_status.started([_url(listener) for listener in listeners])
-                await trio.serve_listeners(connections.serve, listeners, handler_nursery=holding)
+                await trio.serve_listeners(
+                    connections.serve, list(listeners), handler_nursery=holding
+                )
             finally:
-                for listener in listeners:
-                    listener.socket.close()
-                services = cast(Services, app.state.services)
                 services.live.end_all(CloseCode.GOING_AWAY, "the server is going away")
                 connections.end()
     finally:
-        for listener in listeners:
-            listener.socket.close()
+        for item in listeners.items():
+            _close(*item)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 from starlette.requests import HTTPConnection
 
 from api.live import LiveSessions
+from api.metrics import Metrics
 from api.settings import Settings
 from api.store import Store
 from relay.desktops import Desktops
@@ -25,6 +26,7 @@ class Services:
     desktops: Desktops
     limits: Limits
     live: LiveSessions
+    metrics: Metrics = field(default_factory=Metrics)
 
 
 def services_of(connection: HTTPConnection) -> Services:

@@ -11,10 +11,19 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -26,12 +35,15 @@ from pydantic_settings import (
 
 from relay.desktops import provider_for
 from relay.limits import Limits
+from relay.login import Password, PasswordFile, PasswordSource
+from relay.rfb.encodings import LET_THROUGH, RISKY
 
 __all__ = [
     "DEFAULT_CONFIG",
     "DesktopSettings",
     "Settings",
     "SettingsProblem",
+    "check_address",
     "check_bind",
     "check_desktop",
     "check_geometry",
@@ -56,7 +68,16 @@ def check_desktop(text: str) -> str:
 
 
 def check_bind(text: str) -> str:
-    """Where to listen: `HOST:PORT` or `[IPv6]:PORT`, port 0 for a free one. Raises ValueError."""
+    """Where to listen: what `check_address` takes, or `unix:PATH`. Raises ValueError."""
+    if text.startswith("unix:"):
+        if not text.startswith("unix:/"):
+            raise ValueError(f"{text!r}: a socket's path is absolute, as in unix:/run/relay.sock")
+        return text
+    return check_address(text)
+
+
+def check_address(text: str) -> str:
+    """`HOST:PORT` or `[IPv6]:PORT`, port 0 for a free one. Raises ValueError."""
     host, colon, port = text.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
@@ -65,6 +86,14 @@ def check_bind(text: str) -> str:
     if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > 65_535:
         raise ValueError(f"{text!r} is not HOST:PORT with a port from 0 to 65535")
     return text
+
+
+def check_risky(number: int) -> int:
+    """`number` if it is an encoding that a setting can let through. Raises ValueError."""
+    if number not in RISKY:
+        known = ", ".join(map(str, sorted(RISKY)))
+        raise ValueError(f"{number} is none of the encodings {known}")
+    return number
 
 
 def parse_limits(values: Mapping[str, object]) -> Limits:
@@ -126,12 +155,31 @@ _List = (NoDecode, BeforeValidator(_comma_separated))
 
 
 class DesktopSettings(BaseModel):
-    """How desktops that this server starts look."""
+    """How desktops that this server starts look, and the password of those that it does not."""
 
     model_config = ConfigDict(extra="forbid")
 
     geometry: Annotated[str, AfterValidator(check_geometry)] = "1280x800"
     """Width and height in pixels of a desktop's screen when it starts."""
+
+    password: SecretStr | None = None
+    """What desktops at an address (tcp:// and unix:) are told when they ask for a password."""
+
+    password_file: Path | None = None
+    """A file with that password in its first line, read at each login."""
+
+    @model_validator(mode="after")
+    def _one_password(self) -> Self:
+        if self.password is not None and self.password_file is not None:
+            raise ValueError("password and password_file are both set; one is enough")
+        return self
+
+    @property
+    def password_source(self) -> PasswordSource | None:
+        """Where the password comes from; None where there is none."""
+        if self.password_file is not None:
+            return PasswordFile(self.password_file)
+        return None if self.password is None else Password(self.password.get_secret_value())
 
 
 class Settings(BaseSettings):
@@ -159,10 +207,18 @@ class Settings(BaseSettings):
     token_lifetime_s: Annotated[int, Field(ge=60, le=10 * 366 * 86_400)] = 7 * 86_400
     """From a token's last use (to the hour) to its end."""
 
+    risky_encodings: Annotated[list[Annotated[int, AfterValidator(check_risky)]], *_List] = []
+    """Encodings that the relay can frame and by default lets no viewer ask for."""
+
     limits: Annotated[Limits, BeforeValidator(_limits)] = Limits()
     """Fields of `relay.Limits`."""
 
     desktop: DesktopSettings = DesktopSettings()
+
+    @property
+    def let_through(self) -> frozenset[int]:
+        """The encodings that viewers may ask for."""
+        return LET_THROUGH | frozenset(self.risky_encodings)
 
     @property
     def origins(self) -> frozenset[str]:

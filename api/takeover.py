@@ -3,41 +3,77 @@
 Through ASGI a viewer that stops reading can be neither timed out nor cancelled (Hypercorn sends
 shielded, without a deadline), permessage-deflate cannot be declined (Hypercorn accepts it from
 every browser), and a small round trip costs three times the CPU. So the application takes the
-socket: `stop_reading` parks Hypercorn's reader, the application sends `websocket.accept`, Hypercorn
-writes the 101 through the wrapper, and `detach` hands the stream over. `release` lets the parked
-reader see the end of the stream, and Hypercorn cleans up as always.
+socket: `take_over` parks Hypercorn's reader, the application's `websocket.accept` makes Hypercorn
+write the 101 through the wrapper, and from then on nothing of Hypercorn's reaches the socket.
+`release` lets the parked reader see the end of the stream, and Hypercorn cleans up as always.
+
+What is behind an upgrade request never reaches Hypercorn: it would refuse a viewer that speaks
+early, after the desktop was started for it. Those bytes wait for the session.
+
+`HttpServer` owns the connection's nursery (Hypercorn's task group): the reader, and the
+application's task of the request that is being answered.
 """
 
 from __future__ import annotations
 
-import socket
+from collections.abc import Awaitable, Callable, Iterable
 from contextvars import ContextVar
-from typing import Final
+from typing import Any, Final, cast
 
+import h11
 import trio
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.config import Config
+from hypercorn.protocol.events import Request
+from hypercorn.protocol.h11 import STREAM_ID, H11Protocol, H11WSConnection
+from hypercorn.protocol.http_stream import HTTPStream
+from hypercorn.protocol.ws_stream import WSStream
+from hypercorn.trio.task_group import TaskGroup, _handle
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState
+from hypercorn.utils import parse_socket_addr
+from starlette.types import Send
 
-__all__ = ["Connection", "NotUpgraded", "current_connection"]
+from api.errors import ApiError
+from api.upgrade import upgrade_problem
+
+__all__ = ["Connection", "HttpServer", "NotUpgraded", "current_connection", "for_hypercorn"]
 
 SEND_TIMEOUT_S: Final = 20.0
 """For one of Hypercorn's writes: responses of a few KiB, which fit a socket's buffer at once
 unless the client reads nothing."""
 
 READ_TIMEOUT_S: Final = 60.0
-"""Without a byte from the client while a request is being read or answered. Longer than a
-desktop takes to start; Hypercorn itself ends connections that sit idle between requests."""
+"""Without a byte from the client while a plain request is being read or answered. Hypercorn
+itself ends connections that sit idle before and between requests."""
 
-PARK_TIMEOUT_S: Final = 5.0
-"""For Hypercorn's reader to come back for more; it only is not waiting yet when the client sent
-frames with its request."""
+READ_BYTES: Final = 4_096
+"""One read for Hypercorn. h11 bounds only what is incomplete: a head of any size that arrives
+in one read would pass, in small ones it stops at 16 KiB."""
 
-_NO_SWITCH: Final = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-_H2_PREFACE: Final = b"PRI * HTTP/2"
+EARLY_BYTES: Final = 4_096
+"""From a viewer that does not wait for the 101. The first that RFB lets it say is 18 bytes."""
+
+# None of the extensions and subprotocols that browsers offer is accepted, so Hypercorn need not
+# see them: it would negotiate deflate, which costs RFB latency and gains nothing, and it raises
+# where it cannot read them.
+_DECLINED: Final = (b"sec-websocket-extensions", b"sec-websocket-protocol")
+
+
+def for_hypercorn(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The headers of an upgrade request as Hypercorn should see them."""
+    # Connection is a list that may stand in several lines; Hypercorn looks at the last one, and
+    # refuses without letting go of the connection if `upgrade` is in another.
+    kept = [header for header in headers if header[0] not in _DECLINED]
+    return [*kept, (b"connection", b"upgrade")]
+
 
 _current: ContextVar[Connection] = ContextVar("connection")
 
 
 class NotUpgraded(Exception):
-    """Hypercorn did not write a 101, so there is nothing to take over."""
+    """No 101 was sent, because the viewer has left; there is nothing to take over."""
 
 
 def current_connection() -> Connection:
@@ -51,110 +87,235 @@ class Connection:
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
         self.socket = stream.socket
-        self._reading: trio.CancelScope | None = None
-        self._parked: trio.Event | None = None
+        self._early: bytearray | None = None
+        self._watching = trio.CancelScope()
+        self._parked = trio.Event()
         self._released = trio.Event()
-        self._early = b""
-        self._upgraded = False
-        self._detached = False
+        self._left = False
+        self._on_left: Callable[[], object] | None = None
+        self._switching = False
+        self._switched = False
         _current.set(self)
-        if stream.socket.family in (socket.AF_INET, socket.AF_INET6):
-            # A vanished peer is noticed in half a minute even while nothing is sent.
-            options = ((socket.TCP_USER_TIMEOUT, 30_000), (socket.TCP_KEEPIDLE, 20))
-            stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for option, value in options:
-                stream.socket.setsockopt(socket.IPPROTO_TCP, option, value)
 
     # What Hypercorn calls.
 
-    async def receive_some(self, max_bytes: int) -> bytes:
-        if self._taking_over():
-            return await self._park()
-        data: bytes | None = None
-        with trio.move_on_after(READ_TIMEOUT_S) as self._reading:
-            data = bytes(await self._stream.receive_some(max_bytes))
-        self._reading = None
-        if self._taking_over():
-            self._early = data or b""
-            return await self._park()
-        if data is None or data.startswith(_H2_PREFACE):
-            # HTTP/2 is not served: the relay needs the socket to itself.
-            await trio.aclose_forcefully(self._stream)
+    async def receive_some(self, _max_bytes: int) -> bytes:
+        if self._early is not None:
+            await self._watch(self._early)
             return b""
-        return data
-
-    def _taking_over(self) -> bool:
-        return self._parked is not None
-
-    async def _park(self) -> bytes:
-        assert self._parked is not None
-        self._parked.set()
-        await self._released.wait()
+        with trio.move_on_after(READ_TIMEOUT_S):
+            return bytes(await self._stream.receive_some(READ_BYTES))
         return b""
 
+    async def _watch(self, early: bytearray) -> None:
+        """Reads on after an upgrade request only to notice a viewer that leaves."""
+        with self._watching:
+            try:
+                while len(early) < EARLY_BYTES:
+                    data = await self._stream.receive_some(EARLY_BYTES - len(early))
+                    if not data:
+                        return self._leave()
+                    early += data
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                return self._leave()
+            await trio.sleep_forever()
+        self._parked.set()
+        return await self._released.wait()
+
+    def _leave(self) -> None:
+        self._left = True
+        self._parked.set()
+        if self._on_left is not None:
+            self._on_left()
+
     async def send_all(self, data: bytes) -> None:
-        if self._detached:
+        if self._switched:
             # What Hypercorn says about a connection that is not its own any more.
             return
-        if data.startswith(b"HTTP/1.1 101"):
-            if self._parked is None:
-                # The only 101 that no takeover asked for is the one to HTTP/2 over cleartext.
-                data = _NO_SWITCH
-            else:
-                data = _without_extensions(data)
-                self._upgraded = True
+        self._switched = self._switching and data.startswith(b"HTTP/1.1 101 ")
         with trio.move_on_after(SEND_TIMEOUT_S) as scope:
             await self._stream.send_all(data)
-        if scope.cancelled_caught or data is _NO_SWITCH:
-            await trio.aclose_forcefully(self._stream)
-            raise trio.BrokenResourceError("the client takes no bytes, or may not switch")
+        if scope.cancelled_caught:
+            self.abort()
+            raise trio.BrokenResourceError("the client takes no bytes")
 
     async def send_eof(self) -> None:
-        if not self._detached:
-            await self._stream.send_eof()
+        # Hypercorn closes right after it, and would do this while another task sends.
+        await trio.lowlevel.checkpoint()
 
     async def aclose(self) -> None:
-        if self._detached:
-            await trio.lowlevel.checkpoint()
-        else:
-            await self._stream.aclose()
+        if not self._switched:
+            self.abort()
+        await trio.lowlevel.checkpoint()
+
+    # What `HttpServer` calls.
+
+    def upgrade_requested(self, early: bytes) -> None:
+        """An upgrade request has been read, and `early` behind it."""
+        self._early = bytearray(early)
+
+    @property
+    def taken_over(self) -> bool:
+        """Whether the socket is the application's."""
+        return self._switched
+
+    def abort(self) -> None:
+        """Closes the socket at once, whoever owns it; a send that hangs fails."""
+        self._released.set()
+        self.socket.close()
 
     # What the application calls.
 
-    async def stop_reading(self) -> None:
-        """Parks Hypercorn's reader. Bytes it had not passed on are kept for `detach`.
+    def when_viewer_leaves(self, call: Callable[[], object]) -> None:
+        """Has `call` called when the viewer goes before `take_over`; at once if it has gone."""
+        self._on_left = call
+        if self._left:
+            call()
 
-        Raises NotUpgraded when the reader does not come back for more.
+    async def take_over(self, send: Send) -> tuple[trio.SocketStream, bytes]:
+        """Answers 101. The stream, and what the viewer has sent already, are the caller's then.
+
+        Raises NotUpgraded if the viewer left, or Hypercorn refused by itself.
         """
-        self._parked = trio.Event()
-        if self._reading is not None:
-            self._reading.cancel()
-        with trio.move_on_after(PARK_TIMEOUT_S):
-            await self._parked.wait()
-        if not self._parked.is_set():
-            raise NotUpgraded("the client's request is not over")
-
-    def detach(self) -> tuple[trio.SocketStream, bytes]:
-        """After the 101: the stream, and the viewer's bytes that came before. The caller owns
-        the stream from here on. Raises NotUpgraded when no 101 went out: Hypercorn refuses by
-        itself where frames came together with the request."""
-        if not self._upgraded:
-            raise NotUpgraded("no 101 was sent")
-        self._detached = True
-        return self._stream, self._early
+        self._on_left = None
+        self._watching.cancel()
+        await self._parked.wait()
+        self._switching = True
+        await send({"type": "websocket.accept"})
+        if not self._switched:
+            raise NotUpgraded("the viewer left before the 101")
+        assert self._early is not None
+        return self._stream, bytes(self._early)
 
     def release(self) -> None:
         """Lets Hypercorn see the end of the connection and clean up."""
         self._released.set()
 
-    async def abort(self) -> None:
-        """Ends the connection at once, whoever owns it; a blocked send fails."""
-        self._released.set()
-        await trio.aclose_forcefully(self._stream)
+
+class _Http1(H11Protocol):
+    """Hypercorn's HTTP/1.1, which never becomes HTTP/2, and is strict about upgrades."""
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        # Hypercorn would switch to HTTP/2 here, by `Upgrade: h2c` and by prior knowledge. The
+        # relay needs the socket to itself, and an Upgrade may be ignored (RFC 9110, 7.8).
+        pass
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        headers = list(request.headers)
+        method = request.method.decode("ascii")
+        http_version = request.http_version.decode("ascii")
+        is_upgrade = upgrade_problem(method, http_version, headers) is None
+        kind: type[HTTPStream | WSStream] = HTTPStream
+        if is_upgrade:
+            kind = WSStream
+            headers = for_hypercorn(headers)
+            early, _ = self.connection.trailing_data
+            current_connection().upgrade_requested(early)
+            self.connection = H11WSConnection(cast(h11.Connection, self.connection))
+            self.connection.buffer.clear()
+        self.stream = kind(
+            self.app,
+            self.config,
+            self.context,
+            self.task_group,
+            self.ssl,
+            self.client,
+            self.server,
+            self.stream_send,
+            STREAM_ID,
+        )
+        await self.stream.handle(
+            Request(STREAM_ID, headers, http_version, method, request.target, self.connection_state)
+        )
+        self.keep_alive_requests += 1
+        await self.context.mark_request()
+
+    async def _send_error_response(self, status_code: int) -> None:
+        # What h11 cannot read. Nothing of the request is known, so nothing but this is said.
+        body = ApiError(status_code, "Malformed HTTP request.").json_body()
+        headers = [
+            (b"content-type", b"application/json; charset=utf-8"),
+            (b"content-length", b"%d" % len(body)),
+            (b"connection", b"close"),
+            *self.config.response_headers("h11"),
+        ]
+        await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
+        await self._send_h11_event(h11.Data(data=body))
+        await self._send_h11_event(h11.EndOfMessage())
 
 
-def _without_extensions(head: bytes) -> bytes:
-    """A 101 that accepts no extension: RFB gains nothing from deflate, and loses latency."""
-    lines = head.split(b"\r\n")
-    kept = [line for line in lines if not line.lower().startswith(b"sec-websocket-extensions:")]
-    return b"\r\n".join(kept)
+class _Tasks(TaskGroup):
+    """Hypercorn's task group, except that a request ends when it is answered.
+
+    Hypercorn's waits for ever where the application answers before it has read the body: the
+    reader for room in the queue, and the answer for the reader. Ten chunks of one byte are
+    enough, no token is needed, and the connection outlives its client.
+    """
+
+    async def spawn_app(
+        self, app: Any, config: Config, scope: Any, send: Any
+    ) -> Callable[[Any], Awaitable[None]]:
+        nursery = self._nursery
+        assert nursery is not None
+        sender, receiver = trio.open_memory_channel[Any](config.max_app_queue_size)
+
+        async def run() -> None:
+            with receiver:
+                receive = cast(Any, receiver.receive)
+                sync_spawn, call_soon = trio.to_thread.run_sync, trio.from_thread.run
+                await _handle(app, config, scope, receive, send, sync_spawn, call_soon)
+
+        async def put(event: Any) -> None:
+            try:
+                await sender.send(event)
+            except trio.BrokenResourceError:
+                pass  # Answered: nobody wants to know any more.
+
+        async def put_or_leave(event: Any) -> None:
+            if event["type"].endswith(".disconnect"):
+                nursery.start_soon(put, event)  # This may be the task that would have to read it.
+            else:
+                await put(event)
+
+        nursery.start_soon(run)
+        return put_or_leave
+
+
+class HttpServer(TCPServer):
+    """Hypercorn's server of one connection, with `_Http1` for its protocol.
+
+    `run` is Hypercorn's, less TLS (a reverse proxy's business) and HTTP/2.
+    """
+
+    def __init__(
+        self, app: ASGIWrapper, config: Config, context: WorkerContext, connection: Connection
+    ) -> None:
+        super().__init__(app, config, context, cast(Any, {}), cast(Any, connection))
+
+    async def run(self) -> None:
+        socket = self.stream.socket
+        try:
+            client = parse_socket_addr(socket.family, socket.getpeername())
+            server = parse_socket_addr(socket.family, socket.getsockname())
+            async with _Tasks() as task_group:
+                self._task_group = task_group
+                self.protocol = cast(
+                    Any,
+                    _Http1(
+                        self.app,
+                        self.config,
+                        self.context,
+                        cast(Any, task_group),
+                        ConnectionState(self.state),
+                        False,
+                        client,
+                        server,
+                        self.protocol_send,
+                    ),
+                )
+                await self.idle_task.restart(task_group, self._idle_timeout)
+                await self._read_data()
+        except OSError:
+            pass  # The client has gone before its address was asked for.
+        finally:
+            await self._close()

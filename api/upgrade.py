@@ -1,52 +1,69 @@
-"""Whether an upgrade request is one, judged before anything else is looked at or started.
+"""Whether a request asks for a WebSocket, judged before anything else is looked at or started.
 
-RFC 6455, Section 4.2.1. Hypercorn's own checks are switched off in its favour: see
-`api.serve`.
+RFC 6455, Section 4.2.1. Hypercorn's own judgement checks the key for HTTP/1.1 only, takes the
+last of duplicated headers, and refuses with an empty 400 where RFC 6455 wants a 426 that names
+the version. So a request that fails here is a plain HTTP request for Hypercorn (api/takeover.py),
+and the endpoint answers it with what is returned here.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Iterable
 from typing import Final
 
 from starlette.requests import HTTPConnection
-from starlette.types import Scope
 
 from api.errors import FORBIDDEN, ApiError
 
-__all__ = ["check_origin", "check_upgrade"]
+__all__ = ["check_origin", "upgrade_problem"]
 
+# Closed, because a proxy in between may believe in an upgrade that failed, and would let the
+# client's next bytes through as another request (WebSocket smuggling).
 _CLOSE: Final = {"Connection": "close"}
-_UPGRADE: Final = {"Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Connection": "close"}
+_UPGRADE: Final = {
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Connection": "Upgrade, close",
+}
 
 
-def _refused(status: int, detail: str) -> ApiError:
-    message = {
-        400: "Bad WebSocket upgrade request.",
-        426: "WebSocket upgrade required.",
-    }[status]
-    return ApiError(status, message, detail, headers=_UPGRADE if status == 426 else _CLOSE)
+def _bad(detail: str) -> ApiError:
+    return ApiError(400, "Bad WebSocket upgrade request.", detail, headers=dict(_CLOSE))
 
 
-def check_upgrade(scope: Scope) -> None:
-    """Raises ApiError: 400 for a malformed request, 426 where no WebSocket 13 is asked for."""
-    if scope["type"] != "websocket":
-        raise _refused(426, "This address speaks WebSocket only.")
-    if scope["http_version"] != "1.1":
-        raise _refused(400, "A WebSocket starts from HTTP/1.1.")
+def _required(detail: str) -> ApiError:
+    return ApiError(426, "WebSocket upgrade required.", detail, headers=dict(_UPGRADE))
+
+
+def upgrade_problem(
+    method: str, http_version: str, headers: Iterable[tuple[bytes, bytes]]
+) -> ApiError | None:
+    """Why this is no request for a WebSocket; None if it is one. Names are in lower case.
+
+    400 for a malformed request, 426 where no WebSocket of version 13 is asked for.
+    """
     values: dict[bytes, list[bytes]] = {}
-    for name, value in scope["headers"]:
-        values.setdefault(name.lower(), []).append(value)
-    if values.get(b"transfer-encoding") or values.get(b"content-length", [b"0"]) != [b"0"]:
-        raise _refused(400, "An upgrade request has no body.")
-    if values.get(b"sec-websocket-version", []) != [b"13"]:
-        raise _refused(426, "Sec-WebSocket-Version must be 13.")
-    keys = values.get(b"sec-websocket-key", [])
+    for name, value in headers:
+        values.setdefault(name, []).append(value)
+    if [value.lower() for value in values.get(b"upgrade", ())] != [b"websocket"]:
+        return _required("This address speaks WebSocket only.")
+    connection = b",".join(values.get(b"connection", ()))
+    if method != "GET" or b"upgrade" not in map(bytes.strip, connection.lower().split(b",")):
+        return _required("This address speaks WebSocket only.")
+    if http_version != "1.1":
+        return _bad("A WebSocket starts from HTTP/1.1.")
+    if not connection.isascii():
+        return _bad("Connection must be ASCII.")
+    if b"transfer-encoding" in values or values.get(b"content-length", [b"0"]) != [b"0"]:
+        return _bad("An upgrade request has no body.")
+    if values.get(b"sec-websocket-version") != [b"13"]:
+        return _required("Sec-WebSocket-Version must be 13.")
+    keys = values.get(b"sec-websocket-key", ())
     if len(keys) != 1 or not _is_key(keys[0]):
-        raise _refused(400, "Sec-WebSocket-Key must be there once, with 16 bytes in base64.")
-    if len(values.get(b"host", [])) != 1:
-        raise _refused(400, "There must be one Host.")
+        return _bad("Sec-WebSocket-Key must be there once, with 16 bytes in base64.")
+    return None
 
 
 def _is_key(value: bytes) -> bool:
@@ -65,4 +82,4 @@ def check_origin(connection: HTTPConnection, same: bool, by_cookie: bool) -> Non
         detail = "With the session cookie, a request must have an Origin."
     else:
         return
-    raise ApiError(403, FORBIDDEN, detail, headers=_CLOSE)
+    raise ApiError(403, FORBIDDEN, detail, headers=dict(_CLOSE))

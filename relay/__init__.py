@@ -4,11 +4,14 @@ from relay.dial import Address, TcpAddress, UnixAddress, dial, parse_address
 from relay.ended import Counters, Ended, Reason
 from relay.errors import DesktopError, Direction, ProtocolError, RelayError
 from relay.limits import Limits
-from relay.login import DesktopEnd, Password, log_in, open_desktop
+from relay.login import DesktopEnd, Password, PasswordFile, PasswordSource, log_in, open_desktop
 from relay.rfb.errors import CloseCode
+from relay.rfb.rights import FULL, VIEW_ONLY, Rights
 from relay.session import Session, carry
 
 __all__ = [
+    "FULL",
+    "VIEW_ONLY",
     "Address",
     "CloseCode",
     "Counters",
@@ -18,9 +21,12 @@ __all__ = [
     "Ended",
     "Limits",
     "Password",
+    "PasswordFile",
+    "PasswordSource",
     "ProtocolError",
     "Reason",
     "RelayError",
+    "Rights",
     "Session",
     "TcpAddress",
     "UnixAddress",

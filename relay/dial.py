@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
+from typing import Final
 from urllib.parse import urlsplit
 
 import trio
@@ -54,6 +56,16 @@ def parse_address(text: str) -> Address:
     return TcpAddress(parts.hostname, port)
 
 
+KEEPALIVE: Final = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 20),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),
+)
+"""Socket options by which a machine that vanished is noticed in half a minute, while something is
+sent to it and while nothing is: a silent desktop is legal."""
+
+
 async def dial(address: Address, *, timeout_s: float) -> trio.SocketStream:
     """Connects to `address` within `timeout_s` seconds. Raises DesktopError."""
     try:
@@ -61,7 +73,10 @@ async def dial(address: Address, *, timeout_s: float) -> trio.SocketStream:
             if isinstance(address, UnixAddress):
                 return await trio.open_unix_socket(address.path)
             # trio sets TCP_NODELAY on what it opens: a pointer event must not wait for the next.
-            return await trio.open_tcp_stream(address.host, address.port)
+            stream = await trio.open_tcp_stream(address.host, address.port)
+            for option in KEEPALIVE:
+                stream.setsockopt(*option)
+            return stream
     except trio.TooSlowError:
         raise DesktopError(f"no answer from {address} within {timeout_s:g} s") from None
     except OSError as error:

@@ -29,6 +29,10 @@ class Reason(enum.StrEnum):
     """The desktop ended its connection."""
     DESKTOP_FAULT = "desktop_fault"
     """The desktop broke the rules of RFB."""
+    VIEWER_DRIPS = "viewer_drips"
+    """The viewer began a message and did not get on with it."""
+    DESKTOP_DRIPS = "desktop_drips"
+    """The desktop began a message and did not get on with it."""
     DESKTOP_STALLED = "desktop_stalled"
     """The desktop took no byte for `stall_timeout_s`."""
     RELAY_FAULT = "relay_fault"
@@ -50,8 +54,9 @@ class Ended:
     """The result of a session.
 
     `close_code` and `text` went to the viewer in the close frame, where one could still be
-    sent. `direction` and `offset` are set for faults: who sent the bad bytes, and where in that
-    direction's stream. `detail` is for the log: it may say more than a viewer should read.
+    sent. `direction`, `offset`, `rule` and `evidence` are set for faults: who sent the bad bytes,
+    where in that direction's stream, which rule they broke (docs/protocol.md), and the first of
+    them. `detail` is for the log: it may say more than a viewer should read.
     """
 
     reason: Reason
@@ -59,6 +64,8 @@ class Ended:
     text: str
     direction: Direction | None = None
     offset: int | None = None
+    rule: str = ""
+    evidence: bytes = b""
     detail: str = ""
     counters: Counters = Counters()
 
@@ -72,6 +79,8 @@ _TOLD: dict[Reason, tuple[CloseCode, str]] = {
     Reason.VIEWER_IDLE: (CloseCode.IDLE, "no input for too long"),
     Reason.VIEWER_SLOW_HANDSHAKE: (CloseCode.TIMEOUT, "the viewer's handshake took too long"),
     Reason.DESKTOP_CLOSED: (CloseCode.DESKTOP_GONE, "the desktop closed the connection"),
+    Reason.VIEWER_DRIPS: (CloseCode.TIMEOUT, "the viewer did not finish its message"),
+    Reason.DESKTOP_DRIPS: (CloseCode.DESKTOP_GONE, "the desktop did not finish its message"),
     Reason.DESKTOP_STALLED: (CloseCode.DESKTOP_GONE, "the desktop does not respond"),
 }
 
@@ -94,5 +103,7 @@ def ended_by_fault(error: ProtocolError) -> Ended:
         f"{text}: {error.where}",
         direction=error.direction,
         offset=error.offset,
+        rule=error.rule,
+        evidence=error.evidence,
         detail=str(error),
     )

@@ -18,5 +18,10 @@ class DesktopError(RelayError):
     """A desktop could not be started, reached or logged in to.
 
     The text is for the operator and the person waiting: what failed, where, what to do.
-    It holds no secret, and text from the desktop only with control characters removed.
+    It holds no secret, and text from the desktop only with control characters removed. `fault` is
+    the broken rule, where the desktop spoke and broke one.
     """
+
+    def __init__(self, text: str, fault: ProtocolError | None = None) -> None:
+        super().__init__(text)
+        self.fault = fault

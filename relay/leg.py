@@ -8,6 +8,8 @@ write or copy them before the buffer is used again.
 
 from __future__ import annotations
 
+from relay.errors import ProtocolError
+from relay.rfb.errors import EVIDENCE_BYTES
 from relay.rfb.from_desktop import FromDesktop
 from relay.rfb.from_viewer import FromViewer
 from relay.rfb.reader import Reader
@@ -57,23 +59,57 @@ class DownLeg:
 class UpLeg:
     """From the viewer's WebSocket frames to the desktop's RFB.
 
-    Control frames of the viewer collect in `frames.controls`.
+    Control frames of the viewer collect in `frames.controls`. What a viewer says before it breaks
+    a rule still goes to the desktop: it may be what ends a message, or releases a key. `fault`
+    is set then, and nothing more may be fed.
     """
 
-    __slots__ = ("bytes_moved", "frames", "reader", "tail")
+    __slots__ = ("bytes_moved", "fault", "frames", "reader", "tail")
 
     def __init__(self, reader: FromViewer, frames: FrameReader, early: bytes) -> None:
         self.reader = reader
         self.frames = frames
         self.tail = early
+        self.fault: ProtocolError | None = None
         self.bytes_moved = 0
 
     def take(self, buf: bytearray, view: memoryview, start: int, stop: int) -> Pieces:
-        """Unframes what comes behind the tail, and judges. Raises ProtocolError."""
+        """Unframes what comes behind the tail, and judges."""
         reader = self.reader
-        stop = self.frames.unframe(buf, start + len(self.tail), stop)
-        end = reader.judge(buf, start, stop)
-        self.tail = bytes(view[end:stop]) if end < stop else b""
+        offset = reader.offset
+        framed, came = start + len(self.tail), self.frames.offset
+        try:
+            payload_stop = self.frames.unframe(buf, framed, stop)
+            end = reader.judge(buf, start, payload_stop)
+        except ProtocolError as error:
+            self.fault = error
+            if not error.evidence:
+                at = framed + max(0, error.offset - came)
+                error.evidence = bytes(view[at : min(at + EVIDENCE_BYTES, stop)])
+            end = payload_stop = start + reader.offset - offset
+        self.tail = bytes(view[end:payload_stop]) if end < payload_stop else b""
         pieces, length = _approved(reader, view, start, end)
         self.bytes_moved += length
+        if reader.flow.wake:
+            pieces += self.due()
         return pieces
+
+    def due(self) -> Pieces:
+        """What is to go up besides what the viewer sent just now: messages that were held back,
+        or the relay's own. Never inside a message of the viewer's."""
+        if self.reader.opaque and not self.reader.discarding:
+            self.reader.flow.wake = True
+            return []
+        messages = self.reader.flow.due()
+        self.bytes_moved += len(messages)
+        return [messages] if messages else []
+
+    def farewell(self) -> bytes:
+        """The last words to the desktop: what the viewer held down is released. A clipboard
+        text under way ends in spaces, for nothing else would be read before its end."""
+        rest = 0 if self.reader.discarding else self.reader.opaque
+        self.reader.opaque = 0
+        # A right that was lost may have left releases that could not go up yet.
+        injected = self.reader.flow.injected
+        self.reader.flow.injected = b""
+        return b" " * rest + injected + self.reader.ledger.release()

@@ -24,6 +24,13 @@ class Limits:
     """A peer that takes no byte of what waits for it. A laptop's lid closing on a train is
     shorter; a browser that is gone is for ever."""
 
+    progress_timeout_s: float = 10.0
+    """A message that has begun, and gets on by fewer than `progress_bytes` in this time, will not
+    end: only a peer that means harm drips bytes. A silent peer between messages is legal."""
+
+    progress_bytes: int = 10_240
+    """1 KiB a second, slower than any link that carries a desktop."""
+
     ping_interval_s: float = 20.0
     """WebSocket pings to the viewer. Reverse proxies drop silent connections at 60 s."""
 
@@ -35,11 +42,18 @@ class Limits:
     without touching is legal use, so the default is off. (noVNC asks for updates all the time
     the desktop changes, which counts as a message.)"""
 
+    pixel_format_timeout_s: float = 2.0
+    """A new pixel format waits so long for the update under way, before it takes another way."""
+
     close_timeout_s: float = 2.0
     """From our close frame to the viewer's answer, and for draining what was approved."""
 
     read_bytes: int = 65_536
     """One read from a socket; also the most that one direction holds for a slow peer."""
+
+    low_water_bytes: int = 131_072
+    """What the viewer's socket may hold unsent before the desktop is asked for no more: half a
+    second at 2 Mbit/s. Less costs throughput on fast networks."""
 
     viewer_frame_bytes: int = 1_048_576
     """Payload of one WebSocket frame from the viewer. Its content streams; this only refuses

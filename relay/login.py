@@ -5,7 +5,10 @@ A security type is one class with one async method, listed in `SECURITY_TYPES`.
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn, Protocol, TypeVar
 
 import trio
 from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
@@ -15,25 +18,78 @@ from relay.dial import Address, dial
 from relay.errors import DesktopError, ProtocolError
 from relay.limits import Limits
 from relay.rfb import handshake
+from relay.rfb.errors import EVIDENCE_BYTES
 from relay.rfb.handshake import HandshakeRefused, ServerInit, Steps
 from relay.rfb.pixel_format import PixelFormat
 
 T = TypeVar("T")
 
 
+PASSWORD_LINE_BYTES = 1_024
+"""Of a password file's first line; the rest is not read. No security type takes more than 255."""
+
+
 class Password:
-    """A secret that shows itself in no log and no repr."""
+    """A secret that shows itself in no log, repr, error or pickle. Raises ValueError for text
+    that is not Unicode."""
 
     __slots__ = ("_secret",)
 
     def __init__(self, secret: str) -> None:
-        self._secret = secret
+        try:
+            # Bytes of a file or variable that are not UTF-8 come out as they went in.
+            encoded = secret.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:
+            encoded = None
+        # Not within `except`: that error has the secret, and would be this one's context.
+        if encoded is None:
+            raise ValueError("a password has characters that are none in Unicode")
+        self._secret = encoded
 
-    def reveal(self) -> str:
+    def reveal(self) -> bytes:
+        """The secret in UTF-8."""
         return self._secret
 
     def __repr__(self) -> str:
         return "Password(***)"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Password is not pickled")
+
+
+PasswordSource = Password | Callable[[], str | Awaitable[str]]
+"""A password, or what is called for it at each login that needs one, within the handshake's
+deadline. What it raises ends the login as it is; its text must not hold the secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class PasswordFile:
+    """A password source: a file's first line, read at each login, so that it can be changed."""
+
+    path: Path
+
+    async def __call__(self) -> str:
+        """Raises DesktopError."""
+        try:
+            # In a thread that may be left behind: files can be slow, and a pipe can wait for ever.
+            line = await trio.to_thread.run_sync(self._first_line, abandon_on_cancel=True)
+        except OSError as error:
+            text = f"cannot read the password file {self.path}: {error.strerror}"
+            raise DesktopError(text) from None
+        if not line:
+            raise DesktopError(f"the first line of the password file {self.path} is empty")
+        return line.decode("utf-8", "surrogateescape")
+
+    def _first_line(self) -> bytes:
+        with self.path.open("rb") as file:
+            return file.readline(PASSWORD_LINE_BYTES).rstrip(b"\r\n")
+
+
+async def _ask(source: PasswordSource) -> Password:
+    if isinstance(source, Password):
+        return source
+    answer = source()
+    return Password(answer if isinstance(answer, str) else await answer)
 
 
 class Wire(Protocol):
@@ -43,7 +99,7 @@ class Wire(Protocol):
     async def send_all(self, data: bytes) -> None: ...
 
 
-class PeerClosed(Exception):
+class PeerClosed(EOFError):
     """The peer ended the stream inside a handshake."""
 
 
@@ -55,42 +111,56 @@ async def drive(steps: Steps[T], wire: Wire) -> T:
             if isinstance(want, bytes):
                 await wire.send_all(want)
                 want = next(steps)
+                continue
+            try:
+                data = await wire.read_exactly(want)
+            except PeerClosed as end:
+                want = steps.throw(end)
             else:
-                want = steps.send(await wire.read_exactly(want))
+                want = steps.send(data)
     except StopIteration as done:
         value: T = done.value
         return value
 
 
 class _StreamWire:
-    """A desktop's stream as a wire. `rest` is what arrived beyond the handshake."""
+    """A desktop's stream as a wire. `rest` is what arrived beyond the handshake, `last` what was
+    read last, up to byte `offset` of the stream."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
         self.rest = bytearray()
+        self.last = b""
+        self.offset = 0
 
     async def read_exactly(self, count: int) -> bytes:
         while len(self.rest) < count:
-            data = await self._stream.receive_some(4096)
+            try:
+                data = await self._stream.receive_some(4096)
+            except trio.BrokenResourceError:
+                raise PeerClosed from None
             if not data:
                 raise PeerClosed
             self.rest += data
         taken = bytes(self.rest[:count])
         del self.rest[:count]
+        self.last = taken
+        self.offset += count
         return taken
 
     async def send_all(self, data: bytes) -> None:
         try:
             await self._stream.send_all(data)
         except trio.BrokenResourceError:
-            # A desktop that has refused and closed already: its reason is still to be read.
+            # A desktop that has refused and closed already (TigerVNC's blacklist does so before
+            # it is asked): its reason is still to be read.
             pass
 
 
 class NoSecurity:
     """Security type 1 (RFC 6143, Section 7.2.1): nothing to do."""
 
-    async def authenticate(self, wire: Wire, password: Password | None) -> None:
+    async def authenticate(self, wire: Wire, password: PasswordSource | None) -> None:
         del wire, password
         await trio.lowlevel.checkpoint()
 
@@ -98,20 +168,19 @@ class NoSecurity:
 class VncAuth:
     """Security type 2 (RFC 6143, Section 7.2.2): DES of a 16-byte challenge."""
 
-    async def authenticate(self, wire: Wire, password: Password | None) -> None:
-        if password is None:
-            raise DesktopError("the desktop asks for a password and none is configured")
+    async def authenticate(self, wire: Wire, password: PasswordSource | None) -> None:
+        assert password is not None  # or this type would not have been chosen
         challenge = await wire.read_exactly(16)
-        await wire.send_all(vnc_auth_response(challenge, password))
+        await wire.send_all(vnc_auth_response(challenge, await _ask(password)))
 
 
 def vnc_auth_response(challenge: bytes, password: Password) -> bytes:
     """The 16-byte answer to a VNC authentication challenge.
 
-    The key is the password's first eight bytes, each with its bits in reverse order: that is
-    what every VNC server does and RFC 6143 errata 4951 says.
+    The key is the password's first eight bytes, zeros where it is shorter, each with its bits in
+    reverse order: that is what every VNC server does and RFC 6143 errata 4951 says.
     """
-    key = password.reveal().encode("utf-8", "replace")[:8].ljust(8, b"\0")
+    key = password.reveal()[:8].ljust(8, b"\0")
     mirrored = bytes(int(f"{byte:08b}"[::-1], 2) for byte in key)
     # cryptography has no single DES; with three equal keys triple DES is the same function.
     encryptor = Cipher(TripleDES(mirrored * 3), modes.ECB()).encryptor()
@@ -119,9 +188,12 @@ def vnc_auth_response(challenge: bytes, password: Password) -> bytes:
 
 
 class SecurityType(Protocol):
-    """One way to authenticate toward a desktop."""
+    """One way to authenticate toward a desktop.
 
-    async def authenticate(self, wire: Wire, password: Password | None) -> None: ...
+    Raises DesktopError where it cannot. A wrong password shows in the SecurityResult after it.
+    """
+
+    async def authenticate(self, wire: Wire, password: PasswordSource | None) -> None: ...
 
 
 # Best first. VeNCrypt, RA2 and ARD get a class and a line each.
@@ -175,7 +247,10 @@ class DesktopEnd:
 
 
 async def log_in(
-    stream: trio.abc.Stream, *, password: Password | None = None, limits: Limits | None = None
+    stream: trio.abc.Stream,
+    *,
+    password: PasswordSource | None = None,
+    limits: Limits | None = None,
 ) -> DesktopEnd:
     """The whole RFB handshake as client, ServerInit included.
 
@@ -199,7 +274,11 @@ async def log_in(
         text = _explain(error, limits)
         if text is None:
             raise
-        raise DesktopError(text) from None
+        fault = error if isinstance(error, ProtocolError) else None
+        if fault is not None:
+            fault.offset = wire.offset - len(wire.last)
+            fault.evidence = wire.last[:EVIDENCE_BYTES]
+        raise DesktopError(text, fault) from None
     return DesktopEnd(
         stream,
         init,
@@ -215,16 +294,15 @@ def _explain(error: BaseException, limits: Limits) -> str | None:
     if isinstance(error, ProtocolError):
         return f"the desktop does not speak RFB as it should: {error.where}: {error.args[0]}"
     if isinstance(error, trio.TooSlowError):
-        return f"the desktop did not finish its handshake within {limits.handshake_timeout_s:g} s"
+        within = f"within {limits.handshake_timeout_s:g} s"
+        return f"the handshake with the desktop was not finished {within}"
     if isinstance(error, PeerClosed):
         return "the desktop closed the connection during the handshake"
-    if isinstance(error, (trio.BrokenResourceError, trio.ClosedResourceError)):
-        return "the connection to the desktop broke during the handshake"
     return None
 
 
 async def open_desktop(
-    address: Address, *, password: Password | None = None, limits: Limits | None = None
+    address: Address, *, password: PasswordSource | None = None, limits: Limits | None = None
 ) -> DesktopEnd:
     """Dials `address` and logs in. Raises DesktopError; leaves nothing open then."""
     limits = limits or Limits()

@@ -17,9 +17,13 @@ from relay.errors import ProtocolError
 from relay.leg import DownLeg, UpLeg
 from relay.limits import Limits
 from relay.rfb import from_desktop, from_viewer
-from relay.websocket import CLOSE, PING, PONG, frame, parse_close
+from relay.websocket import PING, PONG, frame, parse_close
 
 TAIL_LIMIT_BYTES = max(from_desktop.TAIL_LIMIT_BYTES, from_viewer.TAIL_LIMIT_BYTES)
+
+LINGER_LIMIT_BYTES = 1_048_576
+"""What is read of a viewer after our close frame. Nothing is read while a desktop stalls, so 30 s
+of pointer events (12 bytes a frame, 1000 a second) and a clipboard may wait; more is a flood."""
 
 _PING = frame(PING, b"")
 
@@ -29,7 +33,8 @@ class Pumps:
 
     `viewer_stalled_since` and `desktop_stalled_since` say since when that peer has taken no byte
     of what waits for it (infinity: nothing waits). `pinged_at` is when an unanswered ping went
-    out, or infinity; `input_at` when the viewer last gave input.
+    out, or infinity; `input_at` when the viewer last gave input; `format_waits_since` when a new
+    pixel format began to wait, or infinity. The session's watch sleeps in `nap`.
     """
 
     def __init__(
@@ -37,15 +42,26 @@ class Pumps:
     ) -> None:
         self.down = down
         self.up = up
+        self.flow = down.reader.flow
         self._end = end
         self._read_bytes = limits.read_bytes
         self.viewer_stalled_since = math.inf
         self.desktop_stalled_since = math.inf
         self.pinged_at = math.inf
+        self.format_waits_since = math.inf
+        self.nap = trio.CancelScope()
         self.input_at = trio.current_time()
         self._inputs = 0
 
     def _send_control(self, data: bytes) -> None:
+        raise NotImplementedError
+
+    async def send_due(self) -> None:
+        """Sends the desktop what was held back, or is the relay's own."""
+        raise NotImplementedError
+
+    async def release(self) -> None:
+        """The last words to the desktop: what the viewer holds down is released."""
         raise NotImplementedError
 
     def ping(self) -> None:
@@ -55,7 +71,11 @@ class Pumps:
         self._send_control(_PING)
 
     def _viewer_said(self) -> None:
-        """After the up leg took bytes: answers control frames and notes the time of input."""
+        """After the up leg took bytes: answers control frames and notes the times."""
+        if self.flow.waiting and self.format_waits_since == math.inf:
+            self.format_waits_since = trio.current_time()
+            # The watch computes its deadlines anew.
+            self.nap.cancel()
         inputs = self.up.reader.inputs
         if inputs != self._inputs:
             self._inputs = inputs
@@ -92,6 +112,8 @@ class StreamPumps(Pumps):
         self._desktop = desktop
         # One frame at a time: control frames of the up pump go between those of the down pump.
         self._viewer_lock = trio.Lock()
+        # As for messages: held requests go when the down pump has read an update's end.
+        self._desktop_lock = trio.Lock()
         # The newest frame of each kind: a viewer that pings and reads nothing collects nothing.
         self._controls: dict[int, bytes] = {}
         self._control_waits = trio.Event()
@@ -109,18 +131,39 @@ class StreamPumps(Pumps):
 
     async def _send_viewer(self, data: bytes) -> None:
         async with self._viewer_lock:
-            self._viewer_broken = True
+            self._viewer_broken = self.flow.viewer_behind = True
             self.viewer_stalled_since = trio.current_time()
             await self._viewer.send_all(data)
             self.viewer_stalled_since = math.inf
-            self._viewer_broken = False
+            self._viewer_broken = self.flow.viewer_behind = False
+        if self.flow.holding:
+            await self.send_due()
 
     async def _send_desktop(self, data: bytes) -> None:
-        self._desktop_broken = True
-        self.desktop_stalled_since = trio.current_time()
-        await self._desktop.send_all(data)
-        self.desktop_stalled_since = math.inf
-        self._desktop_broken = False
+        async with self._desktop_lock:
+            self._desktop_broken = True
+            self.desktop_stalled_since = began = trio.current_time()
+            await self._desktop.send_all(data)
+            self.flow.desktop_behind = trio.current_time() > began
+            self.desktop_stalled_since = math.inf
+            self._desktop_broken = False
+
+    async def send_due(self) -> None:
+        messages = self.up.due()
+        if messages:
+            try:
+                await self._send_desktop(b"".join(messages))
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                self._end(ended(Reason.DESKTOP_CLOSED, "connection reset"))
+
+    async def release(self) -> None:
+        # A send that was cancelled left half a message on the stream: nothing can follow it.
+        messages = b"" if self._desktop_broken else self.up.farewell()
+        if messages:
+            try:
+                await self._desktop.send_all(messages)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                return
 
     def _send_control(self, data: bytes) -> None:
         self._controls[data[0]] = data
@@ -145,6 +188,8 @@ class StreamPumps(Pumps):
                 if leg.tail or data:
                     buf = bytearray(leg.tail) + data
                     pieces = leg.take(buf, memoryview(buf), 0, len(buf))
+                    if self.flow.wake:
+                        await self.send_due()
                     if pieces:
                         try:
                             await self._send_viewer(b"".join(pieces))
@@ -172,16 +217,22 @@ class StreamPumps(Pumps):
                             await self._send_desktop(b"".join(pieces))
                         except (trio.BrokenResourceError, trio.ClosedResourceError):
                             return self._end(ended(Reason.DESKTOP_CLOSED, "connection reset"))
+                    if leg.fault is not None:
+                        return self._end(ended_by_fault(leg.fault))
                 data = bytes(await self._viewer.receive_some(self._read_bytes))
                 if not data:
                     return self._end(ended(Reason.VIEWER_LOST))
-        except ProtocolError as error:
-            self._end(ended_by_fault(error))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._end(ended(Reason.VIEWER_LOST, "connection reset"))
 
     async def finish(self, close: bytes) -> None:
-        """Sends a close frame and waits for the viewer's. The caller sets the deadline."""
+        """Sends a close frame and waits for the viewer's. The caller sets the deadline. Owns a
+        nursery with a task a side, so that neither waits for the other."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.release)
+            await self._finish_viewer(close)
+
+    async def _finish_viewer(self, close: bytes) -> None:
         if self._viewer_broken:
             return
         try:
@@ -192,23 +243,23 @@ class StreamPumps(Pumps):
 
 
 async def wait_viewer_closed(up: UpLeg, viewer: trio.abc.ReceiveStream) -> None:
-    """After our close frame: reads on until the viewer's comes, or its stream ends.
+    """After our close frame: reads on until the viewer's has come, or its stream ends, or it has
+    sent LINGER_LIMIT_BYTES more.
 
     Closing with bytes unread resets the connection, and the reset may overtake our frame; so a
     viewer that broke the framing is read on too, without looking.
     """
-    broken = False
+    frames = up.frames
+    left = LINGER_LIMIT_BYTES
     try:
-        while data := await viewer.receive_some(4096):
-            if broken:
-                continue
+        while not frames.closed and left > 0 and (data := await viewer.receive_some(4096)):
+            left -= len(data)
             buf = bytearray(data)
             try:
-                up.frames.unframe(buf, 0, len(buf))
+                frames.unframe(buf, 0, len(buf))
             except ProtocolError:
-                broken = True
-            if any(opcode == CLOSE for opcode, _ in up.frames.controls):
-                return
-            up.frames.controls.clear()
+                # The session is over already; what follows is discarded.
+                pass
+            frames.controls.clear()
     except (trio.BrokenResourceError, trio.ClosedResourceError):
         return

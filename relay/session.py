@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Collection
 
 import trio
 
@@ -16,10 +17,12 @@ from relay.ended import Counters, Ended, Reason, ended, ended_by_fault
 from relay.errors import ProtocolError
 from relay.leg import DownLeg, UpLeg
 from relay.limits import Limits
-from relay.login import DesktopEnd, Password, PeerClosed, drive, log_in
+from relay.login import DesktopEnd, PasswordSource, PeerClosed, drive, log_in
 from relay.pump import Pumps, StreamPumps
 from relay.rfb import handshake
 from relay.rfb.conversation import Conversation
+from relay.rfb.encodings import LET_THROUGH
+from relay.rfb.rights import FULL, Rights
 from relay.socketio import RawPumps
 from relay.websocket import BINARY, CLOSE, PING, PONG, FrameReader, close_payload, frame
 
@@ -59,7 +62,8 @@ class Session:
 
     `viewer` is a byte stream that speaks WebSocket as a client, right after the 101; `early`
     are bytes of it that came with the upgrade request. `desktop` comes from `relay.log_in` or
-    `relay.open_desktop`. The session owns both from `run` on, and closes them.
+    `relay.open_desktop`. The session owns both from `run` on, and closes them. `let_through` are
+    the encodings the viewer may offer (`relay.rfb.encodings` says which others are framed).
     """
 
     def __init__(
@@ -69,6 +73,8 @@ class Session:
         *,
         limits: Limits | None = None,
         early: bytes = b"",
+        rights: Rights = FULL,
+        let_through: Collection[int] = LET_THROUGH,
     ) -> None:
         self._viewer = viewer
         self._desktop = desktop
@@ -76,7 +82,23 @@ class Session:
         self._early = early
         self._ended: Ended | None = None
         self._scope = trio.CancelScope()
+        self._rights = rights
+        self._let_through = let_through
+        self._conversation: Conversation | None = None
         self._pumps: RawPumps | StreamPumps | None = None
+
+    @property
+    def rights(self) -> Rights:
+        """What this session may do. Setting it takes effect at once; keys and buttons that are
+        held with a right it loses are released."""
+        return self._rights
+
+    @rights.setter
+    def rights(self, rights: Rights) -> None:
+        self._rights = rights
+        if self._conversation is not None and self._pumps is not None:
+            self._conversation.set_rights(rights)
+            self._pumps.nap.cancel()
 
     def stop(self, close_code: int, reason: str) -> None:
         """Ends the session soon, telling the viewer `close_code` and `reason` (at most 123
@@ -101,6 +123,10 @@ class Session:
             with trio.move_on_after(self._limits.close_timeout_s, shield=True):
                 await self._say_goodbye(how)
         finally:
+            if self._pumps is not None:
+                # Cancelled, or a bug: the goodbye has not done it.
+                with trio.move_on_after(self._limits.close_timeout_s, shield=True):
+                    await self._pumps.release()
             if isinstance(self._pumps, RawPumps):
                 self._pumps.close()
             with trio.CancelScope(shield=True):
@@ -124,7 +150,9 @@ class Session:
             return self._end(ended_by_fault(error))
         except (PeerClosed, trio.BrokenResourceError):
             return self._end(ended(Reason.VIEWER_LOST, "in the handshake"))
-        conversation = Conversation(init, limits)
+        self._conversation = conversation = Conversation(
+            init, limits, rights=self._rights, let_through=self._let_through
+        )
         down = DownLeg(conversation.down, self._desktop.early)
         up = UpLeg(conversation.up, frames, bytes(wire.rest))
         viewer, desktop = self._viewer, self._desktop.stream
@@ -142,24 +170,44 @@ class Session:
         pumps = self._pumps
         assert pumps is not None
         ping_at = trio.current_time() + limits.ping_interval_s
+        from_desktop, from_viewer = _Progress(pumps.down, limits), _Progress(pumps.up, limits)
         idle_s = limits.idle_timeout_s or math.inf
         while True:
             now = trio.current_time()
+            if math.inf not in (pumps.pinged_at, pumps.viewer_stalled_since):
+                # A slow viewer takes what is in front of the ping first; `stall_timeout_s` sees
+                # to it that it does.
+                pumps.pinged_at = now
             overdue = _overdue(pumps, limits, idle_s, now)
+            # While one side does not take what waits for it, the other is not read.
+            if overdue is None and from_desktop.stuck(now, pumps.viewer_stalled_since == math.inf):
+                overdue = Reason.DESKTOP_DRIPS
+            if overdue is None and from_viewer.stuck(now, pumps.desktop_stalled_since == math.inf):
+                overdue = Reason.VIEWER_DRIPS
             if overdue is not None:
                 return self._end(ended(overdue))
             if ping_at <= now:
                 ping_at = now + limits.ping_interval_s
                 pumps.ping()
-            await trio.sleep_until(
-                min(
-                    ping_at,
-                    min(pumps.viewer_stalled_since, now) + limits.stall_timeout_s,
-                    min(pumps.desktop_stalled_since, now) + limits.stall_timeout_s,
-                    pumps.pinged_at + limits.ping_timeout_s,
-                    pumps.input_at + idle_s,
-                )
+            if pumps.format_waits_since + limits.pixel_format_timeout_s <= now:
+                pumps.flow.expire()
+                pumps.format_waits_since = now
+            if pumps.flow.wake:
+                await pumps.send_due()
+            if not pumps.flow.waiting:
+                pumps.format_waits_since = math.inf
+            until = min(
+                ping_at,
+                min(pumps.viewer_stalled_since, now) + limits.stall_timeout_s,
+                min(pumps.desktop_stalled_since, now) + limits.stall_timeout_s,
+                pumps.pinged_at + limits.ping_timeout_s,
+                pumps.input_at + idle_s,
+                pumps.format_waits_since + limits.pixel_format_timeout_s,
+                from_desktop.deadline,
+                from_viewer.deadline,
             )
+            with trio.CancelScope(deadline=until) as pumps.nap:
+                await trio.sleep_forever()
 
     async def _say_goodbye(self, how: Ended) -> None:
         close = frame(CLOSE, close_payload(how.close_code, how.text))
@@ -175,6 +223,35 @@ class Session:
         if self._pumps is None:
             return Counters()
         return Counters(self._pumps.down.bytes_moved, self._pumps.up.bytes_moved)
+
+
+class _Progress:
+    """Whether a leg gets on with the message it reads. Looks only when asked, so that reading
+    costs nothing; the watch asks at every ping at the latest."""
+
+    def __init__(self, leg: DownLeg | UpLeg, limits: Limits) -> None:
+        self._leg = leg
+        self._limits = limits
+        self._message = self._offset = -1
+        self.deadline = math.inf
+
+    def stuck(self, now: float, read: bool) -> bool:
+        """Whether a message has been under way for too long. `read`: whether the leg's peer is
+        being read at all."""
+        leg, reader = self._leg, self._leg.reader
+        reached = reader.offset + len(leg.tail)
+        if not read or not (reader.under_way or leg.tail):
+            self.deadline = math.inf
+            return False
+        if self.deadline == math.inf or reader.messages != self._message:
+            late = False
+        elif now < self.deadline:
+            return False
+        else:
+            late = reached - self._offset < self._limits.progress_bytes
+        self._message, self._offset = reader.messages, reached
+        self.deadline = now + self._limits.progress_timeout_s
+        return late
 
 
 def _overdue(pumps: Pumps, limits: Limits, idle_s: float, now: float) -> Reason | None:
@@ -195,8 +272,9 @@ async def carry(
     viewer: trio.abc.Stream,
     desktop: trio.abc.Stream,
     *,
-    password: Password | None = None,
+    password: PasswordSource | None = None,
     limits: Limits | None = None,
+    rights: Rights = FULL,
 ) -> Ended:
     """Logs in to a desktop's stream and relays it to a viewer's, to the end.
 
@@ -208,4 +286,4 @@ async def carry(
     except BaseException:
         await trio.aclose_forcefully(viewer)
         raise
-    return await Session(viewer, end, limits=limits).run()
+    return await Session(viewer, end, limits=limits, rights=rights).run()

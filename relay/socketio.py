@@ -12,6 +12,7 @@ import array
 import fcntl
 import math
 import os
+import socket
 import termios
 from collections.abc import Awaitable, Callable
 
@@ -42,6 +43,7 @@ _SPLICE_FROM_BYTES = 131_072
 
 _PIPE_BYTES = 1_048_576
 _F_SETPIPE_SZ = 1031
+_TCP_NOTSENT_LOWAT = 25
 _SPLICE_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
 # Empty pipes for the next splice, of whatever session: a pipe is held only while a frame is under
@@ -83,6 +85,7 @@ class RawPumps(Pumps):
         desktop: trio.SocketStream,
     ) -> None:
         super().__init__(down, up, end, limits)
+        self._low_water_bytes = limits.low_water_bytes
         self._read_bytes = min(limits.read_bytes, _READ_LIMIT_BYTES)
         self._viewer = viewer
         self._desktop = desktop
@@ -111,6 +114,9 @@ class RawPumps(Pumps):
     async def run(self, board: Switchboard, watch: Callable[[], Awaitable[None]]) -> None:
         """Pumps until cancelled, `watch` beside."""
         self._board = board
+        if self._viewer.socket.family in (socket.AF_INET, socket.AF_INET6):
+            # With this a socket that has more unsent takes nothing, and tells when it has less.
+            self._viewer.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, self._low_water_bytes)
         self._take_early()
         board.register(self._viewer_fd, self._viewer_event)
         board.register(self._desktop_fd, self._desktop_event)
@@ -145,11 +151,15 @@ class RawPumps(Pumps):
                     send(leg.take(early, memoryview(early), 0, len(early)))
                 except ProtocolError as error:
                     self._finished(ended_by_fault(error))
+        if self.up.fault is not None:
+            self._finished(ended_by_fault(self.up.fault))
 
     def _viewer_event(self, mask: int) -> None:
         if mask & WRITABLE and self._viewer_busy():
             self._flush_viewer()
             if not self._viewer_busy():
+                if self.flow.holding:
+                    self._kick()
                 self._pump_down()
         if mask & READABLE:
             self._viewer_readable = True
@@ -160,6 +170,8 @@ class RawPumps(Pumps):
         if mask & WRITABLE and self._to_desktop:
             self._flush_desktop()
             if not self._to_desktop:
+                if self.flow.wake:
+                    self._kick()
                 self._pump_up()
         if mask & READABLE:
             self._desktop_readable = True
@@ -171,6 +183,7 @@ class RawPumps(Pumps):
 
     def _pump_down(self) -> None:
         leg = self.down
+        flow = self.flow
         rounds = _ROUNDS
         while self._desktop_readable and not self._viewer_busy() and not self._over:
             if not rounds:
@@ -203,7 +216,23 @@ class RawPumps(Pumps):
                 return self._crashed(bug)
             if pieces:
                 self._send_viewer(pieces)
+            if flow.wake:
+                self._kick()
         return None
+
+    def _kick(self) -> None:
+        """Sends the desktop what was held back, or is the relay's own."""
+        if self._to_desktop or self._over:
+            # As soon as the desktop has taken what waits for it.
+            self.flow.wake = True
+            return
+        self.flow.viewer_behind = self._viewer_busy()
+        messages = self.up.due()
+        if messages:
+            self._send_desktop(messages)
+
+    async def send_due(self) -> None:
+        self._kick()
 
     def _splice(self) -> bool:
         """Begins a frame of opaque bytes that the kernel moves; false where that does not pay."""
@@ -256,6 +285,7 @@ class RawPumps(Pumps):
 
     def _pump_up(self) -> None:
         leg = self.up
+        flow = self.flow
         rounds = _ROUNDS
         while self._viewer_readable and not self._to_desktop and not self._over:
             if not rounds:
@@ -276,14 +306,18 @@ class RawPumps(Pumps):
                 return self._finished(ended(Reason.VIEWER_LOST))
             if count < self._read_bytes and not self._viewer_hung_up:
                 self._viewer_readable = False
+            flow.viewer_behind = self._viewer_busy()
             try:
                 pieces = leg.take(_SCRATCH, _VIEW, 0, held + count)
-            except ProtocolError as error:
-                return self._finished(ended_by_fault(error))
             except Exception as bug:  # noqa: BLE001 - other sessions share this task
                 return self._crashed(bug)
+            if flow.desktop_behind and count < self._read_bytes:
+                # Nothing is queued any more behind what the desktop was late for.
+                flow.desktop_behind = False
             if pieces:
                 self._send_desktop(pieces)
+            if leg.fault is not None:
+                return self._finished(ended_by_fault(leg.fault))
             self._viewer_said()
         return None
 
@@ -297,6 +331,7 @@ class RawPumps(Pumps):
         rest = self._write(self._desktop_fd, pieces, Reason.DESKTOP_CLOSED)
         if rest:
             self._to_desktop = rest
+            self.flow.desktop_behind = True
             self.desktop_stalled_since = trio.current_time()
 
     def _write(self, fd: int, pieces: Pieces, lost: Reason) -> memoryview:
@@ -359,12 +394,17 @@ class RawPumps(Pumps):
         sets the deadline, and a side that takes nothing costs the other nothing of it: this owns
         a nursery with a task a side."""
         async with trio.open_nursery() as nursery:
-            if self._to_desktop:
-                nursery.start_soon(_flush_to, self._desktop, bytes(self._to_desktop))
+            nursery.start_soon(self.release)
             if await self._finish_frame() and await _flush_to(
                 self._viewer, bytes(self._to_viewer) + close
             ):
                 await wait_viewer_closed(self.up, self._viewer)
+
+    async def release(self) -> None:
+        messages = bytes(self._to_desktop) + self.up.farewell()
+        self._to_desktop = _NOTHING
+        if messages:
+            await _flush_to(self._desktop, messages)
 
     async def _finish_frame(self) -> bool:
         """Ends the frame under way; false when it cannot be ended, so nothing may follow it."""

@@ -6,18 +6,29 @@ is ever negotiated, so every reserved bit is a fault. RFB is binary; a text fram
 
 from __future__ import annotations
 
+import codecs
 import struct
 
 from relay.rfb.errors import CloseCode, Direction, ProtocolError
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 
+NO_CODE = 1005
+"""In the place of the code of a close frame that has none (RFC 6455, Section 7.4.1)."""
+
 CONTROL_LIMIT_BYTES = 125
 """Payload of a control frame (RFC 6455, Section 5.5)."""
 
-CONTROL_FLOOD_FRAMES = 1000
-"""Control frames in a row without a byte of payload between; more is an attack, not a viewer."""
+FLOOD_FRAMES = 1000
+"""Frames in a row that bring nothing: pings and pongs, empty ones, and pieces of a message below
+FRAGMENT_BYTES that do not end it. More is an attack: a viewer pings once in seconds, noVNC sends
+every message whole, and browsers and proxies that cut a large one cut it into kilobytes."""
 
+FRAGMENT_BYTES = 32
+"""Payload from which a piece of a message counts as bringing something: well above its header of
+6 bytes, well below the smallest buffer anyone cuts a message by."""
+
+_FINAL = 0x80
 _MASKED = 0x80
 _u16 = struct.Struct(">H")
 _u64 = struct.Struct(">Q")
@@ -51,16 +62,20 @@ def masked(data: bytes | bytearray | memoryview, mask: bytes) -> bytes:
 
 
 def close_payload(code: int, reason: str) -> bytes:
-    """The body of a close frame, the reason cut to what fits (RFC 6455, Section 5.5.1)."""
+    """The body of a close frame, the reason cut to what fits (RFC 6455, Section 5.5.1). Empty for
+    code 1005, which stands for none."""
+    if code == NO_CODE:
+        return b""
     text = reason.encode()[: CONTROL_LIMIT_BYTES - 2].decode("utf-8", "ignore")
     return _u16.pack(code) + text.encode()
 
 
 def parse_close(payload: bytes) -> tuple[int, str]:
     """Code and reason of a close frame; code 1005 stands for none. Raises ValueError for what
-    RFC 6455, Section 7.4, does not allow on the wire."""
+    RFC 6455, Section 7.4, does not allow on the wire, and UnicodeDecodeError, which is one, for a
+    reason that is not UTF-8."""
     if not payload:
-        return 1005, ""
+        return NO_CODE, ""
     if len(payload) == 1:
         raise ValueError("a close frame of one byte")
     (code,) = _u16.unpack_from(payload)
@@ -75,19 +90,26 @@ class FrameReader:
 
     `unframe` works in the caller's buffer. Control frames collect in `controls` as (opcode,
     payload), in order; the caller takes them out. `mask_expected` is true for a server, whose
-    peer must mask, and false for a client, whose peer must not.
+    peer must mask, and false for a client, whose peer must not. `limit_bytes` bounds one frame.
+    `closed` tells that the peer's close frame was read.
     """
+
+    _whole_messages = False
 
     __slots__ = (
         "_control",
         "_flood",
+        "_frame_at",
         "_head",
         "_left",
         "_limit_bytes",
         "_mask",
         "_mask_expected",
-        "_message_open",
+        "_message",
         "_opcode",
+        "_over",
+        "_streamed",
+        "closed",
         "controls",
         "offset",
     )
@@ -97,12 +119,21 @@ class FrameReader:
         self._limit_bytes = limit_bytes
         # The start of a header, until it is whole: at most 13 bytes.
         self._head = b""
+        # Of a continuation: the opcode of its message.
         self._opcode = BINARY
         self._left = 0
         self._mask = b""
-        self._message_open = False
+        # Whether the payload of this frame stays in the caller's buffer.
+        self._streamed = True
+        # The opcode of the message that is under way; 0 where none is.
+        self._message = 0
         self._control = b""
         self._flood = 0
+        # By a close frame or by a fault: what follows is discarded.
+        self._over = False
+        # The offset of the frame being read; a fault is told there, however its bytes came.
+        self._frame_at = 0
+        self.closed = False
         self.controls: list[tuple[int, bytes]] = []
         self.offset = 0
 
@@ -110,12 +141,15 @@ class FrameReader:
         """Reads the frames in `buf[pos:stop]` and moves their binary payload together at `pos`.
 
         Returns where that payload ends. Nothing of a frame is held back but the start of a
-        header and of a control frame. Raises ProtocolError.
+        header and of a control frame. What follows a close frame is discarded (RFC 6455,
+        Section 1.4), and what follows a fault (Section 7.1.7). Raises ProtocolError.
         """
         start = out = pos
         left = self._left
         while pos < stop:
             if not left:
+                if self._over:
+                    break
                 pos = self._begin(buf, pos, stop, pos - start)
                 left = self._left
                 continue
@@ -131,21 +165,20 @@ class FrameReader:
             left -= count
             self._left = left
             pos += count
-            if self._opcode < CLOSE:
-                self._flood = 0
+            if self._streamed:
                 buf[out : out + count] = data
                 out += count
             else:
-                self._control += data
-                if not left:
-                    self._control_ends(pos - start)
+                self._collect(data, left)
         self.offset += stop - start
         return out
 
     def _begin(self, buf: bytearray, pos: int, stop: int, consumed: int) -> int:
         """Reads a header at `pos`, perhaps in several calls; returns where its payload begins."""
         held = len(self._head)
-        head = self._head + bytes(buf[pos : min(pos + 14 - held, stop)])
+        self._frame_at = self.offset + consumed - held
+        behind = pos + 14 - held
+        head = self._head + bytes(buf[pos : behind if behind < stop else stop])
         if len(head) < 2:
             self._head = head
             return stop
@@ -154,74 +187,136 @@ class FrameReader:
         length = second & 127
         if length > 125:
             size += 2 if length == 126 else 8
+        self._check(first, second, length)
         if len(head) < size:
-            self._check(first, second, length, consumed)
             self._head = head
             return stop
         self._head = b""
-        self._check(first, second, length, consumed)
         if length == 126:
             length = _u16.unpack_from(head, 2)[0]
-            minimal = length > 125
+            legal = length > 125
         elif length == 127:
             length = _u64.unpack_from(head, 2)[0]
-            minimal = length > 65_535
+            legal = 65_535 < length < 1 << 63
         else:
-            minimal = True
-        if not minimal:
-            raise self._fault("a frame length in more bytes than it needs", consumed)
+            legal = True
+        if not legal:
+            raise self._fault("frame-length", "a frame length in too many bytes, or past 63 bits")
         if length > self._limit_bytes:
-            raise self._fault(f"a frame of {length} bytes", consumed, CloseCode.TOO_BIG)
+            raise self._fault("frame-size", f"a frame of {length} bytes", CloseCode.TOO_BIG)
         opcode = first & 15
-        self._opcode = opcode
         self._left = length
         self._mask = head[size - 4 : size] if second & _MASKED else b""
         if opcode < CLOSE:
-            self._message_open = first < 0x80
+            opcode = opcode or self._message
+            final = first >= _FINAL
+            self._message = 0 if final else opcode
+            self._streamed = not self._whole_messages
+            if length >= FRAGMENT_BYTES or (length and final):
+                self._flood = 0
+            else:
+                self._flooded("fragment-flood")
         else:
-            self._control = b""
-            if not length:
-                self._control_ends(consumed)
+            self._streamed = False
+            if opcode != CLOSE:
+                self._flooded("control-flood")
+        self._opcode = opcode
+        if not length and not self._streamed:
+            self._collect(b"", 0)
         return pos + size - held
 
-    def _check(self, first: int, second: int, length: int, consumed: int) -> None:
+    def _check(self, first: int, second: int, length: int) -> None:
         """What the first two bytes of a header must not say (RFC 6455, Section 5.2)."""
         opcode = first & 15
         if first & 0x70:
-            raise self._fault("a reserved bit is set", consumed)
+            raise self._fault("frame-reserved-bit", "a reserved bit is set")
         if bool(second & _MASKED) is not self._mask_expected:
-            raise self._fault("masked as only the other side must", consumed)
+            raise self._fault("frame-mask", "masked as only the other side must")
         if opcode >= CLOSE:
             if opcode > PONG:
-                raise self._fault(f"opcode {opcode}", consumed)
-            if first < 0x80 or length > CONTROL_LIMIT_BYTES:
-                raise self._fault("a control frame in pieces, or too long", consumed)
-        elif opcode == TEXT:
-            raise self._fault("a text frame where RFB is binary", consumed, CloseCode.TEXT_FRAME)
+                raise self._fault("frame-opcode", f"opcode {opcode}")
+            if first < _FINAL or length > CONTROL_LIMIT_BYTES:
+                raise self._fault("control-frame", "a control frame in pieces, or too long")
+        elif opcode == TEXT and not self._whole_messages:
+            raise self._fault(
+                "text-frame", "a text frame where RFB is binary", CloseCode.TEXT_FRAME
+            )
         elif opcode > BINARY:
-            raise self._fault(f"opcode {opcode}", consumed)
-        elif (opcode == CONTINUATION) is not self._message_open:
-            raise self._fault("a message begins inside another, or goes on from none", consumed)
+            raise self._fault("frame-opcode", f"opcode {opcode}")
+        elif (opcode == CONTINUATION) is (self._message == 0):
+            raise self._fault(
+                "frame-order", "a message begins inside another, or goes on from none"
+            )
 
-    def _control_ends(self, consumed: int) -> None:
+    def _flooded(self, rule: str) -> None:
         self._flood += 1
-        if self._flood > CONTROL_FLOOD_FRAMES:
-            raise self._fault("a flood of control frames", consumed, CloseCode.POLICY)
+        if self._flood > FLOOD_FRAMES:
+            raise self._fault(rule, "a flood of frames that bring nothing", CloseCode.POLICY)
+
+    def _collect(self, data: bytes | bytearray, left: int) -> None:
+        """Takes a part of a control frame, `left` bytes before its end."""
+        self._control += data
+        if left:
+            return
         if self._opcode == CLOSE:
             try:
                 parse_close(self._control)
+            except UnicodeDecodeError:
+                text = "a close reason that is not UTF-8"
+                raise self._fault("close-payload", text, CloseCode.NOT_UTF8) from None
             except ValueError as error:
-                raise self._fault(str(error), consumed) from None
+                raise self._fault("close-payload", str(error)) from None
+            self._over = self.closed = True
         self.controls.append((self._opcode, self._control))
         self._control = b""
 
     def _fault(
-        self, text: str, consumed: int, code: CloseCode = CloseCode.WEBSOCKET_FAULT
+        self, rule: str, text: str, code: CloseCode = CloseCode.WEBSOCKET_FAULT
     ) -> ProtocolError:
+        self._over = True
+        self._left = 0
         return ProtocolError(
+            rule,
             text,
             direction=Direction.UP if self._mask_expected else Direction.DOWN,
-            offset=self.offset + consumed,
+            offset=self._frame_at,
             where="WebSocket frame",
             close_code=code,
         )
+
+
+class MessageReader(FrameReader):
+    """Takes whole messages, text too, from a peer that does not speak RFB.
+
+    They collect in `controls` among the control frames, in order, as (opcode, payload); `unframe`
+    returns where it began. `limit_bytes` bounds one message. Text that is not UTF-8 is a fault as
+    soon as it shows, not at the message's end (RFC 6455, Section 8.1), with close code 1007.
+    """
+
+    __slots__ = ("_payload", "_utf8")
+
+    _whole_messages = True
+
+    def __init__(self, *, mask_expected: bool, limit_bytes: int) -> None:
+        super().__init__(mask_expected=mask_expected, limit_bytes=limit_bytes)
+        self._payload = bytearray()
+        self._utf8 = codecs.getincrementaldecoder("utf-8")()
+
+    def _collect(self, data: bytes | bytearray, left: int) -> None:
+        opcode = self._opcode
+        if opcode >= CLOSE:
+            return super()._collect(data, left)
+        if len(self._payload) + len(data) + left > self._limit_bytes:
+            raise self._fault("message-size", "a message over the limit", CloseCode.TOO_BIG)
+        ended = not left and not self._message
+        if opcode == TEXT:
+            try:
+                self._utf8.decode(data, ended)
+            except UnicodeDecodeError:
+                text = "text that is not UTF-8"
+                raise self._fault("text-utf8", text, CloseCode.NOT_UTF8) from None
+        self._payload += data
+        if ended:
+            self.controls.append((opcode, bytes(self._payload)))
+            self._payload.clear()
+        return None

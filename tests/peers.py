@@ -97,6 +97,7 @@ class Lab:
     desktop: trio.abc.HalfCloseableStream
     frames: Frames
     result: list[Ended]
+    desktop_near: trio.abc.HalfCloseableStream
 
     async def run(self) -> None:
         self.result.append(await self.session.run())
@@ -134,6 +135,13 @@ def memory_lab(limits: Limits | None = None, early: bytes = b"") -> Lab:
     return _lab(viewer, viewer_far, desktop, desktop_far, limits, early)
 
 
+def lockstep_lab(limits: Limits | None = None) -> Lab:
+    """As `memory_lab`, with a viewer whose stream takes nothing that is not read."""
+    viewer, viewer_far = trio.testing.lockstep_stream_pair()
+    desktop, desktop_far = trio.testing.memory_stream_pair()
+    return _lab(viewer, viewer_far, desktop, desktop_far, limits, b"")
+
+
 def socket_lab(limits: Limits | None = None, early: bytes = b"", buffer_bytes: int = 0) -> Lab:
     """Over socket pairs: the pumps take the raw driver. `buffer_bytes` shrinks the kernel's."""
     viewer, viewer_far = _socket_pair(buffer_bytes)
@@ -160,7 +168,7 @@ def _lab(
     end = DesktopEnd(desktop, INIT, version="3.8", security_type=1)
     session = Session(viewer, end, limits=limits, early=early)
     far_ends.extend(s for s in (viewer_far, desktop_far) if isinstance(s, trio.SocketStream))
-    return Lab(session, viewer_far, desktop_far, Frames(viewer_far), [])
+    return Lab(session, viewer_far, desktop_far, Frames(viewer_far), [], desktop)
 
 
 far_ends: list[trio.SocketStream] = []

@@ -41,9 +41,19 @@ class FakeDesktops:
     starts: int = 0
     failure: str | None = None
     password: None = None
+    hold: trio.Event | None = None
+    asked: trio.Event = field(default_factory=trio.Event)
+    cancelled: trio.Event = field(default_factory=trio.Event)
 
     async def get(self, key: object, spec: str) -> RunningDesktop:
         self.starts += 1
+        self.asked.set()
+        if self.hold is not None:
+            try:
+                await self.hold.wait()
+            except trio.Cancelled:
+                self.cancelled.set()
+                raise
         if self.failure is not None:
             raise DesktopError(self.failure)
         return RunningDesktop(TcpAddress("127.0.0.1", self.port))
@@ -60,6 +70,7 @@ class Lab:
     token: str
     chat: UUID
     accepted: list[trio.SocketStream] = field(default_factory=list)
+    heard: bytearray = field(default_factory=bytearray)
     serving: trio.CancelScope = field(default_factory=trio.CancelScope)
     stopped: trio.Event = field(default_factory=trio.Event)
     garbage: bytes | None = None
@@ -78,8 +89,8 @@ class Lab:
                 await stream.send_all(b"\0\0\0\0")
                 await stream.receive_some(1)
                 await stream.send_all(struct.pack(">HH", 64, 48) + PIXEL_FORMAT + b"\0\0\0\x03lab")
-            while await stream.receive_some(4096):
-                pass
+            while data := await stream.receive_some(4096):
+                self.heard += data
         except trio.BrokenResourceError:
             pass
         finally:
@@ -119,17 +130,19 @@ class Lab:
                     answer += data
         return parse(answer)
 
+    async def metrics(self) -> bytes:
+        request = f"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nConnection: close\r\n"
+        assert (await self.ask(f"{request}\r\n".encode()))[0] == 401
+        signed_in = f"{request}Authorization: Bearer {self.token}\r\n\r\n"
+        status, headers, body = await self.ask(signed_in.encode())
+        assert (status, headers["content-type"].partition(";")[0]) == (200, "text/plain")
+        return body
+
     async def open(self, **changes: Any) -> tuple[trio.SocketStream, bytes]:
         """A session: the stream right behind the 101, and the 101."""
         stream = await self.connect()
         await stream.send_all(self.head(**changes))
-        head = b""
-        with trio.fail_after(5):
-            while not head.endswith(b"\r\n\r\n"):
-                data = await stream.receive_some(1)
-                assert data, head
-                head += data
-        return stream, head
+        return stream, await _read_head(stream)
 
 
 def parse(answer: bytes) -> tuple[int, dict[str, str], bytes]:
@@ -285,7 +298,32 @@ REFUSALS: dict[str, tuple[Callable[[Lab], bytes], int, str]] = {
     "body": (lambda lab: lab.head(Content_Length="5"), 400, "Bad WebSocket upgrade request."),
     "http 9.9": (lambda lab: lab.head(version="9.9"), 505, "HTTP version not supported."),
     "http 1.0": (lambda lab: lab.head(version="1.0"), 400, "Bad WebSocket upgrade request."),
-    "two hosts": (lambda lab: lab.head(host="127.0.0.1"), 400, ""),
+    "two hosts": (lambda lab: lab.head(host="127.0.0.1"), 400, "Malformed HTTP request."),
+    "no upgrade": (
+        lambda lab: lab.head(Upgrade="h2c"),
+        426,
+        "WebSocket upgrade required.",
+    ),
+    "view_only=perhaps": (
+        lambda lab: lab.head(path=f"{lab.path}?view_only=perhaps"),
+        400,
+        "Validation failed.",
+    ),
+    "two upgrades": (
+        lambda lab: lab.head(upgrade="h2c"),
+        426,
+        "WebSocket upgrade required.",
+    ),
+    "two versions": (
+        lambda lab: lab.head(sec_websocket_version="13"),
+        426,
+        "WebSocket upgrade required.",
+    ),
+    "chunked body": (
+        lambda lab: lab.head(Transfer_Encoding="chunked"),
+        400,
+        "Bad WebSocket upgrade request.",
+    ),
     "foreign host": (
         lambda lab: lab.head(Host="evil.example"),
         421,
@@ -359,6 +397,12 @@ async def test_what_is_no_desktop_is_told_before_the_101(
     assert detail in json.loads(body)["detail"]
 
 
+async def test_a_refused_desktop_is_counted_by_rule(lab: Lab) -> None:
+    lab.garbage = b"SSH-2.0-OpenSSH_9\r\n"
+    await lab.ask(lab.head())
+    assert b'rule="banner"} 1.0' in await lab.metrics()
+
+
 async def test_archiving_ends_the_session(lab: Lab) -> None:
     stream, _ = await lab.open()
     async with stream:
@@ -372,29 +416,167 @@ async def test_archiving_ends_the_session(lab: Lab) -> None:
         assert await frames.close() == (CloseCode.ARCHIVED, "chat archived")
 
 
-async def test_frames_sent_with_the_request_start_nothing(lab: Lab) -> None:
-    status, _, _ = await lab.ask(lab.head() + client_frame(b"RFB 003.008\n"))
-    assert status == 400
-    with trio.fail_after(5):
-        while not lab.accepted or lab.live.count:
-            await trio.sleep(0.01)
-        # The desktop that was reached meanwhile is let go.
-        while lab.accepted[0].socket.fileno() >= 0:
-            await trio.sleep(0.01)
-
-
-async def test_h2c_is_not_switched_to(lab: Lab) -> None:
-    upgrade = (
-        f"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1:{lab.port}\r\n"
-        "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
-        "HTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n\r\n"
-    )
-    assert (await lab.ask(upgrade.encode()))[0] == 400
+@pytest.mark.parametrize("at_once", [True, False], ids=["in one piece", "while it starts"])
+async def test_a_viewer_that_does_not_wait_for_the_101_loses_nothing(
+    lab: Lab, at_once: bool
+) -> None:
+    lab.desktops.hold = trio.Event()
     stream = await lab.connect()
     async with stream:
-        await stream.send_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+        early = b"".join(client_frame(answer) for answer in (b"RFB 003.008\n", b"\x01", b"\x01"))
+        if at_once:
+            await stream.send_all(lab.head() + early)
+            await lab.desktops.asked.wait()
+        else:
+            await stream.send_all(lab.head())
+            await lab.desktops.asked.wait()
+            await stream.send_all(early)
+        lab.desktops.hold.set()
+        head = await _read_head(stream)
+        assert b" 101 " in head
+        init = struct.pack(">HH", 64, 48) + PIXEL_FORMAT + b"\0\0\0\x03lab"
+        assert await Frames(stream).binary(18 + len(init)) == (
+            b"RFB 003.008\n\x01\x01\0\0\0\0" + init
+        )
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=x",
+        b"Sec-WebSocket-Extensions: \xff",
+        b"Sec-WebSocket-Protocol: \xff, binary",
+    ],
+)
+async def test_what_is_declined_is_not_even_read(lab: Lab, header: bytes) -> None:
+    head = lab.head(Sec_WebSocket_Extensions=None).removesuffix(b"\r\n") + header + b"\r\n\r\n"
+    stream = await lab.connect()
+    async with stream:
+        await stream.send_all(head)
+        answer = (await _read_head(stream)).lower()
+    assert b" 101 " in answer
+    assert b"sec-websocket-extensions" not in answer
+    assert b"sec-websocket-protocol" not in answer
+
+
+async def test_connection_may_stand_in_several_lines(lab: Lab) -> None:
+    # RFC 9110, Section 5.2: they are one list.
+    head = lab.head().removesuffix(b"\r\n") + b"Connection: keep-alive\r\n\r\n"
+    stream = await lab.connect()
+    async with stream:
+        await stream.send_all(head)
+        assert b" 101 " in await _read_head(stream)
+
+
+async def test_archiving_refuses_who_waits_for_the_desktop(lab: Lab) -> None:
+    lab.desktops.hold = trio.Event()
+    stream = await lab.connect()
+    async with stream:
+        await stream.send_all(lab.head())
+        await lab.desktops.asked.wait()
+        lab.live.end_chat(lab.chat, CloseCode.ARCHIVED, "chat archived")
+        status, _, body = parse(await _read_all(stream))
+    assert (status, json.loads(body)["message"]) == (400, "Chat is archived.")
+    assert lab.live.count == 0
+    assert lab.accepted == []
+
+
+async def test_a_viewer_that_leaves_takes_its_start_along(lab: Lab) -> None:
+    lab.desktops.hold = trio.Event()
+    stream = await lab.connect()
+    await stream.send_all(lab.head())
+    await lab.desktops.asked.wait()
+    await stream.aclose()
+    with trio.fail_after(5):
+        await lab.desktops.cancelled.wait()
+        while lab.live.count:
+            await trio.sleep(0.01)
+    assert lab.accepted == []
+
+
+async def test_one_session_too_many_starts_no_desktop(lab: Lab) -> None:
+    lab.live.capacity = 1
+    stream, _ = await lab.open()
+    async with stream:
+        status, headers, body = await lab.ask(lab.head())
+        assert (status, json.loads(body)["message"]) == (503, "Too many desktop sessions.")
+        assert headers["retry-after"] == "10"
+        assert lab.desktops.starts == 1
+        await Frames(stream).binary(12)  # the first one goes on
+
+
+KEY_EVENT = bytes.fromhex("0401000000000061")
+KEY_RELEASED = bytes.fromhex("0400000000000061")
+GREETING = client_frame(b"RFB 003.008\n") + client_frame(b"\x01\x01")
+
+
+@pytest.mark.parametrize(
+    ("query", "heard"),
+    [("", KEY_EVENT + KEY_RELEASED), ("?view_only=1", b"")],
+    ids=["full", "view"],
+)
+async def test_who_asks_only_to_view_touches_nothing(lab: Lab, query: str, heard: bytes) -> None:
+    stream = await lab.connect()
+    async with stream:
+        await stream.send_all(lab.head(path=lab.path + query))
+        await _read_head(stream)
+        await stream.send_all(GREETING + client_frame(KEY_EVENT))
+        await Frames(stream).binary(18 + 24 + 3)
+        await stream.send_all(client_frame(struct.pack(">H", 1000), opcode=8))
         with trio.fail_after(5):
-            assert await _read_all(stream) == b""
+            while lab.live.count:
+                await trio.sleep(0.01)
+    with trio.fail_after(5):
+        while lab.accepted[0].socket.fileno() >= 0:
+            await trio.sleep(0.01)
+    assert lab.heard == heard
+
+
+async def test_refusals_are_counted_by_rule(lab: Lab) -> None:
+    stream, _ = await lab.open()
+    async with stream:
+        await stream.send_all(GREETING + client_frame(b"\x63"))
+        assert await Frames(stream).close() == (
+            CloseCode.POLICY,
+            "the viewer broke the protocol: message type",
+        )
+    with trio.fail_after(5):
+        while lab.live.count:
+            await trio.sleep(0.01)
+    lines = (await lab.metrics()).decode().splitlines()
+    assert 'deskrelay_refusals_total{direction="from_viewer",rule="message-type"} 1.0' in lines
+    assert 'deskrelay_sessions_ended_total{reason="viewer_fault"} 1.0' in lines
+    assert "deskrelay_sessions_live 0.0" in lines
+
+
+async def test_a_revoked_token_ends_its_session(lab: Lab) -> None:
+    stream, _ = await lab.open()
+    async with stream:
+        frames = Frames(stream)
+        await frames.binary(12)
+        lab.live.end_token(lab.token.partition("-")[0], CloseCode.SIGNED_OUT, "signed out")
+        assert await frames.close() == (CloseCode.SIGNED_OUT, "signed out")
+
+
+async def test_stopping_answers_who_waits_for_a_desktop(lab: Lab) -> None:
+    lab.desktops.hold = trio.Event()
+    stream = await lab.connect()
+    async with stream:
+        await stream.send_all(lab.head())
+        await lab.desktops.asked.wait()
+        lab.serving.cancel()
+        status, _, body = parse(await _read_all(stream))
+    assert (status, json.loads(body)["message"]) == (503, "Server is going away.")
+
+
+async def _read_head(stream: trio.SocketStream) -> bytes:
+    head = b""
+    with trio.fail_after(5):
+        while not head.endswith(b"\r\n\r\n"):
+            data = await stream.receive_some(1)
+            assert data, head
+            head += data
+    return head
 
 
 async def _read_all(stream: trio.SocketStream) -> bytes:

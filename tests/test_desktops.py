@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 
 import pytest
 import trio
@@ -10,7 +11,7 @@ from trio.testing import MockClock
 
 from relay.desktops import Desktops, RunningDesktop, choose_automatically, provider_for
 from relay.desktops.provider import Provider
-from relay.dial import TcpAddress, UnixAddress
+from relay.dial import TcpAddress, UnixAddress, dial
 from relay.errors import DesktopError
 
 
@@ -250,3 +251,12 @@ def test_auto_is_the_pattern_elsewhere_and_says_what_to_install(
     choice = choose_automatically()
     assert choice.spec == "pattern"
     assert "tigervnc-standalone-server" in choice.reason
+
+
+async def test_a_desktop_that_vanishes_is_noticed() -> None:
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        port = listener.socket.getsockname()[1]
+        async with await dial(TcpAddress("127.0.0.1", port), timeout_s=5) as stream:
+            assert stream.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            assert stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000

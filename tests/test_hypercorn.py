@@ -8,7 +8,6 @@ from importlib.metadata import version
 
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
-from hypercorn.protocol import ws_stream
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 
@@ -38,11 +37,6 @@ def test_the_server_takes_any_stream() -> None:
         "send_eof",
         "aclose",
     }
-
-
-def test_upgrades_are_judged_where_we_judge_them() -> None:
-    assert "self.handshake.is_valid()" in inspect.getsource(ws_stream.WSStream.handle)
-    assert "Handshake(" in inspect.getsource(ws_stream.WSStream.handle)
 
 
 def test_the_context_can_be_told_to_end() -> None:

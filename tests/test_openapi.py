@@ -62,7 +62,7 @@ async def test_what_is_there(schema: dict[str, Any]) -> None:
         (method, f"/api/{version}/chats{path}")
         for version in ("v2", "experimental")
         for method, path in chats
-    } | {("GET", "/healthz"), ("GET", "/readyz")}
+    } | {("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics")}
     assert {(method, path) for path, method, _ in operations(schema)} == expected
 
 
@@ -78,7 +78,7 @@ async def test_shape(schema: dict[str, Any]) -> None:
     assert len(identifiers) == len(set(identifiers))
     error = {"$ref": "#/components/schemas/ErrorBody"}
     for path, _, operation in operations(schema):
-        assert bool(operation.get("security")) is path.startswith("/api/")
+        assert bool(operation.get("security")) is path.startswith(("/api/", "/metrics"))
         assert "422" not in operation["responses"]
         named = re.findall(r"\{(\w+)\}", path)
         parameters = operation.get("parameters", [])
@@ -122,6 +122,8 @@ async def provoke(server: Web, path: str, method: str) -> AsyncIterator[httpx.Re
         yield await client.get(path.format(chat=chat.id), headers=upgrade)
         async with client.stream("GET", good, headers=upgrade) as response:
             yield response  # the 101 has no body to wait for
+        server.live.capacity = 0
+        yield await client.get(good, headers=upgrade)
     else:
         yield await client.request(method, good, content=body)
         yield await client.request(method, good, content=body)
@@ -134,7 +136,7 @@ async def provoke(server: Web, path: str, method: str) -> AsyncIterator[httpx.Re
         yield await client.post(good, content=b" " * 65_537)
     if path == "/readyz":
         store.ping = ping  # type: ignore[method-assign]
-    await server.break_table("chats")
+    await server.break_table("tokens" if path == "/metrics" else "chats")
     yield await client.request(method, good, headers=upgrade, content=body)
 
 

@@ -34,6 +34,7 @@ async def _close_sockets() -> AsyncIterator[None]:
 
 # RFC 6143, Section 7.5.4: KeyEvent, pressed, keysym "a".
 KEY = bytes.fromhex("0401000000000061")
+KEY_UP = bytes.fromhex("0400000000000061")
 
 
 @both_drivers
@@ -128,6 +129,8 @@ async def test_a_fault_of_the_viewer_reaches_no_desktop(
         await lab.viewer.aclose()
         assert await lab.desktop.receive_some(100) == b""
     assert lab.ended.reason is Reason.VIEWER_FAULT
+    assert lab.ended.rule
+    assert lab.ended.evidence == (b"\x63" if code == CloseCode.POLICY else sent)
     assert lab.ended.counters.bytes_up == 0
 
 
@@ -156,7 +159,7 @@ async def test_a_viewer_that_half_closes_ends_its_session(make: MakeLab) -> None
         await lab.greet()
         await lab.viewer.send_all(client_frame(KEY))
         await lab.viewer.send_eof()
-        assert await lab.hear(8) == KEY
+        assert await lab.hear(16) == KEY + KEY_UP
         assert await lab.desktop.receive_some(1) == b""
     assert lab.ended.reason is Reason.VIEWER_LOST
 
@@ -327,6 +330,39 @@ async def test_pings_without_reading_collect_nothing(
             pass
     # 1,000 control frames without payload between are the limit.
     assert lab.ended.reason is Reason.VIEWER_FAULT
+
+
+@both_drivers
+async def test_a_close_frame_of_the_viewer_is_answered_and_that_is_all(
+    make: MakeLab, autojump_clock: trio.testing.MockClock
+) -> None:
+    lab = make(Limits(close_timeout_s=1000))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lab.run)
+        await lab.greet()
+        await lab.viewer.send_all(client_frame(struct.pack(">H", 1000), opcode=8))
+        assert await lab.frames.close() == (1000, "")
+        # RFC 6455, Section 7.1.1: the server closes the connection, the viewer waits for that.
+        assert await lab.viewer.receive_some(1) == b""
+    assert trio.current_time() == 0
+
+
+@both_drivers
+async def test_a_viewer_that_sends_on_after_the_close_frame_is_cut_off(
+    make: MakeLab, autojump_clock: trio.testing.MockClock
+) -> None:
+    lab = make(Limits(close_timeout_s=1000, ping_interval_s=10_000))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lab.run)
+        await lab.greet()
+        await lab.viewer.send_all(client_frame(b"not RFB"))
+        assert (await lab.frames.close())[0] == CloseCode.POLICY
+        try:
+            await lab.viewer.send_all(client_frame(bytes(32_768)) * 64)
+        except trio.BrokenResourceError:
+            pass  # a memory stream takes it all at once, a socket does not
+    assert lab.ended.reason is Reason.VIEWER_FAULT
+    assert trio.current_time() == 0, "the deadline ended it, not what was sent"
 
 
 @both_drivers

@@ -10,6 +10,7 @@ const ENDINGS = new Map([
   [1003, { title: "The connection was refused", text: "This browser sent something other than desktop traffic.", advice: "Reload the page, then try again.", retry: false }],
   [1005, { title: "The connection ended", text: "The server gave no reason.", advice: "", retry: false }],
   [1006, { title: "The connection was lost", text: "The network or the server went away without a word.", advice: "", retry: true }],
+  [1007, { title: "The connection was refused", text: "This browser sent text that cannot be read.", advice: "Reload the page, then try again.", retry: false }],
   [1008, { title: "The connection was refused", text: "This browser did something that this desktop does not allow.", advice: "Reload the page, then try again.", retry: false }],
   [1009, { title: "Too much at once", text: "This browser sent more than the server takes in one piece.", advice: "If you pasted a very long text, try a shorter one.", retry: false }],
   [1011, { title: "The server had a problem", text: "It could not go on with this connection.", advice: "", retry: true }],

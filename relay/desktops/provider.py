@@ -9,7 +9,7 @@ from typing import Protocol
 import trio
 
 from relay.dial import Address
-from relay.login import Password
+from relay.login import PasswordSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class RunningDesktop:
     """
 
     address: Address
-    password: Password | None = None
+    password: PasswordSource | None = field(default=None, repr=False)
     environment: Mapping[str, str] = field(default_factory=dict, compare=False)
     ended: trio.Event = field(default_factory=trio.Event, compare=False, repr=False)
 

@@ -15,6 +15,7 @@ from relay.desktops.provider import Provider, RunningDesktop
 from relay.desktops.xvnc import Xvnc
 from relay.dial import Address, parse_address
 from relay.limits import Limits
+from relay.login import PasswordSource
 
 _PROVIDERS: dict[str, Callable[[tuple[int, int], Limits], Provider]] = {
     "pattern": Pattern,
@@ -35,11 +36,12 @@ class AtAddress:
 
     name = "address"
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, password: PasswordSource | None = None) -> None:
         self._address = address
+        self._password = password
 
     async def run(self, *, task_status: trio.TaskStatus[RunningDesktop]) -> None:
-        task_status.started(RunningDesktop(self._address))
+        task_status.started(RunningDesktop(self._address, self._password))
         await trio.sleep_forever()
 
 
@@ -56,18 +58,23 @@ def parse_geometry(text: str) -> tuple[int, int]:
 
 
 def provider_for(
-    spec: str, *, geometry: str = "1280x800", limits: Limits | None = None
+    spec: str,
+    *,
+    geometry: str = "1280x800",
+    password: PasswordSource | None = None,
+    limits: Limits | None = None,
 ) -> Provider:
     """The provider of `pattern`, `xvnc`, `portabledesktop`, `tcp://HOST:PORT` or `unix:PATH`.
 
-    `geometry` is the size of a desktop that is started here. Raises ValueError for any other
-    spec and for a wrong geometry; whether the desktop's program is installed shows at its start.
+    `geometry` is for a desktop that is started here, `password` for one at an address. Raises
+    ValueError for any other spec and for a wrong geometry; whether the desktop's program is
+    installed shows at its start.
     """
     size = parse_geometry(geometry)
     if make := _PROVIDERS.get(spec):
         return make(size, limits or Limits())
     if ":" in spec:
-        return AtAddress(parse_address(spec))
+        return AtAddress(parse_address(spec), password)
     names = ", ".join(_PROVIDERS)
     raise ValueError(f"{spec!r} is no desktop; use {names}, tcp://HOST:PORT or unix:PATH")
 

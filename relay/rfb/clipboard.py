@@ -28,7 +28,7 @@ def announced(buf: bytearray, pos: int, extended: bool) -> int:
         return int(length)
     # -2^31 has no absolute value in 32 bits; TigerVNC's readers stumble over it.
     if not extended or length > -4 or length == -(2**31):
-        raise Violation(f"a cut text of length {length}")
+        raise Violation("cut-text-length", f"a cut text of length {length}")
     return -int(length)
 
 
@@ -36,17 +36,29 @@ def is_extended(buf: bytearray, pos: int) -> bool:
     return buf[pos + 4] > 127
 
 
+def concerns(buf: bytearray, pos: int) -> tuple[bool, bool]:
+    """Whether an extended message is about the clipboard of its sender, and of its receiver."""
+    (flags,) = _flags(buf, pos + HEAD_BYTES)
+    if flags & _CAPS:
+        return True, True
+    return bool(flags & (_NOTIFY | _PROVIDE)), bool(flags & (_REQUEST | _PEEK))
+
+
 def check_flags(buf: bytearray, pos: int, length: int) -> None:
     """The flags word of an extended message of `length` bytes behind its head. Raises Violation."""
     (flags,) = _flags(buf, pos + HEAD_BYTES)
     if flags & _RESERVED:
-        raise Violation(f"extended clipboard flags 0x{flags:08x}")
+        raise Violation("clipboard-flags", f"extended clipboard flags 0x{flags:08x}")
     if flags & _CAPS:
         # A capabilities message names the actions it supports, and a size for each format.
         # TigerVNC accepts longer ones, so only shorter ones break the rule here.
         if length < 4 + 4 * (flags & _FORMATS).bit_count():
-            raise Violation(f"clipboard capabilities of {length} bytes")
+            raise Violation("clipboard-caps", f"clipboard capabilities of {length} bytes")
     elif sum(1 for action in _ACTIONS if flags & action) != 1:
-        raise Violation(f"extended clipboard flags 0x{flags:08x} name not one action")
+        raise Violation(
+            "clipboard-action", f"extended clipboard flags 0x{flags:08x} name not one action"
+        )
     elif not flags & _PROVIDE and length != 4:
-        raise Violation(f"an extended clipboard message of {length} bytes where 4 are due")
+        raise Violation(
+            "clipboard-length", f"an extended clipboard message of {length} bytes where 4 are due"
+        )

@@ -2,21 +2,52 @@
 
 from __future__ import annotations
 
-from relay.rfb.encodings import REGISTRY
+from collections.abc import Collection
+
+from relay.rfb.encodings import LET_THROUGH, REGISTRY, SIGNALS
+from relay.rfb.flow import Flow
 from relay.rfb.from_desktop import FromDesktop
 from relay.rfb.from_viewer import FromViewer
 from relay.rfb.handshake import ServerInit
+from relay.rfb.rights import FULL, Rights
 from relay.rfb.state import Bounds, State
 
 
 class Conversation:
     """`down.judge` reads what the desktop sends, `up.judge` what the viewer sends; `state` is
     what they share. Feed them in the order in which the bytes arrived: what one side may say
-    depends on what the other has said."""
+    depends on what the other has said.
 
-    __slots__ = ("down", "state", "up")
+    `let_through` are the encodings that a viewer may offer. A `passive` conversation looks at
+    what others recorded: everything that is framed counts as offered, and nothing is held back.
+    """
 
-    def __init__(self, init: ServerInit, bounds: Bounds) -> None:
-        self.state = State(init, bounds, REGISTRY[0])
-        self.down = FromDesktop(self.state)
-        self.up = FromViewer(self.state)
+    __slots__ = ("down", "flow", "state", "up")
+
+    def __init__(
+        self,
+        init: ServerInit,
+        bounds: Bounds,
+        *,
+        rights: Rights = FULL,
+        let_through: Collection[int] = LET_THROUGH,
+        passive: bool = False,
+    ) -> None:
+        if passive:
+            let_through = REGISTRY.keys() | SIGNALS
+        self.state = state = State(init, bounds, REGISTRY[0], rights, let_through)
+        self.flow = Flow(state, passive=passive)
+        self.down = FromDesktop(state, self.flow)
+        self.up = FromViewer(state, self.flow)
+        if passive:
+            state.allowed = dict(REGISTRY)
+            state.offered = set(SIGNALS)
+            state.jpeg_offered = state.clipboard_offered = True
+
+    def set_rights(self, rights: Rights) -> None:
+        """From now on. What is held down with a right that is lost will be released."""
+        self.state.rights = rights
+        self.flow.injected += self.up.ledger.release(
+            keys=not rights.keyboard, buttons=not rights.pointer
+        )
+        self.flow.wake = True

@@ -19,6 +19,7 @@ class CloseCode(enum.IntEnum):
     GOING_AWAY = 1001
     WEBSOCKET_FAULT = 1002
     TEXT_FRAME = 1003
+    NOT_UTF8 = 1007
     POLICY = 1008
     TOO_BIG = 1009
     INTERNAL = 1011
@@ -31,19 +32,34 @@ class CloseCode(enum.IntEnum):
     DESKTOP_GONE = 4503
 
 
+EVIDENCE_BYTES = 32
+
+
 class ProtocolError(Exception):
     """A peer broke RFB (or WebSocket) rules. Ends its session.
 
+    `rule` is the broken rule in one stable word, for logs and counters (docs/protocol.md);
     `direction` is who sent the bad bytes; `offset` is the absolute offset of the offending
     element in that direction's RFB stream, after the handshake; `where` names the element, such
     as "FramebufferUpdate > rectangle 3 > Tight"; `close_code` is the WebSocket close code that
-    tells the viewer. The text never holds payload.
+    tells the viewer. The text never holds payload; `evidence` does: the element's first bytes,
+    EVIDENCE_BYTES at the most, for the log.
     """
 
     def __init__(
-        self, message: str, *, direction: Direction, offset: int, where: str, close_code: CloseCode
+        self,
+        rule: str,
+        message: str,
+        *,
+        direction: Direction,
+        offset: int,
+        where: str,
+        close_code: CloseCode,
+        evidence: bytes = b"",
     ) -> None:
         super().__init__(message)
+        self.rule = rule
+        self.evidence = evidence
         self.direction = direction
         self.offset = offset
         self.where = where
@@ -56,9 +72,10 @@ class ProtocolError(Exception):
 
 class Violation(Exception):
     """A broken rule, raised where it is found; the reader of that direction adds where and
-    when, and raises ProtocolError. `at` is the offending element's position in the buffer, where
-    the reader does not know it better."""
+    when, and raises ProtocolError. `rule` is as there; `at` is the offending element's position
+    in the buffer, where the reader does not know it better."""
 
-    def __init__(self, text: str, at: int | None = None) -> None:
+    def __init__(self, rule: str, text: str, at: int | None = None) -> None:
         super().__init__(text)
+        self.rule = rule
         self.at = at

@@ -7,9 +7,9 @@ from collections.abc import Callable, Generator
 
 from relay.rfb import clipboard, encodings
 from relay.rfb.encodings.base import Encoding, Walker, Window
-from relay.rfb.encodings.tight import Tight
 from relay.rfb.errors import CloseCode, Direction, Violation
-from relay.rfb.reader import NEED, Reader
+from relay.rfb.flow import OUR_FENCE, Flow
+from relay.rfb.reader import NEED, Reader, gii_length
 from relay.rfb.state import State
 
 _rectangle = struct.Struct(">HHHHi").unpack_from
@@ -19,12 +19,22 @@ _flags = struct.Struct(">I").unpack_from
 FENCE_LIMIT_BYTES = 64
 """Payload of a fence (community specification, ServerFence)."""
 
-TAIL_LIMIT_BYTES = 12 + 4 + Tight.head_limit_bytes
-"""The longest head that is presented again: a rectangle's, with a cursor in Tight. A Hextile
-tile with 255 coloured sub-rectangles of 6 bytes is as large as it gets otherwise, 1,540."""
+TAIL_LIMIT_BYTES = 12 + max(e.element_limit_bytes for e in encodings.REGISTRY.values())
+"""The longest beginning that is presented again: a rectangle's header and what its encoding must
+see whole. A Hextile tile with 255 coloured sub-rectangles, 1,540 bytes, is as large as it gets;
+of the messages a fence is, 73."""
 
 _FENCE_REQUEST = 1 << 31
-_FENCE_FLAGS = _FENCE_REQUEST | 0b111
+
+_UPDATE_SLACK_BYTES = 1_048_576
+"""What one update may have beyond four times its pixels: a small framebuffer in many rectangles,
+each with its own overhead."""
+
+
+AUDIO_LIMIT_BYTES = 1_048_576
+"""One message of audio; TigerVNC's viewer takes no more."""
+
+_AUDIO_DATA = 2
 
 
 class FromDesktop(Reader):
@@ -33,18 +43,38 @@ class FromDesktop(Reader):
     direction = Direction.DOWN
     close_code = CloseCode.DESKTOP_FAULT
 
-    __slots__ = ("_count", "_painted", "_rects", "_walk", "_walking")
+    __slots__ = (
+        "_count",
+        "_painted",
+        "_rects",
+        "_room_bytes",
+        "_walk",
+        "_walked_bytes",
+        "_walking",
+    )
 
-    def __init__(self, state: State) -> None:
-        super().__init__(state)
+    def __init__(self, state: State, flow: Flow) -> None:
+        super().__init__(state, flow)
         # Rectangles left in the FramebufferUpdate being read, and how many it announced.
         self._rects = 0
         self._count = 0
         # Whether that update holds pixels: one without answers no request.
         self._painted = False
+        # Bytes of encoded pixels that it may still have, and those of the walk under way.
+        self._room_bytes = 0
+        self._walked_bytes = 0
         # A rectangle that is read element by element, and its encoding.
         self._walk: Generator[int, Window, int] | None = None
         self._walking: Encoding | None = None
+
+    @property
+    def under_way(self) -> bool:
+        return self.opaque > 0 or self._rects > 0
+
+    @property
+    def walking(self) -> bool:
+        """Whether a rectangle that is read element by element has not come to its end."""
+        return self._walk is not None
 
     def judge(self, buf: bytearray, pos: int, stop: int) -> int:
         """Approves as far as `buf[pos:stop]` allows; see `Reader`. Raises ProtocolError."""
@@ -65,11 +95,17 @@ class FromDesktop(Reader):
                 message = _MESSAGES.get(buf[pos])
                 try:
                     if message is None:
-                        raise Violation(f"message type {buf[pos]} was not negotiated")
+                        raise Violation(
+                            "message-type", f"message type {buf[pos]} was not negotiated"
+                        )
                     reached = message[1](self, buf, pos, stop)
                 except Violation as violation:
                     where = message[0] if message else "message type"
-                    raise self._error(violation, self.offset + pos - start, where) from None
+                    raise self._error(violation, where, buf, pos, start, stop) from None
+                if reached != NEED:
+                    self.messages += 1
+                    if self.observer is not None:
+                        self.observer("message", buf[pos], self.offset + pos - start)
             if reached == NEED:
                 break
             pos = reached
@@ -82,60 +118,90 @@ class FromDesktop(Reader):
         allowed = state.allowed
         width, height = state.width, state.height
         left = self._rects
+        room = self._room_bytes
         first = pos
         painted = self._painted
         encoding: Encoding | None = None
+        observer = self.observer
+        dropped = False
         try:
             if self._walk is not None:
                 encoding = self._walking
                 pos = self._resume(buf, pos, stop)
                 left = self._rects
+                room = self._room_bytes
             # Locals and one straight line for rectangles of pixels: 0.6 us for one in Tight,
             # 1.0 with attributes and a call for each step.
-            while left and stop - pos >= 12 and self._walk is None:
+            while left and stop - pos >= 12 and self._walk is None and not self.discarding:
                 x, y, w, h, number = _rectangle(buf, pos)
                 encoding = allowed.get(number)
                 if encoding is None:
                     if number == encodings.LAST_RECT and number in state.offered:
+                        if observer is not None:
+                            observer("rectangle", number, self.offset + pos - start)
                         pos += 12
                         left = 0
                         break
-                    raise Violation(f"encoding {number} was not offered")
+                    raise Violation("encoding-not-offered", f"encoding {number} was not offered")
                 if encoding.pixels:
                     if x + w > width or y + h > height:
                         raise Violation(
-                            f"{w}x{h} at {x},{y} outside the framebuffer of {width}x{height}"
+                            "rectangle-outside",
+                            f"{w}x{h} at {x},{y} outside the framebuffer of {width}x{height}",
                         )
                     painted = True
                     if encoding.walks:
+                        if observer is not None:
+                            observer("rectangle", number, self.offset + pos - start)
                         self._rects = left
+                        self._room_bytes = room
                         self._begin(encoding, w, h)
                         pos = self._resume(buf, pos + 12, stop)
                         left = self._rects
+                        room = self._room_bytes
                         continue
                     size = encoding.measure(buf, pos + 12, stop, w, h, state)
                     if size < 0:
                         break
+                    room -= size
+                    if room < 0:
+                        raise self._too_long()
                 else:
                     size = encoding.measure(buf, pos + 12, stop, w, h, state)
                     if size < 0:
                         break
-                    encoding.applied(x, y, w, h, state)
-                    width, height = state.width, state.height
+                    dropped = encoding.applied(buf, pos + 12, x, y, w, h, state)
+                    if state.width != width or state.height != height:
+                        width, height = state.width, state.height
+                        room = max(room, self._update_limit_bytes())
+                if observer is not None:
+                    observer("rectangle", number, self.offset + pos - start)
                 pos += 12 + size
                 left -= 1
+                if dropped:
+                    pos = self._drop_rectangle(buf, pos - 12 - size, pos, stop)
+                    dropped = False
+            if not left:
+                self.flow.update_ends(painted)
         except Violation as violation:
             name = f" > {encoding.name}" if encoding else ""
             where = f"FramebufferUpdate > rectangle {self._count - left}{name}"
             at = pos if violation.at is None else violation.at
-            raise self._error(violation, self.offset + at - start, where) from None
+            raise self._error(violation, where, buf, at, start, stop) from None
         self._rects = left
+        self._room_bytes = room
         self._painted = painted
-        if not left:
-            self._update_ends()
         if pos == first:
             return NEED
-        return self._body(first, pos, stop)
+        return pos if self.discarding else self._body(first, pos, stop)
+
+    def _drop_rectangle(self, buf: bytearray, pos: int, end: int, stop: int) -> int:
+        """An update has said how many rectangles it has, so in the place of one that is not for
+        the viewer goes an empty one in Raw."""
+        buf[pos : pos + 12] = bytes(12)
+        if end > pos + 12:
+            return self._drop(pos + 12, end, stop)
+        return end
 
     def _begin(self, encoding: Encoding, w: int, h: int) -> None:
         assert isinstance(encoding, Walker)
@@ -147,17 +213,28 @@ class FromDesktop(Reader):
         """Lets the walk read on; a walk that ends has read its rectangle."""
         assert self._walk is not None
         try:
-            return self._walk.send((buf, pos, stop))
+            end: int = self._walk.send((buf, pos, stop))
         except StopIteration as done:
             self._walk = None
             self._rects -= 1
-            end: int = done.value
-            return end
+            end = done.value
+        self._walked_bytes += end - pos
+        if self._walk is None:
+            self._room_bytes -= self._walked_bytes
+            self._walked_bytes = 0
+            if self._room_bytes < 0:
+                # Where it began has long been forwarded, or not: that is up to the chunks.
+                raise self._too_long(end)
+        return end
 
-    def _update_ends(self) -> None:
-        # TigerVNC sends cursors and sizes on its own schedule, in updates of their own.
-        if self._painted and self.state.requests:
-            self.state.requests -= 1
+    def _update_limit_bytes(self) -> int:
+        """Encoded pixels that one update may have."""
+        state = self.state
+        return 4 * state.width * state.height * state.bytes_per_pixel + _UPDATE_SLACK_BYTES
+
+    def _too_long(self, at: int | None = None) -> Violation:
+        limit = self._update_limit_bytes()
+        return Violation("update-length", f"more than {limit} bytes of pixels in one update", at)
 
     def _framebuffer_update(self, buf: bytearray, pos: int, stop: int) -> int:
         if stop - pos < 4:
@@ -166,6 +243,10 @@ class FromDesktop(Reader):
         # 65535 is no special number: with LastRect any update may end early, without it none.
         self._rects = self._count = _two(buf, pos)[1]
         self._painted = False
+        self._room_bytes = self._update_limit_bytes()
+        self.flow.update_begins()
+        if not self._count:
+            self.flow.update_ends(False)
         return pos + 4
 
     def _set_colour_map_entries(self, buf: bytearray, pos: int, stop: int) -> int:
@@ -173,13 +254,13 @@ class FromDesktop(Reader):
             return NEED
         first, count = _two(buf, pos + 2)
         if first + count > 65_536:
-            raise Violation(f"{count} entries from {first}")
+            raise Violation("colour-map", f"{count} entries from {first}")
         end = pos + 6 + 6 * count
         if self.state.pixel_format.true_colour:
             # noVNC ends its session on any colour map; in true colour it means nothing anyway.
             return self._drop(pos, end, stop)
         if first + count > 1 << self.state.pixel_format.bits_per_pixel:
-            raise Violation(f"{count} entries from {first}")
+            raise Violation("colour-map", f"{count} entries from {first}")
         buf[pos + 1] = 0
         return self._body(pos, end, stop)
 
@@ -188,7 +269,15 @@ class FromDesktop(Reader):
 
     def _server_cut_text(self, buf: bytearray, pos: int, stop: int) -> int:
         state = self.state
-        reached = self._cut_text(buf, pos, stop, state.clipboard_offered)
+        rights = state.rights
+        reached = self._cut_text(
+            buf,
+            pos,
+            stop,
+            extended=state.clipboard_offered,
+            own=rights.clipboard_out,
+            other=rights.clipboard_in,
+        )
         if reached != NEED and clipboard.is_extended(buf, pos):
             # The first extended message of a desktop is its capabilities; from then on the
             # viewer may send them too.
@@ -197,19 +286,57 @@ class FromDesktop(Reader):
 
     def _end_of_continuous_updates(self, buf: bytearray, pos: int, stop: int) -> int:
         if encodings.CONTINUOUS_UPDATES not in self.state.offered:
-            raise Violation("continuous updates were not offered")
-        self.state.continuous_updates = True
+            raise Violation("continuous-updates-not-offered", "continuous updates were not offered")
+        if not self.flow.updates_end():
+            return self._drop(pos, pos + 1, stop)
         return pos + 1
+
+    def _xvp(self, buf: bytearray, pos: int, stop: int) -> int:
+        if encodings.XVP not in self.state.offered:
+            raise Violation("xvp-not-offered", "xvp was not offered")
+        if stop - pos < 4:
+            return NEED
+        if buf[pos + 3] > 1:
+            raise Violation("xvp-code", f"xvp code {buf[pos + 3]}")
+        buf[pos + 1] = 0
+        # 1 is XVP_INIT; 0 that something asked for failed.
+        self.state.xvp = self.state.xvp or buf[pos + 3] == 1
+        return pos + 4
+
+    def _gii(self, buf: bytearray, pos: int, stop: int) -> int:
+        if encodings.GII not in self.state.offered:
+            raise Violation("gii-not-offered", "gii was not offered")
+        if stop - pos < 4:
+            return NEED
+        self.state.gii = True
+        return self._body(pos, pos + 4 + gii_length(buf, pos), stop)
+
+    def _qemu(self, buf: bytearray, pos: int, stop: int) -> int:
+        if stop - pos < 4:
+            return NEED
+        (operation,) = _two(buf, pos)[1:]
+        if buf[pos + 1] != 1 or operation > _AUDIO_DATA:
+            raise Violation("qemu-submessage", f"QEMU message {buf[pos + 1]}, {operation}")
+        if not self.state.audio_enabled:
+            raise Violation("audio-not-enabled", "audio that the viewer did not ask for")
+        if operation != _AUDIO_DATA:
+            return pos + 4
+        if stop - pos < 8:
+            return NEED
+        (length,) = _flags(buf, pos + 4)
+        if length > AUDIO_LIMIT_BYTES:
+            raise Violation("audio-length", f"{length} bytes of audio")
+        return self._body(pos, pos + 8 + int(length), stop)
 
     def _fence(self, buf: bytearray, pos: int, stop: int) -> int:
         state = self.state
         if encodings.FENCE not in state.offered:
-            raise Violation("fences were not offered")
+            raise Violation("fence-not-offered", "fences were not offered")
         if stop - pos < 9:
             return NEED
         length = buf[pos + 8]
         if length > FENCE_LIMIT_BYTES:
-            raise Violation(f"a fence of {length} bytes")
+            raise Violation("fence-length", f"a fence of {length} bytes")
         end = pos + 9 + length
         if stop < end:
             return NEED
@@ -219,9 +346,14 @@ class FromDesktop(Reader):
         if not flags & _FENCE_REQUEST:
             # noVNC ends its session on a fence that is no request. Only answers to what the
             # viewer asked go through.
+            if buf.startswith(OUR_FENCE, pos + 9, end):
+                self.flow.fence_answered(bytes(buf[pos + 9 : end]))
+                return self._drop(pos, end, stop)
             if not state.fence_replies_due:
                 return self._drop(pos, end, stop)
             state.fence_replies_due -= 1
+        else:
+            state.fence_answers_due += 1
         return end
 
 
@@ -234,4 +366,7 @@ _MESSAGES: dict[int, tuple[str, Check]] = {
     3: ("ServerCutText", FromDesktop._server_cut_text),
     150: ("EndOfContinuousUpdates", FromDesktop._end_of_continuous_updates),
     248: ("ServerFence", FromDesktop._fence),
+    250: ("xvp", FromDesktop._xvp),
+    253: ("gii", FromDesktop._gii),
+    255: ("QEMU audio", FromDesktop._qemu),
 }

@@ -7,14 +7,17 @@ from collections.abc import Callable
 
 from relay.rfb import encodings, pixel_format
 from relay.rfb.errors import CloseCode, Direction, Violation
+from relay.rfb.flow import OUR_FENCE, Area, Flow
 from relay.rfb.from_desktop import FENCE_LIMIT_BYTES
-from relay.rfb.reader import NEED, Reader
+from relay.rfb.ledger import Ledger
+from relay.rfb.reader import NEED, Reader, gii_length
 from relay.rfb.state import State
 
 _count = struct.Struct(">H").unpack_from
 _area = struct.Struct(">HHHH")
 _point = struct.Struct(">HH")
-_wide_point = struct.Struct(">HHB").unpack_from
+_keysym = struct.Struct(">I").unpack_from
+_extended_key = struct.Struct(">HII").unpack_from
 _flags = struct.Struct(">I").unpack_from
 _screen = struct.Struct(">IHHHHI").unpack_from
 
@@ -23,7 +26,9 @@ TAIL_LIMIT_BYTES = 4 + 4 * 1024
 limit allows."""
 
 _FENCE_REQUEST = 1 << 31
+_NOWHERE = (-1, -1)
 _MAX_SCREENS = 16
+_AUDIO_ENABLE, _AUDIO_DISABLE, _AUDIO_FORMAT = 0, 1, 2
 
 
 class FromViewer(Reader):
@@ -33,21 +38,27 @@ class FromViewer(Reader):
     send: TigerVNC up to 1.16.2 loses step when a SetDesktopSize arrives in pieces.
 
     `inputs` counts what a person does: keys, pointer, clipboard. Update requests and fences
-    come by themselves.
+    come by themselves. `ledger` has what the person holds down.
     """
 
     direction = Direction.UP
     close_code = CloseCode.POLICY
 
-    __slots__ = ("inputs",)
+    __slots__ = ("_move", "inputs", "ledger")
 
-    def __init__(self, state: State) -> None:
-        super().__init__(state)
+    def __init__(self, state: State, flow: Flow) -> None:
+        super().__init__(state, flow)
         self.inputs = 0
+        self.ledger = Ledger()
+        # Where the last pure move is in the window, if the next message may replace it.
+        self._move = _NOWHERE
 
     def judge(self, buf: bytearray, pos: int, stop: int) -> int:
-        """Approves as far as `buf[pos:stop]` allows; see `Reader`. Raises ProtocolError."""
+        """Approves as far as `buf[pos:stop]` allows; see `Reader`. Raises ProtocolError; then
+        `offset` and `edits` say what was approved before.
+        """
         start = pos
+        self._move = _NOWHERE
         if self.edits:
             self.edits.clear()
         if self.opaque:
@@ -56,134 +67,178 @@ class FromViewer(Reader):
             message = _MESSAGES.get(buf[pos])
             try:
                 if message is None:
-                    raise Violation(f"message type {buf[pos]} is not let through")
+                    raise Violation("message-type", f"message type {buf[pos]} is not let through")
                 _, head, check = message
                 if stop - pos < head:
                     break
                 reached = check(self, buf, pos, stop)
             except Violation as violation:
                 where = message[0] if message else "message type"
-                raise self._error(violation, self.offset + pos - start, where) from None
+                error = self._error(violation, where, buf, pos, start, stop)
+                # What came before it has passed, and counts.
+                self.offset += pos - start
+                raise error from None
             if reached == NEED:
                 break
+            self.messages += 1
+            if self.observer is not None:
+                self.observer("message", buf[pos], self.offset + pos - start)
             pos = reached
         self.offset += pos - start
         return pos
 
     def _set_pixel_format(self, buf: bytearray, pos: int, stop: int) -> int:
-        state = self.state
         try:
             wanted = pixel_format.parse(buf, pos + 4)
         except ValueError as error:
-            raise Violation(str(error)) from None
-        same_sizes = (
-            wanted.bytes_per_pixel == state.bytes_per_pixel
-            and wanted.cpixel_bytes == state.cpixel_bytes
-            and wanted.tpixel_bytes == state.tpixel_bytes
-        )
-        # RFC 6143, Section 7.5.1: not while an update request is outstanding, for nobody could
-        # tell in which format the answer is.
-        if not same_sizes and (state.requests or state.updates_continuous):
-            raise Violation("a new pixel size while an update is due")
-        state.set_pixel_format(wanted)
+            raise Violation("pixel-format", str(error)) from None
         buf[pos + 1 : pos + 4] = b"\0\0\0"
         buf[pos + 4 : pos + 20] = wanted.pack()
+        instead = self.flow.pixel_format(wanted)
+        if instead is not None:
+            self.edits.append((pos, pos + 20, instead))
         return pos + 20
 
     def _set_encodings(self, buf: bytearray, pos: int, stop: int) -> int:
         state = self.state
         count: int = _count(buf, pos + 2)[0]
         if count > state.bounds.encodings_count:
-            raise Violation(f"{count} encodings")
+            raise Violation("encodings-count", f"{count} encodings")
         end = pos + 4 + 4 * count
         if stop < end:
             return NEED
-        kept = [
-            number for number in struct.unpack_from(f">{count}i", buf, pos + 4) if _known(number)
-        ]
-        for number in kept:
-            # An old list may still be in use by the desktop, so offers only ever add up.
-            state.offered.add(number)
-            encoding = encodings.REGISTRY.get(number)
-            if encoding is not None:
-                state.allowed[number] = encoding
+        listed = struct.unpack_from(f">{count}i", buf, pos + 4)
+        kept = [number for number in listed if number in state.let_through or _is_level(number)]
+        allowed = {n: encodings.REGISTRY[n] for n in (0, *kept) if n in encodings.REGISTRY}
+        offered = set(kept)
+        behind = self.flow.encodings(allowed, offered, fences=encodings.FENCE in offered)
         state.jpeg_offered = state.jpeg_offered or any(map(_is_quality, kept))
         state.clipboard_offered = encodings.EXTENDED_CLIPBOARD in state.offered
         buf[pos + 1] = 0
-        if len(kept) != count:
+        if len(kept) != count or behind:
             message = struct.pack(f">BxH{len(kept)}i", 2, len(kept), *kept)
-            self.edits.append((pos, end, message))
+            self.edits.append((pos, end, message + behind))
         return end
 
-    def _crop(self, buf: bytearray, at: int) -> None:
+    def _crop(self, buf: bytearray, at: int) -> Area:
         """An area beyond the framebuffer is cropped, never refused: viewers send stale sizes
         right after a resize (community specification, FramebufferUpdateRequest)."""
-        x, y, w, h = _area.unpack_from(buf, at)
+        area = _area.unpack_from(buf, at)
+        x, y, w, h = area
         state = self.state
         if x + w > state.width or y + h > state.height:
-            x, y = min(x, state.width), min(y, state.height)
-            _area.pack_into(buf, at, x, y, min(w, state.width - x), min(h, state.height - y))
+            area = state.crop(x, y, w, h)
+            _area.pack_into(buf, at, *area)
+        return area
 
     def _framebuffer_update_request(self, buf: bytearray, pos: int, stop: int) -> int:
         if buf[pos + 1] > 1:
             buf[pos + 1] = 1
-        self._crop(buf, pos + 2)
-        self.state.requests += 1
+        area = self._crop(buf, pos + 2)
+        if not self.flow.request(buf[pos + 1], area):
+            return self._drop(pos, pos + 10, stop)
         return pos + 10
 
     def _key_event(self, buf: bytearray, pos: int, stop: int) -> int:
+        self.inputs += 1
+        if not self.state.rights.keyboard:
+            return self._drop(pos, pos + 8, stop)
         if buf[pos + 1] > 1:
             buf[pos + 1] = 1
         buf[pos + 2 : pos + 4] = b"\0\0"
-        self.inputs += 1
+        self.ledger.key(_keysym(buf, pos + 4)[0], buf[pos + 1] != 0)
         return pos + 8
 
     def _pointer_event(self, buf: bytearray, pos: int, stop: int) -> int:
         state = self.state
-        size = 6
+        end = pos + 6
+        buttons = buf[pos + 1]
         # Bit 7 is the eighth button, until extended buttons make it announce a seventh byte.
-        if buf[pos + 1] > 127 and state.extended_buttons:
-            size = 7
-            if stop - pos < 7:
+        if buttons > 127 and state.extended_buttons:
+            end = pos + 7
+            if stop < end:
                 return NEED
-        x, y = _point.unpack_from(buf, pos + 2)
-        if x >= state.width or y >= state.height:
-            _point.pack_into(buf, pos + 2, min(x, state.width - 1), min(y, state.height - 1))
+            buttons = buttons & 127 | buf[pos + 6] << 7
         self.inputs += 1
-        return pos + size
+        if not state.rights.pointer:
+            return self._drop(pos, end, stop)
+        x, y = _point.unpack_from(buf, pos + 2)
+        if state.pointer_relative:
+            # Deltas around 0x7fff (QEMU Pointer Motion Change): releasing a button moves nothing.
+            x = y = 0x7FFF
+        elif x >= state.width or y >= state.height:
+            x, y = min(x, state.width - 1), min(y, state.height - 1)
+            _point.pack_into(buf, pos + 2, x, y)
+        ledger = self.ledger
+        if self.flow.desktop_behind and buttons == ledger.buttons:
+            # A move behind a move, with the same buttons: the desktop need not see the first.
+            if self._move[1] == pos:
+                self._forget(*self._move)
+            self._move = pos, end
+        ledger.pointer(buttons, x, y)
+        return end
+
+    def _forget(self, pos: int, end: int) -> None:
+        """Takes back a message in front of the one being read."""
+        if self.edits and self.edits[-1][1:] == (pos, b""):
+            pos = self.edits.pop()[0]
+        self.edits.append((pos, end, b""))
 
     def _client_cut_text(self, buf: bytearray, pos: int, stop: int) -> int:
-        self.inputs += 1
-        return self._cut_text(buf, pos, stop, self.state.extended_clipboard)
+        rights = self.state.rights
+        reached = self._cut_text(
+            buf,
+            pos,
+            stop,
+            extended=self.state.extended_clipboard,
+            own=rights.clipboard_in,
+            other=rights.clipboard_out,
+        )
+        if reached != NEED:
+            self.inputs += 1
+        return reached
 
     def _enable_continuous_updates(self, buf: bytearray, pos: int, stop: int) -> int:
         if not self.state.continuous_updates:
-            raise Violation("the desktop has not said that it can do continuous updates")
+            raise Violation(
+                "continuous-updates-not-confirmed",
+                "the desktop has not said that it can do continuous updates",
+            )
         if buf[pos + 1] > 1:
             buf[pos + 1] = 1
-        self.state.updates_continuous = bool(buf[pos + 1])
-        self._crop(buf, pos + 2)
+        area = self._crop(buf, pos + 2)
+        if not self.flow.enable(buf[pos + 1] != 0, area):
+            return self._drop(pos, pos + 10, stop)
         return pos + 10
 
     def _fence(self, buf: bytearray, pos: int, stop: int) -> int:
         state = self.state
         if not state.fences:
-            raise Violation("the desktop has not said that it can do fences")
+            raise Violation("fence-not-confirmed", "the desktop has not said that it can do fences")
         length = buf[pos + 8]
         if length > FENCE_LIMIT_BYTES:
-            raise Violation(f"a fence of {length} bytes")
-        if stop - pos < 9 + length:
+            raise Violation("fence-length", f"a fence of {length} bytes")
+        end = pos + 9 + length
+        if stop < end:
             return NEED
         buf[pos + 1 : pos + 4] = b"\0\0\0"
         (flags,) = _flags(buf, pos + 4)
         if flags & _FENCE_REQUEST:
+            if buf.startswith(OUR_FENCE, pos + 9, end) and not self.flow.passive:
+                raise Violation("fence-payload", "a fence that looks like the relay's own")
             state.fence_replies_due += 1
-        return pos + 9 + length
+        elif state.fence_answers_due:
+            state.fence_answers_due -= 1
+        else:
+            return self._drop(pos, end, stop)
+        return end
 
     def _set_desktop_size(self, buf: bytearray, pos: int, stop: int) -> int:
         state = self.state
         if not state.extended_desktop_size:
-            raise Violation("the desktop has not said that it can be resized")
+            raise Violation(
+                "resize-not-confirmed", "the desktop has not said that it can be resized"
+            )
         width, height = _point.unpack_from(buf, pos + 2)
         screens = buf[pos + 6]
         bounds = state.bounds
@@ -192,9 +247,9 @@ class FromViewer(Reader):
             or not 0 < height <= bounds.framebuffer_side_px
             or width * height > bounds.framebuffer_px
         ):
-            raise Violation(f"a framebuffer of {width}x{height}")
+            raise Violation("framebuffer-size", f"a framebuffer of {width}x{height}")
         if not 1 <= screens <= _MAX_SCREENS:
-            raise Violation(f"{screens} screens")
+            raise Violation("screens", f"{screens} screens")
         end = pos + 8 + 16 * screens
         if stop < end:
             return NEED
@@ -202,28 +257,79 @@ class FromViewer(Reader):
         for at in range(pos + 8, end, 16):
             number, x, y, w, h, _flags_of_screen = _screen(buf, at)
             if x + w > width or y + h > height or number in seen:
-                raise Violation(f"screen {number} outside {width}x{height}, or twice")
+                raise Violation("screens", f"screen {number} outside {width}x{height}, or twice")
             seen.add(number)
+        if not state.rights.resize:
+            return self._drop(pos, end, stop)
         buf[pos + 1] = buf[pos + 7] = 0
         return end
 
     def _qemu(self, buf: bytearray, pos: int, stop: int) -> int:
-        if buf[pos + 1] != 0:
-            raise Violation(f"QEMU submessage {buf[pos + 1]} is not let through")
+        check = _QEMU.get(buf[pos + 1])
+        if check is None:
+            raise Violation("qemu-submessage", f"QEMU submessage {buf[pos + 1]} is not let through")
+        return check(self, buf, pos, stop)
+
+    def _qemu_key(self, buf: bytearray, pos: int, stop: int) -> int:
         if not self.state.extended_keys:
-            raise Violation("the desktop has not said that it takes extended keys")
+            raise Violation(
+                "extended-keys-not-confirmed",
+                "the desktop has not said that it takes extended keys",
+            )
         if stop - pos < 12:
             return NEED
         self.inputs += 1
+        if not self.state.rights.keyboard:
+            return self._drop(pos, pos + 12, stop)
+        down, keysym, keycode = _extended_key(buf, pos + 2)
+        self.ledger.extended_key(keysym, keycode, down != 0)
         return pos + 12
 
+    def _qemu_audio(self, buf: bytearray, pos: int, stop: int) -> int:
+        state = self.state
+        if not state.audio:
+            raise Violation("audio-not-confirmed", "the desktop has not said that it has audio")
+        if stop - pos < 4:
+            return NEED
+        (operation,) = _count(buf, pos + 2)
+        if operation == _AUDIO_ENABLE:
+            state.audio_enabled = True
+        elif operation == _AUDIO_FORMAT:
+            if stop - pos < 10:
+                return NEED
+            if buf[pos + 4] > 5 or buf[pos + 5] not in (1, 2):
+                raise Violation(
+                    "audio-format", f"sample format {buf[pos + 4]} in {buf[pos + 5]} channels"
+                )
+            return pos + 10
+        elif operation != _AUDIO_DISABLE:
+            raise Violation("audio-operation", f"audio operation {operation}")
+        return pos + 4
 
-def _known(number: int) -> bool:
-    return (
-        number in encodings.REGISTRY
-        or number in encodings.SIGNALS
-        or any(number in levels for levels in encodings.LEVELS)
-    )
+    def _xvp(self, buf: bytearray, pos: int, stop: int) -> int:
+        if not self.state.xvp:
+            raise Violation("xvp-not-confirmed", "the desktop has not said that it can do xvp")
+        if buf[pos + 2] != 1 or buf[pos + 3] not in (2, 3, 4):
+            raise Violation("xvp-code", f"xvp version {buf[pos + 2]}, code {buf[pos + 3]}")
+        buf[pos + 1] = 0
+        if not self.state.rights.power:
+            return self._drop(pos, pos + 4, stop)
+        return pos + 4
+
+    def _gii(self, buf: bytearray, pos: int, stop: int) -> int:
+        state = self.state
+        if not state.gii:
+            raise Violation("gii-not-confirmed", "the desktop has not said that it can do gii")
+        end = pos + 4 + gii_length(buf, pos)
+        self.inputs += 1
+        # Its devices can be anything; what they hold down the relay does not know.
+        if not (state.rights.keyboard and state.rights.pointer):
+            return self._drop(pos, end, stop)
+        return self._body(pos, end, stop)
+
+
+def _is_level(number: int) -> bool:
+    return any(number in levels for levels in encodings.LEVELS)
 
 
 def _is_quality(number: int) -> bool:
@@ -231,6 +337,8 @@ def _is_quality(number: int) -> bool:
 
 
 Check = Callable[[FromViewer, bytearray, int, int], int]
+
+_QEMU: dict[int, Check] = {0: FromViewer._qemu_key, 1: FromViewer._qemu_audio}
 
 # By type: the message's name, the bytes its check needs at least, the check.
 _MESSAGES: dict[int, tuple[str, int, Check]] = {
@@ -242,6 +350,8 @@ _MESSAGES: dict[int, tuple[str, int, Check]] = {
     6: ("ClientCutText", 8, FromViewer._client_cut_text),
     150: ("EnableContinuousUpdates", 10, FromViewer._enable_continuous_updates),
     248: ("ClientFence", 9, FromViewer._fence),
+    250: ("xvp", 4, FromViewer._xvp),
     251: ("SetDesktopSize", 8, FromViewer._set_desktop_size),
+    253: ("gii", 4, FromViewer._gii),
     255: ("QEMU message", 2, FromViewer._qemu),
 }

@@ -3,17 +3,20 @@
 A step generator yields an int to be resumed with exactly so many bytes of the peer, or bytes
 to have them sent; its return value is the outcome. Whoever drives one owns the reading:
 
-    steps = negotiate({SECURITY_NONE})
+    steps = negotiate([SECURITY_NONE], limits)
     want = next(steps)      # 12: read 12 bytes, then steps.send(them)
 
-Versions differ where this module says so: 3.3 has the desktop dictate a security type, 3.7 and
-3.8 let us choose; only 3.8 sends a SecurityResult for type None and a reason after a failure.
+A peer that ends the stream instead is told by throwing EOFError into the generator.
+
+Versions differ where this module says so: in 3.3 the server dictates a security type, in 3.7 and
+3.8 the client chooses one of a list; only 3.8 has a SecurityResult for type None and a reason
+after a failed one.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Generator
+from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -24,23 +27,47 @@ from relay.rfb.pixel_format import PixelFormat
 SECURITY_NONE = 1
 SECURITY_VNC_AUTH = 2
 
+# The registry has only the owner of these.
+_RESERVED = {"RealVNC": (range(3, 16), range(128, 256)), "Apple": (range(31, 36),)}
+
+# The registry of the community specification (Security), which follows IANA's, and below it two
+# that desktops use unregistered: macOS lists 36, and UltraVNC dictates MS-Logon in 3.3.
 SECURITY_NAMES = {
+    number: f"{owner} type {number}"
+    for owner, ranges in _RESERVED.items()
+    for numbers in ranges
+    for number in numbers
+} | {
     0: "Invalid",
     1: "None",
     2: "VNC authentication",
-    5: "RA2",
-    6: "RA2ne",
+    5: "RA2 (RSA-AES)",
+    6: "RA2ne (RSA-AES unencrypted)",
+    13: "RA2r (RSA-AES two-step)",
     16: "Tight",
     17: "Ultra",
     18: "TLS",
     19: "VeNCrypt",
     20: "SASL",
-    21: "MD5",
-    22: "xvp",
-    30: "Apple Diffie-Hellman",
+    21: "MD5 hash authentication",
+    22: "xvp authentication",
+    23: "Secure Tunnel",
+    24: "Integrated SSH",
+    30: "Apple's Diffie-Hellman (ARD)",
     113: "MSLogonII",
-    129: "RSA-AES-256",
+    129: "RA2 (RSA-AES-256)",
+    130: "RA2ne (RSA-AES-256 unencrypted)",
+    133: "RA2r (RSA-AES-256 two-step)",
+    36: "Apple type 36",
+    0xFFFFFFFA: "MS-Logon",
 }
+
+_NAMES_SHOWN = 8
+"""Of the security types in a refusal; a desktop may list 255."""
+
+_FAILED = {1: "wrong password?", 2: "too many attempts"}
+"""SecurityResult, where no reason comes with it. 2 belongs to the Tight type, but servers send it
+after VNC authentication too."""
 
 OUR_BANNER = b"RFB 003.008\n"
 
@@ -65,7 +92,7 @@ class HandshakeBounds(Protocol):
 
 
 class HandshakeRefused(Exception):
-    """The desktop said no in the words the protocol has for it. The text is safe to show."""
+    """There is no way in, by what the other side says. The text is safe to show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +115,7 @@ class ServerInit:
 
     def pack(self, name_limit: int) -> bytes:
         """The message for a viewer, the name cut to `name_limit` bytes, padding zero."""
-        name = self.name[:name_limit]
+        name = _cut(self.name, name_limit)
         return (
             _SIZE.pack(self.width, self.height)
             + self.pixel_format.pack()
@@ -97,8 +124,17 @@ class ServerInit:
         )
 
 
-def _fault(text: str, where: str) -> ProtocolError:
+def _cut(name: bytes, limit: int) -> bytes:
+    """At most `limit` bytes, and not half a character where the name is UTF-8."""
+    if len(name) > limit:
+        ends = range(limit, max(limit - 4, 0), -1)
+        limit = next((end for end in ends if name[end] & 0xC0 != 0x80), limit)
+    return name[:limit]
+
+
+def _fault(rule: str, text: str, where: str) -> ProtocolError:
     return ProtocolError(
+        rule,
         text,
         direction=Direction.DOWN,
         offset=0,
@@ -114,10 +150,13 @@ def printable(raw: bytes, limit: int = 200) -> str:
 
 
 # The versions that desktops announce and the one we then speak. 3.3 to 3.6 never gained a
-# meaning beyond 3.3 (UltraVNC sends 3.4 and 3.6); Apple's 3.889, Intel's 4.x and RealVNC's 5.x
-# speak 3.8.
+# meaning beyond 3.3 (UltraVNC sends 3.4 and 3.6); Apple's 3.889, Intel's 4.x and RealVNC's 4.1
+# and 5.x speak 3.8.
 def parse_banner(banner: bytes) -> int:
-    """The minor version to speak (3, 7 or 8) with a desktop of this ProtocolVersion."""
+    """The minor version to speak (3, 7 or 8) with a desktop of this ProtocolVersion.
+
+    Raises ProtocolError where it is none, HandshakeRefused for a repeater.
+    """
     digits = banner[4:7] + banner[8:11]
     if (
         len(banner) != 12
@@ -126,7 +165,9 @@ def parse_banner(banner: bytes) -> int:
         or banner[11:] != b"\n"
         or not digits.isdigit()
     ):
-        raise _fault("this is not RFB: the greeting is not 'RFB xxx.yyy'", "ProtocolVersion")
+        raise _fault(
+            "banner", "this is not RFB: the greeting is not 'RFB xxx.yyy'", "ProtocolVersion"
+        )
     version = (int(banner[4:7]), int(banner[8:11]))
     if version >= (3, 8):
         return 8
@@ -134,14 +175,24 @@ def parse_banner(banner: bytes) -> int:
         return 7
     if version >= (3, 3):
         return 3
-    raise _fault(f"version {version[0]}.{version[1]} is older than 3.3", "ProtocolVersion")
+    if version == (0, 0):
+        # A viewer would next send 250 bytes that name a desktop waiting there.
+        raise HandshakeRefused("this is UltraVNC's repeater; use the desktop's own address")
+    raise _fault(
+        "version", f"version {version[0]}.{version[1]} is older than 3.3", "ProtocolVersion"
+    )
 
 
-def _reason(bounds: HandshakeBounds) -> Steps[str]:
-    (length,) = _U32.unpack((yield 4))
-    if length > bounds.reason_bytes:
-        raise _fault(f"a reason of {length} bytes", "reason-string")
-    return printable((yield length)) if length else "no reason given"
+def _reason(bounds: HandshakeBounds, otherwise: str) -> Steps[str]:
+    """A reason-string as text; `otherwise` where the desktop says nothing or closes instead."""
+    try:
+        (length,) = _U32.unpack((yield 4))
+        if length > bounds.reason_bytes:
+            raise _fault("reason-length", f"a reason of {length} bytes", "reason-string")
+        text = printable((yield length)) if length else ""
+    except EOFError:
+        return otherwise
+    return text or otherwise
 
 
 def name_of(security_type: int) -> str:
@@ -158,30 +209,30 @@ def negotiate(acceptable: Collection[int], bounds: HandshakeBounds) -> Steps[Neg
     """
     minor = parse_banner((yield 12))
     yield b"RFB 003.00%d\n" % minor
+    offered: Sequence[int]
     if minor == 3:
         (dictated,) = _U32.unpack((yield 4))
-        if dictated > 255:
-            raise _fault(f"security type {dictated}", "Security")
-        offered = bytes([dictated])
-        if not dictated:
-            offered = b""
+        if dictated not in SECURITY_NAMES:
+            raise _fault("security-type", f"security type {dictated}", "Security")
+        offered = [dictated] if dictated else []
     else:
         count = (yield 1)[0]
         offered = (yield count) if count else b""
     if not offered:
-        raise HandshakeRefused(
-            f"the desktop refused the connection: {(yield from _reason(bounds))}"
-        )
+        reason = yield from _reason(bounds, "no reason given")
+        raise HandshakeRefused(f"the desktop refused the connection: {reason}")
     for security_type in acceptable:
         if security_type in offered:
             if minor > 3:
                 yield bytes([security_type])
             return Negotiated(minor, security_type)
-    names = ", ".join(name_of(t) for t in offered)
-    wanted = ", ".join(name_of(t) for t in acceptable)
-    raise HandshakeRefused(
-        f"the desktop asks for security this relay does not do here: {names} (can do: {wanted})"
-    )
+    names = [name_of(security_type) for security_type in dict.fromkeys(offered)]
+    shown = ", ".join(names[:_NAMES_SHOWN])
+    if len(names) > _NAMES_SHOWN:
+        shown += f" and {len(names) - _NAMES_SHOWN} more"
+    if SECURITY_VNC_AUTH in offered:
+        raise HandshakeRefused(f"the desktop asks for {shown}, and no password is configured")
+    raise HandshakeRefused(f"the desktop asks for {shown}, which this relay does not do")
 
 
 def finish(negotiated: Negotiated, bounds: HandshakeBounds) -> Steps[ServerInit]:
@@ -191,12 +242,12 @@ def finish(negotiated: Negotiated, bounds: HandshakeBounds) -> Steps[ServerInit]
     """
     if negotiated.minor == 8 or negotiated.security_type != SECURITY_NONE:
         (result,) = _U32.unpack((yield 4))
-        if result not in (0, 1, 2):
-            raise _fault(f"SecurityResult {result}", "SecurityResult")
+        if result and result not in _FAILED:
+            raise _fault("security-result", f"SecurityResult {result}", "SecurityResult")
         if result:
-            reason = "wrong password?"
+            reason = _FAILED[result]
             if negotiated.minor == 8:
-                reason = yield from _reason(bounds)
+                reason = yield from _reason(bounds, reason)
             raise HandshakeRefused(f"the desktop refused the authentication: {reason}")
     yield b"\x01"
     head = yield _SIZE.size + pixel_format.SIZE + 4
@@ -205,10 +256,10 @@ def finish(negotiated: Negotiated, bounds: HandshakeBounds) -> Steps[ServerInit]
     try:
         pixels = pixel_format.parse(head, _SIZE.size)
     except ValueError as error:
-        raise _fault(str(error), "ServerInit > pixel format") from None
+        raise _fault("pixel-format", str(error), "ServerInit > pixel format") from None
     (name_length,) = _U32.unpack_from(head, _SIZE.size + pixel_format.SIZE)
     if name_length > bounds.name_bytes:
-        raise _fault(f"a name of {name_length} bytes", "ServerInit > name")
+        raise _fault("name-length", f"a name of {name_length} bytes", "ServerInit > name")
     name = (yield name_length) if name_length else b""
     return ServerInit(width, height, pixels, name)
 
@@ -216,31 +267,51 @@ def finish(negotiated: Negotiated, bounds: HandshakeBounds) -> Steps[ServerInit]
 def check_size(width: int, height: int, bounds: HandshakeBounds) -> None:
     """Refuses a framebuffer that is empty or larger than the bounds. Raises ProtocolError."""
     if not width or not height:
-        raise _fault(f"a framebuffer of {width}x{height}", "ServerInit > size")
+        raise _fault("framebuffer-size", f"a framebuffer of {width}x{height}", "ServerInit > size")
     if max(width, height) > bounds.framebuffer_side_px or width * height > bounds.framebuffer_px:
-        raise _fault(f"a framebuffer of {width}x{height}, beyond the limits", "ServerInit > size")
+        raise _fault(
+            "framebuffer-size",
+            f"a framebuffer of {width}x{height}, beyond the limits",
+            "ServerInit > size",
+        )
+
+
+_VIEWER_VERSIONS = {b"RFB 003.003\n": 3, b"RFB 003.007\n": 7, OUR_BANNER: 8}
 
 
 def greet(init: bytes) -> Steps[bool]:
-    """The whole handshake with a viewer: we are RFB 3.8 and offer None, because the session
-    token has authenticated it already. `init` is the ServerInit message. Returns whether the
-    viewer asked to share. Raises ProtocolError.
+    """The whole handshake with a viewer: we are RFB 3.8, speak 3.3 and 3.7 where a viewer prefers
+    them, and offer None, because the session token has authenticated it already. `init` is the
+    ServerInit message. Returns whether the viewer asked to share. Raises ProtocolError.
     """
     yield OUR_BANNER
     banner = yield 12
-    # Viewers of 3.3 and 3.7 would need their own handshake, and browsers have none of those.
-    if banner != OUR_BANNER:
-        raise _viewer_fault("the viewer did not answer with version 3.8", 0, "ProtocolVersion")
-    yield b"\x01\x01"
-    if (yield 1) != b"\x01":
-        raise _viewer_fault("the viewer chose a security type not offered", 12, "Security")
-    yield b"\x00\x00\x00\x00"
+    minor = _VIEWER_VERSIONS.get(banner)
+    if minor is None:
+        text = "the viewer did not answer with version 3.3, 3.7 or 3.8"
+        raise _viewer_fault("viewer-version", text, 0, "ProtocolVersion", banner)
+    if minor == 3:
+        yield b"\x00\x00\x00\x01"
+    else:
+        yield b"\x01\x01"
+        choice = yield 1
+        if choice != b"\x01":
+            text = "the viewer chose a security type not offered"
+            raise _viewer_fault("viewer-security", text, 12, "Security", choice)
+    if minor == 8:
+        yield b"\x00\x00\x00\x00"
     shared = (yield 1) != b"\x00"
     yield init
     return shared
 
 
-def _viewer_fault(text: str, offset: int, where: str) -> ProtocolError:
+def _viewer_fault(rule: str, text: str, offset: int, where: str, evidence: bytes) -> ProtocolError:
     return ProtocolError(
-        text, direction=Direction.UP, offset=offset, where=where, close_code=CloseCode.POLICY
+        rule,
+        text,
+        direction=Direction.UP,
+        offset=offset,
+        where=where,
+        close_code=CloseCode.POLICY,
+        evidence=evidence,
     )

@@ -53,6 +53,11 @@ class PixelFormat:
             return 3
         return self.bytes_per_pixel
 
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """What framing depends on: bytes of a pixel, of a CPIXEL and of a TPIXEL."""
+        return self.bytes_per_pixel, self.cpixel_bytes, self.tpixel_bytes
+
     def pack(self) -> bytes:
         """The 16 bytes on the wire, padding zero."""
         return _LAYOUT.pack(

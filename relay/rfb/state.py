@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Protocol
 
 from relay.rfb.errors import Violation
 from relay.rfb.handshake import HandshakeBounds, ServerInit
 from relay.rfb.pixel_format import PixelFormat
+from relay.rfb.rights import Rights
 
 if TYPE_CHECKING:
     from relay.rfb.encodings.base import Encoding
@@ -27,13 +29,15 @@ class State:
     """Pixel format, framebuffer size, what was offered and what was confirmed.
 
     `width` and `height` bound every rectangle: the size last forwarded to the viewer.
-    `allowed` maps the encodings the desktop may use to their framing: the viewer's offers so
-    far; Raw always is. `requests` counts update requests that may still be answered, and is
-    an upper bound: one update may answer several (RFC 6143, Section 7.5.3).
+    `let_through` are the encodings that SetEncodings keeps, levels aside. `allowed` maps the
+    encodings the desktop may use to their framing; Raw always is. What is under way between the
+    two is in `Flow`.
     """
 
     __slots__ = (
         "allowed",
+        "audio",
+        "audio_enabled",
         "bounds",
         "bytes_per_pixel",
         "clipboard_offered",
@@ -43,40 +47,58 @@ class State:
         "extended_clipboard",
         "extended_desktop_size",
         "extended_keys",
+        "fence_answers_due",
         "fence_replies_due",
         "fences",
+        "gii",
         "height",
         "jpeg_offered",
+        "let_through",
         "offered",
         "pixel_format",
-        "requests",
+        "pointer_relative",
+        "rights",
         "tpixel_bytes",
-        "updates_continuous",
         "width",
+        "xvp",
     )
 
-    def __init__(self, init: ServerInit, bounds: Bounds, raw: Encoding) -> None:
+    def __init__(
+        self,
+        init: ServerInit,
+        bounds: Bounds,
+        raw: Encoding,
+        rights: Rights,
+        let_through: Collection[int],
+    ) -> None:
         self.bounds = bounds
         self.width = init.width
         self.height = init.height
         self.allowed: dict[int, Encoding] = {0: raw}
         self.offered: set[int] = set()
-        self.requests = 0
+        self.rights = rights
+        self.let_through = let_through
         # A quality level among the offers permits JPEG inside Tight.
         self.jpeg_offered = False
         self.clipboard_offered = False
         # Each is false until the desktop has confirmed the extension; before that a viewer
         # must not use its messages.
+        self.audio = False
         self.continuous_updates = False
         self.extended_buttons = False
         self.extended_clipboard = False
         self.extended_desktop_size = False
         self.extended_keys = False
         self.fences = False
-        # Whether the viewer has switched continuous updates on.
-        self.updates_continuous = False
-        # The viewer's fence requests that the desktop has not answered.
+        self.gii = False
+        self.xvp = False
+        # Whether the viewer has ever switched audio on.
+        self.audio_enabled = False
+        # Whether the desktop reads a PointerEvent's x and y as deltas.
+        self.pointer_relative = False
+        # The viewer's fence requests that the desktop has not answered, and the other way round.
         self.fence_replies_due = 0
+        self.fence_answers_due = 0
         self.set_pixel_format(init.pixel_format)
 
     def set_pixel_format(self, pixel_format: PixelFormat) -> None:
@@ -84,6 +106,11 @@ class State:
         self.bytes_per_pixel = pixel_format.bytes_per_pixel
         self.cpixel_bytes = pixel_format.cpixel_bytes
         self.tpixel_bytes = pixel_format.tpixel_bytes
+
+    def crop(self, x: int, y: int, w: int, h: int) -> tuple[int, int, int, int]:
+        """An area's part inside the framebuffer."""
+        x, y = min(x, self.width), min(y, self.height)
+        return x, y, min(w, self.width - x), min(h, self.height - y)
 
     def resize(self, width: int, height: int) -> None:
         """A new framebuffer size. Raises Violation when it is beyond the bounds."""
@@ -93,6 +120,6 @@ class State:
             or not 0 < height <= bounds.framebuffer_side_px
             or width * height > bounds.framebuffer_px
         ):
-            raise Violation(f"a framebuffer of {width}x{height}")
+            raise Violation("framebuffer-size", f"a framebuffer of {width}x{height}")
         self.width = width
         self.height = height

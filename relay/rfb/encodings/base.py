@@ -25,20 +25,27 @@ class Encoding:
 
     `pixels` says that x, y, w and h are an area of the framebuffer and must lie inside it;
     pseudo-encodings use those fields for anything. `walks` is true for a `Walker`.
+    `element_limit_bytes` is the most that waits for more, behind the rectangle's header: a
+    head, or an element of a walk, less than whole.
     """
 
     number: int
     name: str
     pixels = True
     walks = False
+    element_limit_bytes = 0
 
     def measure(self, buf: bytearray, pos: int, stop: int, w: int, h: int, state: State) -> int:
         """Size in bytes of the payload that begins at `buf[pos]`, or NEED when `stop` comes
         before its head does end. Raises Violation. What is behind the head is opaque."""
         raise NotImplementedError
 
-    def applied(self, x: int, y: int, w: int, h: int, state: State) -> None:
-        """Called once a rectangle's head has passed its checks."""
+    def applied(
+        self, buf: bytearray, pos: int, x: int, y: int, w: int, h: int, state: State
+    ) -> bool:
+        """Called once the head at `buf[pos]` of a rectangle without pixels has passed its checks.
+        Returns whether the rectangle is not for the viewer. Raises Violation."""
+        return False
 
 
 class Fixed(Encoding):
@@ -52,9 +59,7 @@ class Fixed(Encoding):
 
 
 class Prefixed(Encoding):
-    """A head of at most `head_limit_bytes` says how long the rest is."""
-
-    head_limit_bytes: int
+    """A head of at most `element_limit_bytes` says how long the rest is."""
 
 
 class Walker(Encoding):

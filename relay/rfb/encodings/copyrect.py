@@ -14,7 +14,7 @@ _source = struct.Struct(">HH").unpack_from
 class CopyRect(Prefixed):
     number = 1
     name = "CopyRect"
-    head_limit_bytes = 4
+    element_limit_bytes = 4
 
     def measure(self, buf: bytearray, pos: int, stop: int, w: int, h: int, state: State) -> int:
         if stop - pos < 4:
@@ -22,5 +22,7 @@ class CopyRect(Prefixed):
         x, y = _source(buf, pos)
         # Viewers have copied from outside their framebuffer for it (CVE-2019-15692).
         if x + w > state.width or y + h > state.height:
-            raise Violation(f"copies from {x},{y} {w}x{h}, outside the framebuffer")
+            raise Violation(
+                "copyrect-source", f"copies from {x},{y} {w}x{h}, outside the framebuffer"
+            )
         return 4

@@ -1,4 +1,4 @@
-"""Cursor shapes: Cursor (RFC 6143, Section 7.8.1), the VMware cursor and CursorWithAlpha
+"""Cursors: Cursor (RFC 6143, Section 7.8.1), XCursor, the VMware cursor and CursorWithAlpha
 (community specification). x and y are the hot spot; 0x0 is a hidden cursor."""
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _inner_number = struct.Struct(">i").unpack_from
 def _check_side(w: int, h: int, state: State) -> None:
     # Width times height wrapped in viewers (CVE-2019-15690), so both are bounded first.
     if max(w, h) > state.bounds.cursor_side_px:
-        raise Violation(f"a cursor of {w}x{h}")
+        raise Violation("cursor-size", f"a cursor of {w}x{h}")
 
 
 class Cursor(Fixed):
@@ -35,13 +35,36 @@ class Cursor(Fixed):
         return w * h * state.bytes_per_pixel + (w + 7) // 8 * h
 
 
+class XCursor(Fixed):
+    """Two colours and two bitmaps, whatever the pixel format."""
+
+    number = -240
+    name = "XCursor"
+    pixels = False
+
+    def size(self, w: int, h: int, state: State) -> int:
+        _check_side(w, h, state)
+        return 6 + 2 * ((w + 7) // 8) * h if w and h else 0
+
+
+class PointerPosition(Fixed):
+    """Where the pointer is: x and y, no payload (TightVNC, libvncserver)."""
+
+    number = -232
+    name = "pointer position"
+    pixels = False
+
+    def size(self, w: int, h: int, state: State) -> int:
+        return 0
+
+
 class VMwareCursor(Prefixed):
     """A type byte, padding, then masks in the pixel format (type 0) or RGBA (type 1)."""
 
     number = 0x574D5664
     name = "VMware cursor"
     pixels = False
-    head_limit_bytes = 2
+    element_limit_bytes = 2
 
     def measure(self, buf: bytearray, pos: int, stop: int, w: int, h: int, state: State) -> int:
         _check_side(w, h, state)
@@ -49,7 +72,7 @@ class VMwareCursor(Prefixed):
             return NEED
         kind = buf[pos]
         if kind > 1:
-            raise Violation(f"cursor type {kind}")
+            raise Violation("cursor-type", f"cursor type {kind}")
         buf[pos + 1] = 0
         return 2 + (w * h * 4 if kind else 2 * w * h * state.bytes_per_pixel)
 
@@ -69,7 +92,7 @@ class CursorWithAlpha(Prefixed):
     number = -314
     name = "CursorWithAlpha"
     pixels = False
-    head_limit_bytes = 4 + Tight.head_limit_bytes
+    element_limit_bytes = 4 + Tight.element_limit_bytes
 
     # Only real encodings may stand inside, and never one that copies from the framebuffer.
     _inner: dict[int, Encoding] = {e.number: e for e in (Raw(), Tight(), ZRLE())}  # noqa: RUF012
@@ -81,7 +104,9 @@ class CursorWithAlpha(Prefixed):
         (number,) = _inner_number(buf, pos)
         inner = self._inner.get(number)
         if inner is None:
-            raise Violation(f"encoding {number} inside a cursor")
+            raise Violation("cursor-encoding", f"encoding {number} inside a cursor")
+        if number not in state.allowed:
+            raise Violation("encoding-not-offered", f"encoding {number} was not offered")
         alpha = cast(State, _AlphaState)
         size = inner.measure(buf, pos + 4, stop, w, h, alpha)
         return NEED if size == NEED else 4 + size

@@ -11,12 +11,18 @@ class DesktopName(Prefixed):
     number = -307
     name = "DesktopName"
     pixels = False
-    head_limit_bytes = 4
+    element_limit_bytes = 4
 
     def measure(self, buf: bytearray, pos: int, stop: int, w: int, h: int, state: State) -> int:
         if stop - pos < 4:
             return NEED
         (length,) = u32(buf, pos)
         if length > state.bounds.name_bytes:
-            raise Violation(f"a name of {length} bytes")
+            raise Violation("name-length", f"a name of {length} bytes")
         return 4 + int(length)
+
+    def applied(
+        self, buf: bytearray, pos: int, x: int, y: int, w: int, h: int, state: State
+    ) -> bool:
+        # All four must be zero. TigerVNC's reader ignores the name otherwise.
+        return bool(x or y or w or h)

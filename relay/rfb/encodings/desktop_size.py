@@ -19,8 +19,11 @@ class DesktopSize(Fixed):
     def size(self, w: int, h: int, state: State) -> int:
         return 0
 
-    def applied(self, x: int, y: int, w: int, h: int, state: State) -> None:
+    def applied(
+        self, buf: bytearray, pos: int, x: int, y: int, w: int, h: int, state: State
+    ) -> bool:
         state.resize(w, h)
+        return False
 
 
 class ExtendedDesktopSize(Prefixed):
@@ -29,7 +32,7 @@ class ExtendedDesktopSize(Prefixed):
     number = -308
     name = "ExtendedDesktopSize"
     pixels = False
-    head_limit_bytes = 4
+    element_limit_bytes = 4
 
     def measure(self, buf: bytearray, pos: int, stop: int, w: int, h: int, state: State) -> int:
         if stop - pos < 4:
@@ -37,12 +40,15 @@ class ExtendedDesktopSize(Prefixed):
         # Zero screens come from libvncserver, whose count is an application's answer.
         screens = buf[pos]
         if screens > _MAX_SCREENS:
-            raise Violation(f"{screens} screens")
+            raise Violation("screens", f"{screens} screens")
         buf[pos + 1 : pos + 4] = b"\0\0\0"
         return 4 + 16 * screens
 
-    def applied(self, x: int, y: int, w: int, h: int, state: State) -> None:
+    def applied(
+        self, buf: bytearray, pos: int, x: int, y: int, w: int, h: int, state: State
+    ) -> bool:
         state.extended_desktop_size = True
         # A refused request of this viewer leaves the size as it was; w and h mean nothing.
         if x != _OWN_REQUEST or y == 0:
             state.resize(w, h)
+        return False

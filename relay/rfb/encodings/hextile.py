@@ -14,6 +14,10 @@ _RAW, _BACKGROUND, _FOREGROUND, _SUBRECTS, _COLOURED = 1, 2, 4, 8, 16
 class Hextile(Walker):
     number = 5
     name = "Hextile"
+    # Mask, background, foreground, count and 255 coloured sub-rectangles.
+    element_limit_bytes = 1 + 4 + 4 + 1 + 255 * (4 + 2)
+    # The masks of a tile that is a length and deflated bytes.
+    deflated: frozenset[int] = frozenset()
 
     def walk(self, w: int, h: int, state: State) -> Generator[int, Window, int]:
         bytes_per_pixel = state.bytes_per_pixel
@@ -34,14 +38,22 @@ class Hextile(Walker):
                     buf, pos, stop = yield pos
                 mask = buf[pos]
                 if mask > 31:
-                    # Bits 5 to 7 belong to zlibhex.
-                    raise Violation(f"tile mask 0x{mask:02x}", pos)
+                    if mask not in self.deflated:
+                        raise Violation("hextile-mask", f"tile mask 0x{mask:02x}", pos)
+                    while stop - pos < 3:
+                        buf, pos, stop = yield pos
+                    length = buf[pos + 1] << 8 | buf[pos + 2]
+                    # Twice the largest tile, and room for flushes.
+                    if length > 2 * self.element_limit_bytes + 1024:
+                        raise Violation("zlibhex-length", f"a tile of {length} bytes", pos)
+                    pos += 3 + length
+                    continue
                 if mask & _RAW:
                     # With the raw bit the others mean nothing; noVNC breaks on them, so they go.
                     buf[pos] = _RAW
                     pos += 1 + tile_w * tile_h * bytes_per_pixel
                     continue
-                # At most 10 + 255 * 6 bytes: a whole tile is one element.
+                # A whole tile is one element.
                 size = heads[mask]
                 if not mask & _SUBRECTS:
                     while stop - pos < size:
@@ -60,6 +72,10 @@ class Hextile(Walker):
                     if (where >> 4) + (extent >> 4) >= tile_w or (where & 15) + (
                         extent & 15
                     ) >= tile_h:
-                        raise Violation(f"sub-rectangle outside a tile of {tile_w}x{tile_h}", pos)
+                        raise Violation(
+                            "hextile-subrectangle",
+                            f"sub-rectangle outside a tile of {tile_w}x{tile_h}",
+                            pos,
+                        )
                 pos += size
         return pos

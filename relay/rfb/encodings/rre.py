@@ -9,15 +9,18 @@ from relay.rfb.encodings.base import Walker, Window, u32
 from relay.rfb.errors import Violation
 from relay.rfb.state import State
 
-_area = struct.Struct(">HHHH").unpack_from
+_area = struct.Struct(">HHHH")
 
 
 class RRE(Walker):
     number = 2
     name = "RRE"
+    element_limit_bytes = 4 + 8  # a pixel and an area
+    area = _area
 
     def walk(self, w: int, h: int, state: State) -> Generator[int, Window, int]:
         bytes_per_pixel = state.bytes_per_pixel
+        area = self.area.unpack_from
         buf, pos, stop = yield 0
         while stop - pos < 4 + bytes_per_pixel:
             buf, pos, stop = yield pos
@@ -25,16 +28,18 @@ class RRE(Walker):
         # Every sub-rectangle paints a pixel at least. The product of count and size wrapped in
         # 32 bits in several viewers (TigerVNC's RREDecoder, libvncclient).
         if left > w * h:
-            raise Violation(f"{left} sub-rectangles in {w}x{h}", pos)
+            raise Violation("rre-count", f"{left} sub-rectangles in {w}x{h}", pos)
         pos += 4 + bytes_per_pixel
-        step = bytes_per_pixel + 8
+        step = bytes_per_pixel + self.area.size
         while left:
             if stop - pos < step:
                 buf, pos, stop = yield pos
                 continue
-            sx, sy, sw, sh = _area(buf, pos + bytes_per_pixel)
+            sx, sy, sw, sh = area(buf, pos + bytes_per_pixel)
             if sx + sw > w or sy + sh > h:
-                raise Violation(f"sub-rectangle {sx},{sy} {sw}x{sh} outside {w}x{h}", pos)
+                raise Violation(
+                    "rre-subrectangle", f"sub-rectangle {sx},{sy} {sw}x{sh} outside {w}x{h}", pos
+                )
             pos += step
             left -= 1
         return pos

@@ -23,19 +23,21 @@ UNCOMPRESSED_BELOW_BYTES = 12
 class Tight(Prefixed):
     number = 7
     name = "Tight"
-    head_limit_bytes = 1 + 1 + 1 + 256 * 4 + 3
+    element_limit_bytes = 1 + 1 + 1 + 256 * 4 + 3
 
     def measure(self, buf: bytearray, pos: int, stop: int, w: int, h: int, state: State) -> int:
         if pos >= stop:
             return NEED
         if w > MAX_WIDTH_PX:
-            raise Violation(f"{w} pixels wide, more than {MAX_WIDTH_PX}")
+            raise Violation("tight-width", f"{w} pixels wide, more than {MAX_WIDTH_PX}")
         # Bits 0 to 3 reset zlib streams.
         control = buf[pos] >> 4
         if control == _JPEG:
             bytes_per_pixel = state.bytes_per_pixel
             if not state.jpeg_offered or bytes_per_pixel == 1:
-                raise Violation("JPEG without a quality level offered, or at 8 bits per pixel")
+                raise Violation(
+                    "tight-jpeg", "JPEG without a quality level offered, or at 8 bits per pixel"
+                )
             limit = 2 * w * h * bytes_per_pixel + 65_536
             return _image(buf, pos, stop, limit, 0xFF, 0xD8)
         if control == _FILL:
@@ -54,7 +56,7 @@ class Tight(Prefixed):
         h: int,
         state: State,
     ) -> int:
-        raise Violation(f"compression control {control}")
+        raise Violation("tight-control", f"compression control {control}")
 
     def _basic(self, buf: bytearray, pos: int, stop: int, w: int, h: int, state: State) -> int:
         at = pos + 1
@@ -75,10 +77,10 @@ class Tight(Prefixed):
             size = (w + 7) // 8 * h if colours <= 2 else w * h
         elif kind == _GRADIENT:
             if state.bytes_per_pixel == 1:
-                raise Violation("gradient filter at 8 bits per pixel")
+                raise Violation("tight-gradient", "gradient filter at 8 bits per pixel")
             size = w * h * state.tpixel_bytes
         else:
-            raise Violation(f"filter {kind}")
+            raise Violation("tight-filter", f"filter {kind}")
         if size < UNCOMPRESSED_BELOW_BYTES:
             return at - pos + size
         return _with_compact_length(buf, pos, at, stop, size + size // 8 + 4096)
@@ -100,9 +102,9 @@ def _image(buf: bytearray, pos: int, stop: int, limit: int, first: int, second: 
             length |= buf[at] << 14
             at += 1
     if not 4 <= length <= limit:
-        raise Violation(f"an image of {length} bytes, at most {limit} make sense")
+        raise Violation("image-length", f"an image of {length} bytes, at most {limit} make sense")
     if buf[at] != first or buf[at + 1] != second:
-        raise Violation("an image that does not begin as one")
+        raise Violation("image-magic", "an image that does not begin as one")
     return at - pos + length
 
 
@@ -124,7 +126,7 @@ def _with_compact_length(buf: bytearray, start: int, at: int, stop: int, limit: 
             length |= buf[at] << 14
             at += 1
     if length > limit:
-        raise Violation(f"{length} bytes, at most {limit} make sense")
+        raise Violation("tight-length", f"{length} bytes, at most {limit} make sense")
     return at - start + length
 
 
@@ -133,9 +135,10 @@ class TightPNG(Tight):
 
     number = -260
     name = "TightPNG"
+    element_limit_bytes = 6  # a control byte, a length, and how an image begins
 
     def _basic(self, buf: bytearray, pos: int, stop: int, w: int, h: int, state: State) -> int:
-        raise Violation("basic compression inside TightPNG")
+        raise Violation("tight-control", "basic compression inside TightPNG")
 
     def _extra(
         self,
@@ -148,6 +151,6 @@ class TightPNG(Tight):
         state: State,
     ) -> int:
         if control != _PNG:
-            raise Violation(f"compression control {control}")
+            raise Violation("tight-control", f"compression control {control}")
         limit = 2 * w * h * state.bytes_per_pixel + 65_536
         return _image(buf, pos, stop, limit, 0x89, 0x50)

@@ -10,7 +10,7 @@ from relay.rfb.state import State
 class Zlib(Prefixed):
     number = 6
     name = "zlib"
-    head_limit_bytes = 4
+    element_limit_bytes = 4
 
     def measure(self, buf: bytearray, pos: int, stop: int, w: int, h: int, state: State) -> int:
         if stop - pos < 4:
@@ -18,5 +18,5 @@ class Zlib(Prefixed):
         (length,) = u32(buf, pos)
         # Deflate expands incompressible data by a few bytes per 16 KiB; twice is far beyond.
         if length > 2 * w * h * state.bytes_per_pixel + 4096:
-            raise Violation(f"{length} bytes for {w}x{h}")
+            raise Violation("zlib-length", f"{length} bytes for {w}x{h}")
         return 4 + int(length)

@@ -1,0 +1,436 @@
+"""What is under way at the desktop: update requests, pixel formats, lists, continuous updates.
+
+A desktop answers when it likes, and nothing in an update says which request it answers or which
+pixel format it has. So the relay lets few requests through at a time, and changes the format
+only where both sides agree on the byte from which it holds:
+
+- while nothing is under way, at once;
+- in continuous updates, at the EndOfContinuousUpdates between two EnableContinuousUpdates, as
+  TigerVNC's viewer does by itself;
+- otherwise after what is under way has come. Where it does not, at the answer to a fence; and
+  without fences after a request that a desktop answers at once.
+
+What is held back meanwhile is at most one request of each kind, one format and one list.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from typing import TYPE_CHECKING
+
+from relay.rfb.errors import Violation
+from relay.rfb.pixel_format import PixelFormat
+
+if TYPE_CHECKING:
+    from relay.rfb.encodings.base import Encoding
+    from relay.rfb.state import State
+
+Area = tuple[int, int, int, int]
+"""x, y, width, height."""
+
+_request = struct.Struct(">BBHHHH").pack
+_enable = _request
+_fence = struct.Struct(">BxxxIB").pack
+
+_BLOCK_BEFORE, _SYNC_NEXT, _REQUEST = 1, 4, 1 << 31
+
+OUR_FENCE = b"\0deskrelay"
+"""How the payload of the relay's own fences begins; a viewer's must not."""
+
+_FOR_FORMAT, _FOR_LIST = b"F", b"L"
+
+UNREQUESTED_LIMIT = 64
+"""Updates with pixels that nobody asked for. Some desktops send a few around a resize."""
+
+
+ENDS_LIMIT = 256
+"""EndOfContinuousUpdates that may be due at a time: a viewer's switching off costs memory until the
+desktop has answered it."""
+
+
+SILENCES_LIMIT = 5
+"""Of the timeout of a format: how long a desktop may take for the pixel it is asked for. One that
+is under load takes a second; one that never answers shows no picture anyway."""
+
+
+def _contains(outer: Area, inner: Area) -> bool:
+    return (
+        outer[0] <= inner[0]
+        and outer[1] <= inner[1]
+        and outer[0] + outer[2] >= inner[0] + inner[2]
+        and outer[1] + outer[3] >= inner[1] + inner[3]
+    )
+
+
+def _union(a: Area, b: Area) -> Area:
+    x, y = min(a[0], b[0]), min(a[1], b[1])
+    return x, y, max(a[0] + a[2], b[0] + b[2]) - x, max(a[1] + a[3], b[1] + b[3]) - y
+
+
+class _End:
+    """An EndOfContinuousUpdates that is due: the format that holds from it on, and whether the
+    relay asked for it, not the viewer."""
+
+    __slots__ = ("ours", "pixel_format")
+
+    def __init__(self, pixel_format: PixelFormat | None, *, ours: bool) -> None:
+        self.pixel_format = pixel_format
+        self.ours = ours
+
+
+class Flow:
+    """Shared by both readers of a conversation.
+
+    `passive` is for a conversation that only looks at a recorded one: nothing is held, and a
+    format holds from the end of the update under way, or from EndOfContinuousUpdates.
+
+    Whoever moves the bytes sets `viewer_behind` while the viewer has more to take than it should,
+    and `desktop_behind` while the desktop has. `wake` says that `due` has something to send up;
+    `waiting` that a format waits for what is under way, and that `expire` is to be called
+    when it has for too long.
+    """
+
+    __slots__ = (
+        "_area",
+        "_asked",
+        "_bare",
+        "_bare_answers",
+        "_enables",
+        "_ends",
+        "_ends_seen",
+        "_fenced",
+        "_fences",
+        "_held",
+        "_held_enable",
+        "_list",
+        "_list_fence",
+        "_next",
+        "_silences",
+        "_state",
+        "_unrequested",
+        "_wanted",
+        "continuous",
+        "desktop_behind",
+        "in_update",
+        "injected",
+        "passive",
+        "requests",
+        "viewer_behind",
+        "wake",
+    )
+
+    def __init__(self, state: State, *, passive: bool) -> None:
+        self._state = state
+        self.passive = passive
+        self.viewer_behind = False
+        self.desktop_behind = False
+        self.wake = False
+        # Other messages to send up, as soon as none of the viewer's is under way.
+        self.injected = b""
+        # Requests that may still be answered: never fewer than in truth, for one update may
+        # answer several (RFC 6143, Section 7.5.3).
+        self.requests = 0
+        # By incremental flag: the area asked for since the last update, and the one held back.
+        self._asked: list[Area | None] = [None, None]
+        self._held: list[Area | None] = [None, None]
+        # Updates without pixels that may have answered one of `requests`, and whether this
+        # desktop's do; None: not known yet.
+        self._bare = 0
+        self._bare_answers: bool | None = None
+        self.in_update = False
+        self._unrequested = 0
+        self.continuous = False
+        self._area: Area = (0, 0, 0, 0)
+        self._held_enable: tuple[bool, Area] | None = None
+        self._ends: deque[_End] = deque()
+        self._enables = 0
+        self._ends_seen = 0
+        # A format held back, one behind a fence of ours, and one that holds from the end of this
+        # update on (passive).
+        self._wanted: PixelFormat | None = None
+        self._fenced: PixelFormat | None = None
+        self._next: PixelFormat | None = None
+        self._silences = 0
+        # The viewer's last list, while what it dropped may still come.
+        self._list: tuple[dict[int, Encoding], set[int]] | None = None
+        self._list_fence = 0
+        self._fences = 0
+
+    @property
+    def waiting(self) -> bool:
+        return self._wanted is not None
+
+    @property
+    def holding(self) -> bool:
+        """Whether update requests are held back."""
+        return self._held[0] is not None or self._held[1] is not None
+
+    def _quiet(self) -> bool:
+        """Whether no pixel can come before something is asked for."""
+        return not (self.requests or self.in_update or self.continuous or self._ends)
+
+    def _owed(self) -> bool:
+        """Whether the viewer waits for an update: it has asked since the last one."""
+        return self._asked[0] is not None or self._asked[1] is not None
+
+    # Update requests.
+
+    def request(self, incremental: int, area: Area) -> bool:
+        """An update request of the viewer's; whether it is to go up now."""
+        if not self.passive:
+            if self.viewer_behind or self._wanted is not None or self._waits(incremental, area):
+                held = self._held[incremental]
+                self._held[incremental] = area if held is None else _union(held, area)
+                return False
+            self._ask(incremental, area)
+        self.requests += 1
+        self._unrequested = 0
+        return True
+
+    def _waits(self, incremental: int, area: Area) -> bool:
+        """Whether a request has to wait for the answer to another."""
+        asked, full = self._asked[incremental], self._asked[0]
+        # Behind a full one it would be answered together with it, or not: nobody could tell. One
+        # for nothing (viewers send them, for cursors and sizes) may never be answered.
+        behind_full = incremental and full is not None and full[2] and full[3]
+        # What reaches beyond could wait for ever: nothing may change in the part asked for.
+        return bool(behind_full or (asked is not None and _contains(asked, area)))
+
+    def _ask(self, incremental: int, area: Area) -> None:
+        asked = self._asked[incremental]
+        self._asked[incremental] = area if asked is None else _union(asked, area)
+
+    def update_begins(self) -> None:
+        self.in_update = True
+
+    def update_ends(self, painted: bool) -> None:
+        """An update has been read to its end. Raises Violation."""
+        self.in_update = False
+        asked = self._asked
+        asked[0] = asked[1] = None
+        # QEMU sends cursors and sizes on its own schedule, in updates of their own; TigerVNC and
+        # libvncserver answer a request with them. Until `expire` has told which, nobody knows.
+        if not painted and not self._bare_answers:
+            self._bare = min(self._bare + 1, self.requests)
+        elif self.requests:
+            self.requests -= 1
+            self._bare = min(self._bare, self.requests)
+        elif not (self.continuous or self._ends or self.passive):
+            self._bare_answers = False
+            self._unrequested += painted
+            if self._unrequested > UNREQUESTED_LIMIT:
+                raise Violation(
+                    "unrequested-updates", f"{self._unrequested} updates without a request"
+                )
+        if self._next is not None:
+            self._state.set_pixel_format(self._next)
+            self._next = None
+        if self.holding or self._wanted is not None:
+            self.wake = True
+        if self._list is not None and self._quiet():
+            self._apply_list()
+
+    # Pixel formats.
+
+    def pixel_format(self, wanted: PixelFormat) -> bytes | None:
+        """A SetPixelFormat of the viewer's: None to send it as it is, or what to send instead.
+        Raises Violation."""
+        state = self._state
+        if self.passive:
+            if self._ends:
+                self._ends[-1].pixel_format = wanted
+            elif self.in_update:
+                self._next = wanted
+            else:
+                state.set_pixel_format(wanted)
+            return None
+        if self._wanted is not None:
+            self._wanted = wanted
+            return b""
+        end = self._ends[-1] if self._ends else None
+        if end is not None and end.pixel_format is not None:
+            last = end.pixel_format
+        else:
+            last = self._fenced or state.pixel_format
+        if wanted.sizes == last.sizes:
+            # Nothing about the framing changes.
+            if end is not None and end.pixel_format is not None:
+                end.pixel_format = wanted
+            elif self._fenced is not None:
+                self._fenced = wanted
+            else:
+                state.set_pixel_format(wanted)
+            return None
+        if self._fenced is None:
+            if self.continuous:
+                self._expect_end(wanted, ours=True)
+                self._enables += 1
+                return (
+                    _enable(150, 0, *self._area)
+                    + _set_pixel_format(wanted)
+                    + _enable(150, 1, *self._area)
+                )
+            if end is not None:
+                end.pixel_format = wanted
+                return None
+            if self._quiet():
+                state.set_pixel_format(wanted)
+                return None
+        self._wanted = wanted
+        self._silences = 0
+        self.wake = True
+        return b""
+
+    def expire(self) -> None:
+        """What is under way has not come for long enough; `due` has what to do about it."""
+        wanted = self._wanted
+        if wanted is None or self.in_update or self._fenced is not None:
+            return
+        self.wake = True
+        if self._state.fences:
+            self.injected += self._fence_format(wanted)
+        elif self._owed() and self._silences < SILENCES_LIMIT:
+            if not self._silences:
+                self.requests += 1
+                self.injected += _request(3, 0, 0, 0, 1, 1)
+            self._silences += 1
+        else:
+            # Nothing comes any more: one update has answered several requests, or one without
+            # pixels did. A viewer that has had its answer may believe in the new format by now,
+            # so it must get none in the old one that the relay has asked for.
+            if self._bare == self.requests and self._bare_answers is None:
+                self._bare_answers = True
+            self._bare = 0
+            self.requests = 0
+
+    def _fence_format(self, wanted: PixelFormat) -> bytes:
+        """The format behind a fence, at whose answer it begins to hold."""
+        self._wanted = None
+        self._fenced = wanted
+        return self._our_fence(_REQUEST | _SYNC_NEXT, _FOR_FORMAT) + _set_pixel_format(wanted)
+
+    def _our_fence(self, flags: int, purpose: bytes) -> bytes:
+        self._fences = (self._fences + 1) & 0xFFFFFFFF
+        payload = OUR_FENCE + purpose + self._fences.to_bytes(4, "big")
+        return _fence(248, flags, len(payload)) + payload
+
+    def fence_answered(self, payload: bytes) -> None:
+        """The desktop has answered a fence of ours."""
+        purpose, number = payload[len(OUR_FENCE) : -4], int.from_bytes(payload[-4:], "big")
+        if purpose == _FOR_FORMAT and self._fenced is not None:
+            self._state.set_pixel_format(self._fenced)
+            self._fenced = None
+            self.wake = self.wake or self._wanted is not None
+        elif purpose == _FOR_LIST and number == self._list_fence and self._list is not None:
+            self._apply_list()
+
+    # Continuous updates.
+
+    def enable(self, on: bool, area: Area) -> bool:
+        """An EnableContinuousUpdates of the viewer's; whether it is to go up now. Raises
+        Violation."""
+        if self._wanted is not None:
+            self._held_enable = on, area
+            return False
+        self._enable(on, area)
+        return True
+
+    def _enable(self, on: bool, area: Area) -> None:
+        self._enables += 1
+        self.continuous = on
+        if on:
+            self._area = area
+        else:
+            self._expect_end(None, ours=False)
+
+    def _expect_end(self, pixel_format: PixelFormat | None, *, ours: bool) -> None:
+        if len(self._ends) >= ENDS_LIMIT:
+            raise Violation("continuous-updates-flood", f"{ENDS_LIMIT} ends are due already")
+        self._ends.append(_End(pixel_format, ours=ours))
+
+    def updates_end(self) -> bool:
+        """An EndOfContinuousUpdates; whether it is the viewer's to see. Raises Violation."""
+        # The first one announces that the desktop can do it.
+        self._ends_seen += 1
+        if self._ends_seen > self._enables + 1:
+            raise Violation("continuous-updates-end", "one more end than there can be")
+        if not self._state.continuous_updates or not self._ends:
+            self._state.continuous_updates = True
+            return True
+        end = self._ends.popleft()
+        if end.pixel_format is not None:
+            self._state.set_pixel_format(end.pixel_format)
+        if self._wanted is not None:
+            self.wake = True
+        if self._list is not None and self._quiet():
+            self._apply_list()
+        return not end.ours
+
+    # Lists of encodings.
+
+    def encodings(self, allowed: dict[int, Encoding], offered: set[int], *, fences: bool) -> bytes:
+        """A new list of the viewer's: what to send behind it. The old one holds as well until
+        nothing is under way. `fences`: whether the new one allows them."""
+        state = self._state
+        if self.passive:
+            return b""
+        state.allowed |= allowed
+        state.offered |= offered
+        self._list = None
+        if len(state.allowed) == len(allowed) and len(state.offered) == len(offered):
+            return b""
+        self._list = allowed, offered
+        if self._quiet():
+            self._apply_list()
+        elif state.fences and fences:
+            fence = self._our_fence(_REQUEST | _BLOCK_BEFORE, _FOR_LIST)
+            self._list_fence = self._fences
+            return fence
+        return b""
+
+    def _apply_list(self) -> None:
+        assert self._list is not None
+        self._state.allowed, self._state.offered = self._list
+        self._list = None
+
+    # What goes up by itself.
+
+    def due(self) -> bytes:
+        """Messages for the desktop that were held back and may go now, or are the relay's own."""
+        self.wake = False
+        messages = [self.injected]
+        self.injected = b""
+        if self._wanted is not None and self._fenced is None:
+            if self._quiet():
+                messages.append(_set_pixel_format(self._wanted))
+                self._state.set_pixel_format(self._wanted)
+                self._wanted = None
+            elif self._state.fences and not (self._owed() or self.in_update):
+                # What was asked for has come, perhaps all of it: nothing to wait for.
+                messages.append(self._fence_format(self._wanted))
+        if self._wanted is None:
+            if self._held_enable is not None:
+                on, area = self._held_enable
+                self._held_enable = None
+                self._enable(on, area)
+                messages.append(_enable(150, on, *self._state.crop(*area)))
+            if not self.viewer_behind:
+                messages += self._held_requests()
+        return b"".join(messages)
+
+    def _held_requests(self) -> list[bytes]:
+        messages = []
+        for incremental, area in enumerate(self._held):
+            if area is not None and not self._waits(incremental, area):
+                self._held[incremental] = None
+                self._ask(incremental, area)
+                self.requests += 1
+                self._unrequested = 0
+                messages.append(_request(3, incremental, *self._state.crop(*area)))
+        return messages
+
+
+def _set_pixel_format(wanted: PixelFormat) -> bytes:
+    """The message (RFC 6143, Section 7.5.1)."""
+    return b"\0\0\0\0" + wanted.pack()

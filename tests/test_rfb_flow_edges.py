@@ -1,0 +1,395 @@
+"""What is under way, where several things are at once, or something comes late or twice."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from relay.limits import Limits
+from relay.rfb.conversation import Conversation
+from relay.rfb.errors import ProtocolError
+from relay.rfb.flow import OUR_FENCE, SILENCES_LIMIT
+from tests.peers import INIT, PIXEL_FORMAT
+from tests.splits import conversation
+from tests.test_rfb_flow import (
+    CURSOR_ONLY,
+    END,
+    SET_LARGE,
+    SET_SMALL,
+    SMALL,
+    Talk,
+    copyrect,
+    enable,
+    fence,
+    fenced,
+    offers,
+    raw,
+    request,
+    talk,
+)
+from tests.test_rfb_rules import EVERYTHING
+
+# The fixtures.
+__all__ = ["fenced", "talk"]
+
+# The same sizes with the channels the other way round.
+SET_SMALL_TURNED = b"\0\0\0\0" + SMALL[:10] + b"\x05\x02\x00" + bytes(3)
+SET_LARGE_TURNED = b"\0\0\0\0" + PIXEL_FORMAT[:10] + b"\x00\x08\x10" + bytes(3)
+SET_16 = b"\0\0\0\0" + bytes.fromhex("10100001 001f003f001f 0b0500 000000".replace(" ", ""))
+
+LAST_RECT = struct.pack(">BxHHHHHi", 0, 9, 0, 0, 0, 0, -224)
+
+
+def answer(purpose: bytes, number: int, flags: int = 0) -> bytes:
+    """The desktop's answer to a fence of the relay's."""
+    return fence(flags, OUR_FENCE + purpose + struct.pack(">I", number))
+
+
+def refuses(talk: Talk, wire: bytes) -> str:
+    with pytest.raises(ProtocolError) as caught:
+        talk.down(wire)
+    return caught.value.rule
+
+
+def begun(rectangles: bytes, count: int) -> bytes:
+    return struct.pack(">BxH", 0, count) + rectangles
+
+
+# Update requests.
+
+
+@pytest.mark.parametrize(
+    "area", [(99, 100, 50, 50), (100, 99, 50, 50), (100, 100, 51, 50), (100, 100, 50, 51)]
+)
+def test_a_request_that_reaches_beyond_one_side_goes_up(
+    talk: Talk, area: tuple[int, int, int, int]
+) -> None:
+    assert talk.up(request(100, 100, 50, 50))
+    assert talk.up(request(*area)) == request(*area)
+    assert talk.up(request(100, 100, 50, 50) + request(101, 102, 40, 30)) == b""
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_held_requests_are_covered_on_each_side(talk: Talk, turn: int) -> None:
+    talk.flow.viewer_behind = True
+    held = [request(50, 60, 10, 10), request(5, 70, 10, 10), request(70, 7, 10, 20)]
+    assert talk.up(b"".join(held[::turn])) == b""
+    talk.flow.viewer_behind = False
+    assert talk.due() == request(5, 7, 75, 73)
+
+
+def test_a_request_that_was_held_is_under_way(talk: Talk) -> None:
+    talk.flow.viewer_behind = True
+    for incremental in (1, 0):
+        talk.up(request(incremental=incremental))
+        assert talk.flow.holding
+        talk.flow.viewer_behind = False
+        assert talk.due() == request(incremental=incremental)
+        assert talk.due() == b""
+        talk.flow.viewer_behind = True
+    talk.flow.viewer_behind = False
+    # So the next one waits, and so does a format.
+    assert talk.up(request() + SET_SMALL) == b""
+    assert talk.down(raw(4)) == b""
+    assert talk.down(raw(4)) == SET_SMALL + request()
+
+
+def test_each_request_permits_as_many_updates_again(talk: Talk) -> None:
+    for _ in range(3):
+        talk.up(request())
+        for _ in range(1 + 64):
+            talk.down(raw())
+        talk.flow.viewer_behind = True
+        talk.up(request())
+        talk.flow.viewer_behind = False
+        assert talk.due() == request()
+        for _ in range(1 + 64):
+            talk.down(raw())
+    assert refuses(talk, raw()) == "unrequested-updates"
+
+
+def test_an_update_in_two_pieces_has_pixels_in_the_first(talk: Talk) -> None:
+    first, second = begun(raw()[4:], 2), CURSOR_ONLY[4:]
+    for _ in range(64):
+        talk.down(first)
+        talk.down(second)
+    talk.down(first)
+    assert refuses(talk, second) == "unrequested-updates"
+
+
+def test_a_request_waits_behind_a_format(talk: Talk) -> None:
+    assert talk.up(request(0, 0, 9, 9) + SET_SMALL + request()) == request(0, 0, 9, 9)
+    assert talk.down(raw(4)) == SET_SMALL + request()
+
+
+def test_updates_until_the_end_are_those_of_continuous_updates(fenced: Talk) -> None:
+    fenced.up(enable(1) + enable(0))
+    for _ in range(200):
+        fenced.down(raw())
+    fenced.down(END)
+    for _ in range(64):
+        fenced.down(raw())
+    assert refuses(fenced, raw()) == "unrequested-updates"
+
+
+def test_what_is_due_is_due_once(fenced: Talk) -> None:
+    fenced.up(request() + request())
+    buf = bytearray(raw())
+    fenced.conversation.down.judge(buf, 0, len(buf))
+    assert fenced.flow.wake
+    assert fenced.due() == request()
+    assert not fenced.flow.wake
+
+
+# Pixel formats.
+
+
+def test_a_format_waits_inside_an_update_nobody_asked_for(talk: Talk) -> None:
+    talk.down(begun(raw()[4:], 2))
+    assert talk.up(SET_SMALL) == b""
+    talk.flow.expire()
+    assert talk.due() == b"", "it is coming; nothing need be asked for"
+    assert talk.down(raw(4)[4:]) == SET_SMALL
+    talk.down(raw(1))
+    # An empty update has ended as well.
+    talk.down(begun(b"", 0))
+    assert talk.up(SET_LARGE) == SET_LARGE
+
+
+def test_the_last_of_the_formats_that_wait_is_sent(talk: Talk) -> None:
+    talk.up(request())
+    assert talk.up(SET_SMALL + SET_16) == b""
+    assert talk.down(raw(4)) == SET_16
+    talk.down(raw(2))
+
+
+def test_nothing_expires_where_nothing_waits(fenced: Talk) -> None:
+    fenced.up(request())
+    fenced.flow.expire()
+    assert not fenced.flow.wake
+    assert fenced.due() == b""
+
+
+def test_one_pixel_is_asked_for_each_time(talk: Talk) -> None:
+    for wanted, before in ((SET_SMALL, 4), (SET_LARGE, 1)):
+        talk.up(request())
+        assert talk.up(wanted) == b""
+        talk.flow.expire()
+        assert talk.flow.wake
+        assert talk.due() == request(0, 0, 1, 1, incremental=0)
+        for _ in range(SILENCES_LIMIT - 1):
+            talk.flow.expire()
+            assert talk.due() == b"", "it is not asked for twice"
+        talk.flow.expire()
+        assert talk.due() == wanted, "a desktop that never answers does not hold it up for ever"
+        talk.down(raw({4: 1, 1: 4}[before]))
+
+
+def test_the_pixel_that_was_asked_for_is_waited_for(talk: Talk) -> None:
+    talk.up(request() + SET_SMALL)
+    talk.flow.expire()
+    talk.due()
+    assert talk.down(raw(4)) == b""
+    assert talk.down(raw(4)) == SET_SMALL
+
+
+def test_a_format_behind_one_behind_a_fence(fenced: Talk) -> None:
+    fenced.up(request() + SET_SMALL)
+    fenced.flow.expire()
+    assert fenced.due().endswith(SET_SMALL)
+    # It waits for the answer, however quiet it is, and nothing makes it go earlier.
+    assert fenced.up(SET_LARGE) == b""
+    fenced.flow.expire()
+    assert fenced.due() == b""
+    assert fenced.down(raw(4)) == b""
+    assert fenced.due() == b""
+    assert fenced.down(answer(b"L", 1)) == b""
+    fenced.down(raw(4))
+    assert fenced.down(answer(b"F", 1)) == SET_LARGE
+    fenced.down(raw(4))
+    # And no answer counts twice.
+    assert fenced.down(answer(b"F", 1)) == b""
+    assert fenced.bits == 32
+
+
+def test_a_format_of_the_same_sizes_behind_one_behind_a_fence(fenced: Talk) -> None:
+    fenced.up(request() + SET_SMALL)
+    fenced.flow.expire()
+    fenced.due()
+    assert fenced.up(SET_SMALL_TURNED) == SET_SMALL_TURNED
+    fenced.down(raw(4))
+    fenced.down(answer(b"F", 1))
+    fenced.down(raw(1))
+    assert fenced.conversation.state.pixel_format.red_shift == 5
+
+
+def test_an_answer_does_not_forget_what_is_due(fenced: Talk) -> None:
+    fenced.up(request() + SET_SMALL + request())
+    fenced.flow.expire()
+    fenced.due()
+    assert fenced.down(raw(4) + answer(b"F", 1)) == request()
+
+
+def test_a_format_of_the_same_sizes_between_off_and_on(fenced: Talk) -> None:
+    fenced.up(enable(1) + enable(0))
+    # Nothing of the framing changes, so it holds at once ...
+    assert fenced.up(SET_LARGE_TURNED) == SET_LARGE_TURNED
+    assert fenced.conversation.state.pixel_format.red_shift == 0
+    # ... unless one that changes it holds from the end on.
+    assert fenced.up(SET_SMALL + SET_SMALL_TURNED) == SET_SMALL + SET_SMALL_TURNED
+    fenced.down(raw(4) + END + raw(1))
+    assert fenced.conversation.state.pixel_format.red_shift == 5
+
+
+def test_many_changes_in_continuous_updates(fenced: Talk) -> None:
+    fenced.up(enable(1))
+    for wanted, before, after in ((SET_SMALL, 4, 1), (SET_16, 1, 2), (SET_LARGE, 2, 4)) * 3:
+        assert fenced.up(wanted) == enable(0) + wanted + enable(1)
+        fenced.down(raw(before) + END + raw(after))
+    # All these ends are accounted for; the one that is left is a second announcement.
+    fenced.down(END)
+    assert refuses(fenced, END) == "continuous-updates-end"
+
+
+def test_continuous_updates_that_were_held_are_on(fenced: Talk) -> None:
+    fenced.up(request() + SET_SMALL)
+    assert fenced.up(enable(1)) == b""
+    assert fenced.down(raw(4)) == SET_SMALL + enable(1)
+    assert fenced.due() == b""
+    for _ in range(200):
+        fenced.down(raw(1))
+
+
+def test_a_format_goes_behind_a_fence_before_the_last_end(fenced: Talk) -> None:
+    fenced.up(request() + SET_SMALL)
+    fenced.flow.expire()
+    fenced.due()
+    fenced.up(enable(1) + enable(0))
+    assert fenced.up(SET_LARGE) == b""
+    fenced.down(raw(4))
+    assert fenced.down(answer(b"F", 1)) == answer(b"F", 2, 1 << 31 | 4) + SET_LARGE
+    fenced.down(raw(1) + END + raw(1) + answer(b"F", 2) + raw(4))
+
+
+# Lists.
+
+
+def test_an_offer_holds_at_once() -> None:
+    for offered, wire in ((1, copyrect()), (-224, LAST_RECT)):
+        talk = Talk(conversation(7))
+        talk.up(request() + offers(7, offered))
+        talk.down(wire)
+
+
+def test_a_list_waits_for_both_updates_that_may_come(talk: Talk) -> None:
+    talk.up(request() + request(incremental=0) + offers(7))
+    talk.down(copyrect())
+    talk.down(copyrect())
+    assert refuses(talk, copyrect()) == "encoding-not-offered"
+
+
+def test_a_list_waits_inside_an_update(talk: Talk) -> None:
+    talk.down(begun(copyrect()[4:], 2))
+    talk.up(offers(7))
+    talk.down(copyrect()[4:])
+    assert refuses(talk, copyrect()) == "encoding-not-offered"
+
+
+def test_a_list_that_drops_a_signal_alone(talk: Talk) -> None:
+    talk.up(request() + offers(*(number for number in EVERYTHING if number != -224)))
+    talk.down(LAST_RECT)
+    talk.down(raw())
+    assert refuses(talk, LAST_RECT) == "encoding-not-offered"
+
+
+def test_a_list_that_comes_back_drops_nothing(talk: Talk) -> None:
+    talk.up(request() + offers(7) + offers(*EVERYTHING))
+    talk.down(raw())
+    talk.down(copyrect())
+
+
+def test_a_fence_behind_a_list_only_where_it_tells_something(fenced: Talk) -> None:
+    # Not while nothing is under way ...
+    assert fenced.up(offers(7, 1, 5, -312)) == offers(7, 1, 5, -312)
+    fenced.up(request())
+    assert fenced.up(offers(7, 1, -312)) == offers(7, 1, -312) + answer(b"L", 1, 1 << 31 | 1)
+    fenced.down(raw())
+    fenced.up(enable(1))
+    # ... not if nothing is dropped, and not if the list has no fences.
+    assert fenced.up(offers(7, 1, -312)) == offers(7, 1, -312)
+    assert fenced.up(offers(7)) == offers(7)
+    fenced.down(copyrect())
+    fenced.up(enable(0))
+    fenced.down(copyrect())
+
+
+def test_no_fence_behind_a_list_for_a_desktop_that_has_none(talk: Talk) -> None:
+    talk.down(END)
+    talk.up(enable(1))
+    assert talk.up(offers(7, -312)) == offers(7, -312)
+    talk.up(enable(0))
+    talk.down(copyrect())
+
+
+def test_a_list_holds_from_the_last_end_on(talk: Talk) -> None:
+    talk.down(END)
+    talk.up(enable(1) + offers(7, -313) + enable(0) + enable(1) + enable(0))
+    talk.down(copyrect() + END + copyrect())
+    talk.up(request())
+    talk.down(END + copyrect())
+    assert refuses(talk, copyrect()) == "encoding-not-offered"
+
+
+def test_a_list_holds_at_the_last_end(talk: Talk) -> None:
+    talk.down(END)
+    talk.up(enable(1) + offers(7, -313) + enable(0))
+    talk.down(END)
+    assert refuses(talk, copyrect()) == "encoding-not-offered"
+
+
+def test_only_the_answer_to_the_last_fence_tells(fenced: Talk) -> None:
+    fenced.up(enable(1))
+    fenced.up(offers(7, -312))
+    fenced.up(offers(16, -312))
+    for wrong in (answer(b"L", 1), answer(b"F", 2), answer(b"L", 3), answer(b"?", 2)):
+        fenced.down(wrong)
+        fenced.down(copyrect())
+    fenced.down(answer(b"L", 2) * 2)
+    assert refuses(fenced, copyrect()) == "encoding-not-offered"
+
+
+def test_an_end_that_only_announces_goes_to_the_viewer(fenced: Talk) -> None:
+    fenced.up(enable(1))
+    end = bytearray(END)
+    assert fenced.conversation.down.judge(end, 0, 1) == 1
+    assert not fenced.conversation.down.edits
+
+
+# Recorded conversations.
+
+
+@pytest.fixture
+def recorded() -> Talk:
+    return Talk(Conversation(INIT, Limits(), passive=True))
+
+
+def test_nothing_of_a_recorded_one_is_cut_or_bounded(recorded: Talk) -> None:
+    # Ultra is framed, and cut out of other conversations.
+    assert recorded.up(offers(9)) == offers(9)
+    recorded.down(copyrect())
+    for _ in range(100):
+        recorded.down(raw())
+
+
+def test_formats_of_a_recorded_one(recorded: Talk) -> None:
+    recorded.up(SET_SMALL)
+    recorded.down(begun(raw(1)[4:], 2))
+    recorded.up(SET_16)
+    recorded.down(raw(1)[4:])
+    recorded.down(raw(2))
+    recorded.up(SET_SMALL)
+    recorded.down(raw(1) + raw(1))
+    recorded.down(END)
+    recorded.up(enable(1) + enable(0) + SET_LARGE + enable(1))
+    recorded.down(raw(1) + END + raw(4))
