@@ -10,7 +10,11 @@ For each workload, medians over the rounds:
 
 The line `direct` is the same viewer on the same server without a relay, in the same run.
 Figures mean something only beside it: machines differ, and the same one differs by the hour.
-The load is Python too, so it bounds what can be seen; every byte that arrives is compared.
+The load is Python too, so it bounds what can be seen, and on few cores it competes with the
+relay. Updates are numbered, and every byte that arrives is compared: a run in which anything
+is lost, repeated, moved or changed ends with an error instead of a figure. CPU is that of the
+relay's process and of children it waited for, user and system, in steps of the kernel's clock
+tick (10 ms as a rule), so runs far shorter than a second say little about it.
 """
 
 from __future__ import annotations
@@ -21,8 +25,9 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,41 +47,44 @@ WORKLOADS = {"bulk": Workload(1, 4), "typical": Workload(2, 1), "tiny": Workload
 
 @contextmanager
 def _child(*arguments: str) -> Iterator[tuple[int, str]]:
-    """A child process and its first line of output."""
-    with subprocess.Popen(
-        [sys.executable, "-m", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
+    """A child process and its first line of output. What it logs is shown if it has none."""
+    with (
+        tempfile.TemporaryFile("w+") as log,
+        subprocess.Popen(
+            [sys.executable, "-m", *arguments], stdout=subprocess.PIPE, stderr=log, text=True
+        ) as process,
+    ):
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
             if not line:
-                raise SystemExit(f"{' '.join(arguments)} did not start")
+                process.wait()
+                log.seek(0)
+                raise SystemExit(f"{' '.join(arguments)} did not start:\n{log.read()}")
             yield process.pid, line
         finally:
             process.terminate()
 
 
 def cpu_s(pid: int) -> float:
-    """CPU time of a process so far, user and system, in seconds (proc(5), /proc/pid/stat)."""
+    """CPU time of a process and its waited-for children so far, user and system, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    # proc(5), /proc/pid/stat: utime, stime, cutime, cstime, counted from after the name.
+    return sum(int(field) for field in fields[11:15]) / os.sysconf("SC_CLK_TCK")
 
 
 def measure(
     workload: Workload, address: str, token: str, pid: int | None, seconds: float
 ) -> tuple[Sample, float]:
     """One run: what the viewer counted, and CPU-seconds of process `pid` meanwhile."""
-    viewer = Viewer(address, token)
     try:
-        viewer.handshake(workload.level)
-        before = cpu_s(pid) if pid else 0.0
-        sample = viewer.run(workload.level, workload.outstanding, seconds)
-        return sample, (cpu_s(pid) - before if pid else 0.0)
-    finally:
-        viewer.close()
+        with closing(Viewer(address, token)) as viewer:
+            viewer.handshake(workload.level)
+            before = cpu_s(pid) if pid else 0.0
+            sample = viewer.run(workload.level, workload.outstanding, seconds)
+            return sample, (cpu_s(pid) - before if pid else 0.0)
+    except OSError as error:
+        raise SystemExit(f"bench: {address}: {error}") from error
 
 
 def row(name: str, who: str, runs: list[tuple[Sample, float]]) -> str:
@@ -106,6 +114,8 @@ def main(arguments: list[str] | None = None) -> None:
     unknown = [name for name in chosen if name not in WORKLOADS]
     if unknown:
         parser.error(f"no workload {unknown[0]!r}; there are {', '.join(WORKLOADS)}")
+    if not (options.secs > 0 and options.rounds > 0):  # so that NaN is refused as well
+        parser.error("--secs and --rounds must be more than 0")
     print("| workload | | GB/s | updates/s | CPU s/GB | CPU us/update | latency p50 us |")
     print("|---|---|---|---|---|---|---|")
     with _child("bench.server") as (_, port):

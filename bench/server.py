@@ -6,25 +6,28 @@ passes any relay that reads the protocol. Run as `python -m bench.server`; print
 
 from __future__ import annotations
 
+import random
 import socket
 import struct
 import threading
+from typing import BinaryIO
 
 WIDTH, HEIGHT = 1920, 1080
-PIXEL_FORMAT = struct.pack(">BBBBHHHBBBxxx", 32, 24, 0, 1, 255, 255, 255, 16, 8, 0)
+SERVER_INIT = (
+    struct.pack(">HHBBBBHHHBBBxxx", WIDTH, HEIGHT, 32, 24, 0, 1, 255, 255, 255, 16, 8, 0)
+    + b"\0\0\0\x05bench"
+)
+
+# Both ends make the same payload. Random, because a pattern that repeats would hide chunks
+# which changed places.
+_random = random.Random(6143)
 
 
 def _tight(x: int, y: int, size: int) -> bytes:
     """One Tight rectangle of 256x64 with a JPEG of `size` bytes (its first two are real)."""
     length = bytes([size & 127 | 128, size >> 7]) if size > 127 else bytes([size])
-    return (
-        struct.pack(">HHHHi", x, y, 256, 64, 7)
-        + b"\x90"
-        + length
-        + b"\xff\xd8"
-        + bytes(range(256)) * (size // 256)
-        + bytes(size % 256 - 2 if size % 256 > 1 else 0)
-    )
+    head = struct.pack(">HHHHi", x, y, 256, 64, 7) + b"\x90" + length
+    return head + b"\xff\xd8" + _random.randbytes(size - 2)
 
 
 def _update(*rectangles: bytes) -> bytes:
@@ -33,53 +36,63 @@ def _update(*rectangles: bytes) -> bytes:
 
 def _raw() -> bytes:
     head = struct.pack(">HHHHi", 0, 0, WIDTH, HEIGHT, 0)
-    return head + bytes(range(256)) * (WIDTH * HEIGHT * 4 // 256)
+    return head + _random.randbytes(WIDTH * HEIGHT * 4)
 
 
 # By quality level: a whole screen in Raw, 16 rectangles of about 2 KiB, one of about 100 bytes.
+# Each ends in payload that the relay does not read; `stamp` uses it.
 UPDATES: dict[int, bytes] = {
     1: _update(_raw()),
-    2: _update(*(_tight(i % 4 * 256, i // 4 * 64, 2050) for i in range(16))),
-    3: _update(_tight(0, 0, 82)),
+    2: _update(*(_tight(i % 4 * 256, i // 4 * 64, 2048) for i in range(16))),
+    3: _update(_tight(0, 0, 84)),
 }
 
 
-def _recv(peer: socket.socket, count: int) -> bytes:
-    data = b""
-    while len(data) < count:
-        more = peer.recv(count - len(data))
-        if not more:
-            raise EOFError
-        data += more
+def stamp(update: bytearray, number: int) -> None:
+    """Writes the update's number over its last four bytes, so that no two are alike."""
+    struct.pack_into(">I", update, len(update) - 4, number)
+
+
+def _read(stream: BinaryIO, count: int) -> bytes:
+    data = stream.read(count)
+    if len(data) < count:
+        raise EOFError
     return data
+
+
+def _converse(peer: socket.socket, stream: BinaryIO) -> None:
+    """One connection, `stream` being what `peer` sends. Updates are numbered from 0."""
+    peer.sendall(b"RFB 003.008\n")
+    _read(stream, 12)
+    peer.sendall(b"\x01\x01")
+    _read(stream, 1)
+    peer.sendall(b"\0\0\0\0")
+    _read(stream, 1)
+    peer.sendall(SERVER_INIT)
+    update = bytearray()
+    sent = 0
+    while True:
+        kind = _read(stream, 1)[0]
+        if kind == 2:
+            (count,) = struct.unpack(">xH", _read(stream, 3))
+            numbers = struct.unpack(f">{count}i", _read(stream, 4 * count))
+            update = bytearray(next(UPDATES[n + 32] for n in numbers if n + 32 in UPDATES))
+        elif kind == 3:
+            _read(stream, 9)
+            stamp(update, sent)
+            peer.sendall(update)
+            sent += 1
+        else:
+            raise ValueError(f"message type {kind}")
 
 
 def _serve(peer: socket.socket) -> None:
     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    level = 3
-    try:
-        peer.sendall(b"RFB 003.008\n")
-        _recv(peer, 12)
-        peer.sendall(b"\x01\x01")
-        _recv(peer, 1)
-        peer.sendall(b"\0\0\0\0")
-        _recv(peer, 1)
-        peer.sendall(struct.pack(">HH", WIDTH, HEIGHT) + PIXEL_FORMAT + b"\0\0\0\x05bench")
-        while True:
-            kind = _recv(peer, 1)[0]
-            if kind == 2:
-                (count,) = struct.unpack(">xH", _recv(peer, 3))
-                numbers = struct.unpack(f">{count}i", _recv(peer, 4 * count))
-                level = next((n + 32 for n in numbers if n + 32 in UPDATES), level)
-            elif kind == 3:
-                _recv(peer, 9)
-                peer.sendall(UPDATES[level])
-            else:
-                raise ValueError(f"message type {kind}")
-    except (EOFError, OSError):
-        pass
-    finally:
-        peer.close()
+    with peer, peer.makefile("rb") as stream:
+        try:
+            _converse(peer, stream)
+        except (EOFError, OSError):
+            pass  # the viewer left, as it does after every run
 
 
 def main() -> None:
