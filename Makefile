@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 NOVNC := api/viewer/novnc
 NOVNC_VERSION := 1.7.0
 
-.PHONY: setup run test check format bench clean
+.PHONY: setup run test check format autobahn hostile mutants bench fuzz clean
 
 setup: $(VENV)/.done $(NOVNC)/.done
 
@@ -38,8 +38,25 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# WebSocket conformance; needs a Python 2.7, which the suite is written in.
+autobahn: setup
+	$(BIN)/python -m tests.autobahn.run
+
+# Hostile desktops and viewers, which lie beside the checkout; about five minutes.
+hostile: setup
+	$(BIN)/python -m tests.hostile
+
+# Takes each check out in turn; about an hour. WORDS=flow for those of one file or function.
+mutants: setup
+	$(BIN)/python tests/mutants.py $(WORDS)
+
 bench: setup
 	$(BIN)/python -m bench $(ARGS)
+	$(BIN)/python -m bench.framing
+
+# All targets together; TARGETS=viewer for one.
+fuzz: setup
+	$(BIN)/python -m fuzz.driver --seconds $(or $(SECONDS),60) $(TARGETS)
 
 clean:
 	rm -rf $(VENV) $(NOVNC) build dist *.egg-info
