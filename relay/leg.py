@@ -49,6 +49,10 @@ class DownLeg:
         reader = self.reader
         end = reader.judge(buf, start, stop)
         self.tail = bytes(view[end:stop]) if end < stop else b""
+        if not reader.edits:
+            length = end - start
+            self.bytes_moved += length
+            return [header(BINARY, length), view[start:end]] if length else []
         pieces, length = _approved(reader, view, start, end)
         if length:
             self.bytes_moved += length

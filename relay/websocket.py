@@ -28,8 +28,14 @@ FRAGMENT_BYTES = 32
 """Payload from which a piece of a message counts as bringing something: well above its header of
 6 bytes, well below the smallest buffer anyone cuts a message by."""
 
+_SHORT_BYTES = 125
+"""The longest payload whose length is in the second byte (RFC 6455, Section 5.2)."""
+
 _FINAL = 0x80
 _MASKED = 0x80
+_short_header = struct.Struct(">BB").pack
+_medium_header = struct.Struct(">BBH").pack
+_long_header = struct.Struct(">BBQ").pack
 _u16 = struct.Struct(">H")
 _u64 = struct.Struct(">Q")
 
@@ -39,10 +45,10 @@ def header(opcode: int, length: int, mask: bytes = b"") -> bytes:
     bytes, and empty for a server (RFC 6455, Section 5.2)."""
     bit = _MASKED if mask else 0
     if length < 126:
-        return bytes((0x80 | opcode, bit | length)) + mask
+        return _short_header(_FINAL | opcode, bit | length) + mask
     if length < 65_536:
-        return bytes((0x80 | opcode, bit | 126)) + _u16.pack(length) + mask
-    return bytes((0x80 | opcode, bit | 127)) + _u64.pack(length) + mask
+        return _medium_header(_FINAL | opcode, bit | 126, length) + mask
+    return _long_header(_FINAL | opcode, bit | 127, length) + mask
 
 
 def frame(opcode: int, payload: bytes, mask: bytes = b"") -> bytes:
@@ -51,7 +57,7 @@ def frame(opcode: int, payload: bytes, mask: bytes = b"") -> bytes:
     return header(opcode, len(payload), mask) + body
 
 
-def masked(data: bytes | bytearray | memoryview, mask: bytes) -> bytes:
+def masked(data: bytes | bytearray | memoryview, mask: bytes | bytearray) -> bytes:
     """`data` XOR the repeated four bytes of `mask`; its own inverse (RFC 6455, Section 5.3)."""
     # One XOR of two large integers: 0.4 us for a pointer event, about 3 ns a byte for a large
     # frame, where a loop over the bytes costs 60.
@@ -108,6 +114,7 @@ class FrameReader:
         "_message",
         "_opcode",
         "_over",
+        "_short",
         "_streamed",
         "closed",
         "controls",
@@ -117,6 +124,9 @@ class FrameReader:
     def __init__(self, *, mask_expected: bool, limit_bytes: int) -> None:
         self._mask_expected = mask_expected
         self._limit_bytes = limit_bytes
+        # What a whole masked frame may have to be taken in one step; nothing where none may be.
+        one_step = mask_expected and not self._whole_messages
+        self._short = min(limit_bytes, _SHORT_BYTES) if one_step else 0
         # The start of a header, until it is whole: at most 13 bytes.
         self._head = b""
         # Of a continuation: the opcode of its message.
@@ -150,6 +160,18 @@ class FrameReader:
             if not left:
                 if self._over:
                     break
+                # What a viewer mostly sends: a short message in one frame, all of it here. 1.6 us
+                # for an update request, 3.5 by way of the header's every case.
+                if buf[pos] == _FINAL | BINARY and pos + 6 < stop and not self._head:
+                    count = buf[pos + 1] - _MASKED
+                    behind = pos + 6 + count
+                    if 0 < count <= self._short and behind <= stop and not self._message:
+                        key = buf[pos + 2 : pos + 6]
+                        buf[out : out + count] = masked(buf[pos + 6 : behind], key)
+                        out += count
+                        pos = behind
+                        self._flood = 0
+                        continue
                 pos = self._begin(buf, pos, stop, pos - start)
                 left = self._left
                 continue

@@ -78,6 +78,22 @@ def test_read_at_every_split(
         assert read(wire, cuts, server=server) == (payload, controls), cuts
 
 
+@pytest.mark.parametrize("length", [1, 124, 125, 126, 127])
+def test_read_where_lengths_grow(length: int) -> None:
+    wire = b"".join(frame(BINARY, bytes([n]) * length, MASK) for n in (1, 2))
+    payload = b"\1" * length + b"\2" * length
+    for cuts in chunkings(len(wire)):
+        assert read(wire, cuts, server=True) == (payload, []), cuts
+
+
+def test_a_short_frame_may_be_over_the_limit() -> None:
+    fits, over = frame(BINARY, b"four", MASK), frame(BINARY, b"fives", MASK)
+    for cuts in chunkings(len(fits + over)):
+        with pytest.raises(ProtocolError) as caught:
+            read(fits + over, cuts, server=True, limit_bytes=4)
+        assert (caught.value.rule, caught.value.offset) == ("frame-size", len(fits)), cuts
+
+
 def test_written_as_the_examples() -> None:
     assert frame(BINARY, b"Hello", MASK) == HELLO
     assert header(BINARY, 256) == b"\x82\x7e\x01\x00"

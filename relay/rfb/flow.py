@@ -179,7 +179,11 @@ class Flow:
     def request(self, incremental: int, area: Area) -> bool:
         """An update request of the viewer's; whether it is to go up now."""
         if not self.passive:
-            if self.viewer_behind or self._wanted is not None or self._waits(incremental, area):
+            if (
+                self.viewer_behind
+                or self._wanted is not None
+                or (self._owed() and self._waits(incremental, area))
+            ):
                 held = self._held[incremental]
                 self._held[incremental] = area if held is None else _union(held, area)
                 return False
@@ -201,9 +205,6 @@ class Flow:
         asked = self._asked[incremental]
         self._asked[incremental] = area if asked is None else _union(asked, area)
 
-    def update_begins(self) -> None:
-        self.in_update = True
-
     def update_ends(self, painted: bool) -> None:
         """An update has been read to its end. Raises Violation."""
         self.in_update = False
@@ -215,7 +216,8 @@ class Flow:
             self._bare = min(self._bare + 1, self.requests)
         elif self.requests:
             self.requests -= 1
-            self._bare = min(self._bare, self.requests)
+            if self._bare > self.requests:
+                self._bare = self.requests
         elif not (self.continuous or self._ends or self.passive):
             self._bare_answers = False
             self._unrequested += painted

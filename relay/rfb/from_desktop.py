@@ -123,16 +123,17 @@ class FromDesktop(Reader):
         painted = self._painted
         encoding: Encoding | None = None
         observer = self.observer
-        dropped = False
+        paused = False
         try:
             if self._walk is not None:
                 encoding = self._walking
                 pos = self._resume(buf, pos, stop)
                 left = self._rects
                 room = self._room_bytes
+                paused = self._walk is not None
             # Locals and one straight line for rectangles of pixels: 0.6 us for one in Tight,
             # 1.0 with attributes and a call for each step.
-            while left and stop - pos >= 12 and self._walk is None and not self.discarding:
+            while left and stop - pos >= 12 and not paused:
                 x, y, w, h, number = _rectangle(buf, pos)
                 encoding = allowed.get(number)
                 if encoding is None:
@@ -159,6 +160,7 @@ class FromDesktop(Reader):
                         pos = self._resume(buf, pos + 12, stop)
                         left = self._rects
                         room = self._room_bytes
+                        paused = self._walk is not None
                         continue
                     size = encoding.measure(buf, pos + 12, stop, w, h, state)
                     if size < 0:
@@ -166,21 +168,25 @@ class FromDesktop(Reader):
                     room -= size
                     if room < 0:
                         raise self._too_long()
-                else:
-                    size = encoding.measure(buf, pos + 12, stop, w, h, state)
-                    if size < 0:
-                        break
-                    dropped = encoding.applied(buf, pos + 12, x, y, w, h, state)
-                    if state.width != width or state.height != height:
-                        width, height = state.width, state.height
-                        room = max(room, self._update_limit_bytes())
+                    if observer is not None:
+                        observer("rectangle", number, self.offset + pos - start)
+                    pos += 12 + size
+                    left -= 1
+                    continue
+                size = encoding.measure(buf, pos + 12, stop, w, h, state)
+                if size < 0:
+                    break
+                dropped = encoding.applied(buf, pos + 12, x, y, w, h, state)
+                if state.width != width or state.height != height:
+                    width, height = state.width, state.height
+                    room = max(room, self._update_limit_bytes())
                 if observer is not None:
                     observer("rectangle", number, self.offset + pos - start)
                 pos += 12 + size
                 left -= 1
                 if dropped:
                     pos = self._drop_rectangle(buf, pos - 12 - size, pos, stop)
-                    dropped = False
+                    paused = self.discarding
             if not left:
                 self.flow.update_ends(painted)
         except Violation as violation:
@@ -244,7 +250,7 @@ class FromDesktop(Reader):
         self._rects = self._count = _two(buf, pos)[1]
         self._painted = False
         self._room_bytes = self._update_limit_bytes()
-        self.flow.update_begins()
+        self.flow.in_update = True
         if not self._count:
             self.flow.update_ends(False)
         return pos + 4
