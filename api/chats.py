@@ -60,11 +60,19 @@ class ChatBody(BaseModel):
     archived: bool
     created_at: datetime
     updated_at: datetime
+    # A browser hides from its pages why an upgrade was refused, so the reason stands here too.
+    desktop_problem: Annotated[
+        str | None,
+        Field(description="Why its desktop could not be opened, if it could not the last time."),
+    ] = None
 
     @classmethod
-    def of(cls, chat: Chat) -> ChatBody:
+    def of(cls, chat: Chat, services: Services) -> ChatBody:
         """As clients see `chat`."""
-        return cls.model_validate(chat, from_attributes=True)
+        body = cls.model_validate(chat, from_attributes=True)
+        if chat.workspace_id is not None:
+            body.desktop_problem = services.desktop_problems.get(chat.workspace_id)
+        return body
 
 
 async def _signed_in(request: Request) -> Identity:
@@ -141,11 +149,13 @@ router = APIRouter(tags=["chats"])
     summary="Create a chat",
     responses=error_responses(400, 401, 403, 413, 500),
     openapi_extra=_CREATE_BODY,
+    response_model_exclude_defaults=True,
 )
 async def create_chat(request: Request, identity: SignedIn) -> ChatBody:
     """A new chat of the caller's; with a workspace, it shows that workspace's desktop."""
     wanted = await _read_body(request, CreateChat)
-    store = services_of(request).store
+    services = services_of(request)
+    store = services.store
     try:
         if wanted.workspace_id is not None:
             workspace = await store.workspace(wanted.workspace_id)
@@ -156,27 +166,39 @@ async def create_chat(request: Request, identity: SignedIn) -> ChatBody:
         )
     except StoreError as error:
         raise ApiError(500, "Failed to create chat.", SEE_LOG) from error
-    return ChatBody.of(chat)
+    return ChatBody.of(chat, services)
 
 
-@router.get("/chats", summary="List chats", responses=error_responses(400, 401, 500))
+@router.get(
+    "/chats",
+    summary="List chats",
+    responses=error_responses(400, 401, 500),
+    response_model_exclude_defaults=True,
+)
 async def list_chats(
     request: Request,
     identity: SignedIn,
     archived: Annotated[bool, Query(description="Archived chats too.")] = False,
 ) -> list[ChatBody]:
     """The caller's chats, newest first."""
+    services = services_of(request)
     try:
-        chats = await services_of(request).store.chats(identity.user_id, archived=archived)
+        chats = await services.store.chats(identity.user_id, archived=archived)
     except StoreError as error:
         raise ApiError(500, "Internal error fetching chats.", SEE_LOG) from error
-    return [ChatBody.of(chat) for chat in chats]
+    return [ChatBody.of(chat, services) for chat in chats]
 
 
-@router.get(CHAT_PATH, summary="Get a chat", responses=error_responses(400, 401, 404, 500))
+@router.get(
+    CHAT_PATH,
+    summary="Get a chat",
+    responses=error_responses(400, 401, 404, 500),
+    response_model_exclude_defaults=True,
+)
 async def get_chat(request: Request, identity: SignedIn, chat: ChatId) -> ChatBody:
     """One of the caller's chats."""
-    return ChatBody.of(await find_chat(services_of(request), identity, chat))
+    services = services_of(request)
+    return ChatBody.of(await find_chat(services, identity, chat), services)
 
 
 async def _set_archived(

@@ -164,10 +164,13 @@ async def _open(services: Services, workspace: Workspace, live: LiveSession) -> 
     with live.starting:
         try:
             running = await services.desktops.get(workspace.id, workspace.desktop)
-            return await open_desktop(
+            desktop = await open_desktop(
                 running.address, password=running.password, limits=services.limits
             )
+            services.desktop_problems.pop(workspace.id, None)
+            return desktop
         except DesktopError as error:
+            services.desktop_problems[workspace.id] = str(error)
             fields: dict[str, object] = {}
             if fault := error.fault:
                 services.metrics.refused(fault.direction, fault.rule)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import cast
+from uuid import UUID
 
 from starlette.requests import HTTPConnection
 
@@ -27,6 +28,8 @@ class Services:
     limits: Limits
     live: LiveSessions
     metrics: Metrics = field(default_factory=Metrics)
+    # By workspace: why its desktop could not be opened when it was last tried.
+    desktop_problems: dict[UUID, str] = field(default_factory=dict)
 
 
 def services_of(connection: HTTPConnection) -> Services:

@@ -130,6 +130,15 @@ class Lab:
                     answer += data
         return parse(answer)
 
+    async def look(self) -> dict[str, Any]:
+        """The chat over HTTP."""
+        request = (
+            f"GET /api/v2/chats/{self.chat} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n"
+            f"Connection: close\r\nCoder-Session-Token: {self.token}\r\n\r\n"
+        )
+        chat: dict[str, Any] = json.loads((await self.ask(request.encode()))[2])
+        return chat
+
     async def metrics(self) -> bytes:
         request = f"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nConnection: close\r\n"
         assert (await self.ask(f"{request}\r\n".encode()))[0] == 401
@@ -376,6 +385,12 @@ async def test_a_desktop_that_does_not_start_says_why(lab: Lab) -> None:
         "message": "Failed to connect to agent desktop.",
         "detail": "Xvnc ended: no fonts",
     }
+    # A page cannot read that answer; it asks the chat, until the desktop opens again.
+    assert (await lab.look())["desktop_problem"] == "Xvnc ended: no fonts"
+    lab.desktops.failure = None
+    viewer, _ = await lab.open()
+    await viewer.aclose()
+    assert "desktop_problem" not in await lab.look()
 
 
 @pytest.mark.parametrize(

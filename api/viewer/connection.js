@@ -48,7 +48,7 @@ export class Connection extends EventTarget {
   async #run(signal) {
     while (!signal.aborted) {
       this.#enter("connecting", {});
-      const ending = (await this.#ask(signal)) ?? (await this.#session(signal));
+      const ending = (await this.#ask(signal)) ?? (await this.#session(signal)) ?? (await this.#unopened(signal));
       if (signal.aborted) return;
       if (!ending.retry || this.#tries === TRIES) return this.#enter("ended", { ending });
       // Jitter, so that all viewers of a restarted server do not come back in the same instant.
@@ -73,7 +73,13 @@ export class Connection extends EventTarget {
     return body.archived ? ARCHIVED : null;
   }
 
-  /** One connection from beginning to end; resolves to its ending. */
+  /** The ending where a desktop could not be opened, with the server's reason if it is known. */
+  async #unopened(signal) {
+    const chat = await fetch(this.#api, { signal, cache: "no-store" }).then((response) => response.json()).catch(() => ({}));
+    return chat.desktop_problem ? { ...DESKTOP_UNREACHABLE, advice: "", reason: chat.desktop_problem } : DESKTOP_UNREACHABLE;
+  }
+
+  /** One connection from beginning to end; resolves to its ending, or to null where it never opened. */
   async #session(signal) {
     let RFB;
     try {
@@ -100,7 +106,7 @@ export class Connection extends EventTarget {
         clearTimeout(handshakeLimit);
         clearTimeout(stable);
         if (rfb && !signal.aborted) this.dispatchEvent(new CustomEvent("closing"));
-        resolve(rfb ? closed(event.code, event.reason) : DESKTOP_UNREACHABLE);
+        resolve(rfb ? closed(event.code, event.reason) : null);
       });
       socket.addEventListener("open", () => {
         clearTimeout(handshakeLimit);

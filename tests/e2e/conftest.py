@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypeVar
@@ -155,8 +156,14 @@ def _parents() -> Iterator[tuple[int, int]]:
 
 @pytest.fixture
 def demo(tmp_path: Path) -> Iterator[Demo]:
+    with started(tmp_path, "xvnc") as demo:
+        yield demo
+
+
+@contextmanager
+def started(tmp_path: Path, desktop: str) -> Iterator[Demo]:
     log = tmp_path / "demo.log"
-    command = [sys.executable, "-m", "api", "demo", "--desktop", "xvnc", "--bind", "127.0.0.1:0"]
+    command = [sys.executable, "-m", "api", "demo", "--desktop", desktop, "--bind", "127.0.0.1:0"]
     # The terminal's shell is not to run this machine's start-up files, which may be slow.
     environment = os.environ | {"HOME": str(tmp_path), "SHELL": "/bin/sh"}
     with log.open("wb") as errors:

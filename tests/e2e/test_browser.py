@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from relay import CloseCode
-from tests.e2e.conftest import Demo, XServer, connected, shows, until
+from tests.e2e.conftest import Demo, XServer, connected, shows, started, until
 from tests.e2e.xdisplay import Picture, XDisplay
 
 # Pixels: the desktop and the browser's page have the same size.
@@ -207,6 +208,16 @@ def test_an_unknown_chat_says_so(demo: Demo, page: Page, desktop: XServer) -> No
     page.goto(demo.page_url.replace(demo.chat, "00000000-0000-4000-8000-000000000000"))
     shows(page, "This desktop cannot be opened")
     expect(page.get_by_text("Resource not found")).to_be_visible()
+
+
+def test_a_desktop_that_cannot_be_opened_says_why(tmp_path: Path, page: Page) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with started(tmp_path, f"tcp://127.0.0.1:{port}") as demo:
+        page.goto(demo.viewer_url)
+        shows(page, "The desktop could not be opened")
+        expect(page.get_by_text(f"127.0.0.1:{port}")).to_be_visible()
+        expect(page.locator("body")).to_have_attribute("data-phase", "waiting")
 
 
 def test_a_killed_desktop_comes_back(demo: Demo, page: Page, desktop: XServer) -> None:
