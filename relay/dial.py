@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from dataclasses import dataclass
 from typing import Final
@@ -80,7 +81,17 @@ async def dial(address: Address, *, timeout_s: float) -> trio.SocketStream:
     except trio.TooSlowError:
         raise DesktopError(f"no answer from {address} within {timeout_s:g} s") from None
     except OSError as error:
-        # Trio groups the attempts on several addresses: "all attempts to connect failed".
-        cause = error.__cause__
-        text = error.strerror or (str(cause) if cause else str(error))
-        raise DesktopError(f"cannot connect to {address}: {text}") from None
+        raise DesktopError(f"cannot connect to {address}: {_reasons(error)}") from None
+
+
+def _reasons(error: OSError) -> str:
+    """Trio groups the attempts on a name's addresses, in the cause of an error without a word."""
+    cause = error.__cause__
+    causes = cause.exceptions if isinstance(cause, ExceptionGroup) else [error]
+    return ", ".join(dict.fromkeys(map(_reason, causes)))
+
+
+def _reason(error: Exception) -> str:
+    # Trio's text repeats the address; that of a name that is not known has a number below 0.
+    number = getattr(error, "errno", None) or 0
+    return os.strerror(number) if number > 0 else getattr(error, "strerror", None) or str(error)

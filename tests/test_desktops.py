@@ -260,3 +260,15 @@ async def test_a_desktop_that_vanishes_is_noticed() -> None:
         async with await dial(TcpAddress("127.0.0.1", port), timeout_s=5) as stream:
             assert stream.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
             assert stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
+
+
+async def test_who_cannot_be_reached_is_told_in_words() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    for host in ("127.0.0.1", "localhost"):
+        with pytest.raises(DesktopError) as caught:
+            await dial(TcpAddress(host, port), timeout_s=5)
+        assert str(caught.value) == f"cannot connect to tcp://{host}:{port}: Connection refused"
+    with pytest.raises(DesktopError) as caught:
+        await dial(UnixAddress("/nowhere/rfb"), timeout_s=5)
+    assert str(caught.value) == "cannot connect to unix:/nowhere/rfb: No such file or directory"
