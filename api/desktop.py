@@ -97,7 +97,7 @@ async def _serve(request: HTTPConnection, send: Send) -> None:
         connection = current_connection()
         connection.when_viewer_leaves(live.starting.cancel)
         workspace = await _workspace(services, identity, chat_text)
-        if services.live.full:
+        if live.too_many:
             _log.warning("too many sessions", count=services.live.count)
             raise ApiError(
                 503,
@@ -169,10 +169,11 @@ async def _open(services: Services, workspace: Workspace, live: LiveSession) -> 
             )
             services.desktop_problems.pop(workspace.id, None)
             return desktop
-        except DesktopError as error:
+        except (DesktopError, ValueError) as error:
+            # A ValueError is a desktop's name that this version of the relay does not know.
             services.desktop_problems[workspace.id] = str(error)
             fields: dict[str, object] = {}
-            if fault := error.fault:
+            if isinstance(error, DesktopError) and (fault := error.fault):
                 services.metrics.refused(fault.direction, fault.rule)
                 fields = _fault_fields(fault.direction, fault.offset, fault.rule, fault.evidence)
             _log.warning(

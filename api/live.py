@@ -23,8 +23,12 @@ __all__ = ["LiveSession", "LiveSessions", "reserve_capacity"]
 CAPACITY_LIMIT: Final = 4_000
 """Sessions at once, those that wait for their desktop included. One core is busy with fewer."""
 
-DESCRIPTORS_KEPT: Final = 200
-"""For everything that is no session: listeners, requests, the store, desktops, spare pipes."""
+SPARE_CONNECTIONS: Final = 100
+"""Connections beyond those of the sessions: requests, and what has not asked for anything yet."""
+
+DESCRIPTORS_KEPT: Final = 600
+"""For everything that is no session: those connections, the store, spare pipes, and desktops, of
+which each Xvnc takes 13. Where the system grants few, half of them."""
 
 TOKEN_CHECK_S: Final = 30.0
 """How often the tokens of the sessions are looked up again."""
@@ -40,17 +44,18 @@ def reserve_capacity() -> int:
     if soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return min(CAPACITY_LIMIT, (soft - DESCRIPTORS_KEPT) // 2)
+    return min(CAPACITY_LIMIT, max(soft - DESCRIPTORS_KEPT, soft // 2) // 2)
 
 
 class LiveSession:
-    """One request for a desktop, later the session on it."""
+    """One request for a desktop, later the session on it; `too_many` for one over the capacity."""
 
-    __slots__ = ("_session", "chat_id", "ending", "starting", "token_id")
+    __slots__ = ("_session", "chat_id", "ending", "starting", "token_id", "too_many")
 
-    def __init__(self, chat_id: str, token_id: str) -> None:
+    def __init__(self, chat_id: str, token_id: str, *, too_many: bool) -> None:
         self.chat_id = chat_id
         self.token_id = token_id
+        self.too_many = too_many
         self.starting = trio.CancelScope()
         self.ending: tuple[CloseCode, str] | None = None
         self._session: Session | None = None
@@ -80,7 +85,7 @@ class LiveSessions:
     @contextmanager
     def enter(self, chat_id: str, token_id: str) -> Iterator[LiveSession]:
         """Lists a session while the block runs. `chat_id` is a UUID's text."""
-        session = LiveSession(chat_id, token_id)
+        session = LiveSession(chat_id, token_id, too_many=self.count >= self.capacity)
         self._sessions.add(session)
         try:
             yield session
@@ -91,11 +96,6 @@ class LiveSessions:
     def count(self) -> int:
         """Sessions there are now, those that wait for their desktop included."""
         return len(self._sessions)
-
-    @property
-    def full(self) -> bool:
-        """Whether the latest session is one too many."""
-        return len(self._sessions) > self.capacity
 
     def end_chat(self, chat_id: UUID, code: CloseCode, reason: str) -> None:
         """Ends every session on a chat's desktop, telling the viewers why."""

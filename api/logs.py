@@ -68,7 +68,8 @@ def loggable_path(scope: Scope) -> str:
     """The path as it came, without the query and without a login link's code."""
     raw: bytes = scope.get("raw_path") or scope["path"].encode()
     path = raw.partition(b"?")[0].decode("ascii", "backslashreplace")
-    path = re.sub(r"^/+open/.*", "/open/...", path)
+    if re.match("/+open/", scope["path"]):
+        return "/open/..."
     return path if len(path) <= PATH_CHARS else path[:PATH_CHARS] + "..."
 
 

@@ -20,6 +20,7 @@ from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
 from hypercorn.trio.worker_context import WorkerContext
 
+from api.live import SPARE_CONNECTIONS
 from api.services import Services
 from api.takeover import Connection, HttpServer
 from relay import CloseCode
@@ -109,11 +110,13 @@ def _url(listener: trio.SocketListener) -> str:
 class _Connections:
     """Every open connection, served in a nursery that a cancellation does not reach at once."""
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: FastAPI, limit: int) -> None:
+        self._limit = limit
         self._app = ASGIWrapper(cast(Any, app))
         self._config = _config()
         self._context = WorkerContext(None)
         self._open: set[Connection] = set()
+        self._full = False
         self._ending = trio.Event()
         self._empty = trio.Event()
 
@@ -147,7 +150,14 @@ class _Connections:
             self._empty.set()
 
     async def serve(self, stream: trio.SocketStream) -> None:
-        """One connection from its first byte to its last. `trio.serve_listeners` closes it."""
+        """One connection from its first byte to its last. `trio.serve_listeners` closes it, at
+        once where there are too many: their descriptors would be missing where sessions run."""
+        if len(self._open) >= self._limit:
+            if not self._full:
+                _log.warning("%d connections are open; more are closed unread", self._limit)
+            self._full = True
+            return
+        self._full = False
         connection = Connection(stream)
         self._open.add(connection)
         try:
@@ -177,7 +187,7 @@ async def serve(
     try:
         for address in bind:
             listeners[_listen(address)] = address
-        connections = _Connections(app)
+        connections = _Connections(app, services.live.capacity + SPARE_CONNECTIONS)
         async with trio.open_nursery() as nursery:
             holding = await nursery.start(connections.hold)
             try:

@@ -132,12 +132,12 @@ class Connection:
         if self._switched:
             # What Hypercorn says about a connection that is not its own any more.
             return
-        self._switched = self._switching and data.startswith(b"HTTP/1.1 101 ")
         with trio.move_on_after(SEND_TIMEOUT_S) as scope:
             await self._stream.send_all(data)
         if scope.cancelled_caught:
             self.abort()
             raise trio.BrokenResourceError("the client takes no bytes")
+        self._switched = self._switching and data.startswith(b"HTTP/1.1 101 ")
 
     async def send_eof(self) -> None:
         # Hypercorn closes right after it, and would do this while another task sends.

@@ -80,11 +80,12 @@ async def dial(address: Address, *, timeout_s: float) -> trio.SocketStream:
             return stream
     except trio.TooSlowError:
         raise DesktopError(f"no answer from {address} within {timeout_s:g} s") from None
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
+        # A UnicodeError is a name that cannot be one: a label of more than 63 characters.
         raise DesktopError(f"cannot connect to {address}: {_reasons(error)}") from None
 
 
-def _reasons(error: OSError) -> str:
+def _reasons(error: Exception) -> str:
     """Trio groups the attempts on a name's addresses, in the cause of an error without a word."""
     cause = error.__cause__
     causes = cause.exceptions if isinstance(cause, ExceptionGroup) else [error]

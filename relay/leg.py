@@ -17,6 +17,9 @@ from relay.websocket import BINARY, FrameReader, header
 
 Pieces = list[bytes | memoryview]
 
+_PIECES = 1_000
+"""A gathered write takes 1,024 (IOV_MAX); a header and what is due come to these."""
+
 
 def _approved(reader: Reader, view: memoryview, start: int, end: int) -> tuple[Pieces, int]:
     """What to forward of `view[start:end]` after edits, and its length."""
@@ -31,6 +34,8 @@ def _approved(reader: Reader, view: memoryview, start: int, end: int) -> tuple[P
         start = behind
     if end > start:
         pieces.append(view[start:end])
+    if len(pieces) > _PIECES:
+        pieces = [b"".join(pieces)]
     return pieces, sum(map(len, pieces))
 
 
@@ -79,17 +84,21 @@ class UpLeg:
 
     def take(self, buf: bytearray, view: memoryview, start: int, stop: int) -> Pieces:
         """Unframes what comes behind the tail, and judges."""
-        reader = self.reader
+        reader, frames = self.reader, self.frames
         offset = reader.offset
-        framed, came = start + len(self.tail), self.frames.offset
+        framed, came = start + len(self.tail), frames.offset
         try:
-            payload_stop = self.frames.unframe(buf, framed, stop)
-            end = reader.judge(buf, start, payload_stop)
+            payload_stop = frames.unframe(buf, framed, stop)
         except ProtocolError as error:
             self.fault = error
-            if not error.evidence:
-                at = framed + max(0, error.offset - came)
-                error.evidence = bytes(view[at : min(at + EVIDENCE_BYTES, stop)])
+            at = framed + max(0, error.offset - came)
+            error.evidence = bytes(view[at : min(at + EVIDENCE_BYTES, stop)])
+            payload_stop = frames.reached
+        try:
+            end = reader.judge(buf, start, payload_stop)
+        except ProtocolError as error:
+            # It stands in front of a fault of the framing, if there is one as well.
+            self.fault = error
             end = payload_stop = start + reader.offset - offset
         self.tail = bytes(view[end:payload_stop]) if end < payload_stop else b""
         pieces, length = _approved(reader, view, start, end)

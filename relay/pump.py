@@ -56,8 +56,8 @@ class Pumps:
     def _send_control(self, data: bytes) -> None:
         raise NotImplementedError
 
-    async def send_due(self) -> None:
-        """Sends the desktop what was held back, or is the relay's own."""
+    def send_due(self) -> None:
+        """Has the desktop sent what was held back, or is the relay's own."""
         raise NotImplementedError
 
     async def release(self) -> None:
@@ -117,6 +117,7 @@ class StreamPumps(Pumps):
         # The newest frame of each kind: a viewer that pings and reads nothing collects nothing.
         self._controls: dict[int, bytes] = {}
         self._control_waits = trio.Event()
+        self._due_waits = trio.Event()
         # A cancelled or failed send leaves a stream that no close frame can go out on.
         self._viewer_broken = False
         self._desktop_broken = False
@@ -127,6 +128,7 @@ class StreamPumps(Pumps):
             nursery.start_soon(self._pump_down)
             nursery.start_soon(self._pump_up)
             nursery.start_soon(self._pump_controls)
+            nursery.start_soon(self._pump_due)
             nursery.start_soon(watch)  # type: ignore[arg-type]
 
     async def _send_viewer(self, data: bytes) -> None:
@@ -137,7 +139,7 @@ class StreamPumps(Pumps):
             self.viewer_stalled_since = math.inf
             self._viewer_broken = self.flow.viewer_behind = False
         if self.flow.holding:
-            await self.send_due()
+            self.send_due()
 
     async def _send_desktop(self, data: bytes) -> None:
         async with self._desktop_lock:
@@ -148,13 +150,21 @@ class StreamPumps(Pumps):
             self.desktop_stalled_since = math.inf
             self._desktop_broken = False
 
-    async def send_due(self) -> None:
-        messages = self.up.due()
-        if messages:
-            try:
-                await self._send_desktop(b"".join(messages))
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                self._end(ended(Reason.DESKTOP_CLOSED, "connection reset"))
+    def send_due(self) -> None:
+        self._due_waits.set()
+
+    async def _pump_due(self) -> None:
+        # A task of its own: a desktop that does not read must stop neither the watch, which would
+        # end the session for it, nor the down pump, whose bytes it may want to be rid of first.
+        try:
+            while True:
+                await self._due_waits.wait()
+                self._due_waits = trio.Event()
+                messages = self.up.due()
+                if messages:
+                    await self._send_desktop(b"".join(messages))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._end(ended(Reason.DESKTOP_CLOSED, "connection reset"))
 
     async def release(self) -> None:
         # A send that was cancelled left half a message on the stream: nothing can follow it.
@@ -189,7 +199,7 @@ class StreamPumps(Pumps):
                     buf = bytearray(leg.tail) + data
                     pieces = leg.take(buf, memoryview(buf), 0, len(buf))
                     if self.flow.wake:
-                        await self.send_due()
+                        self.send_due()
                     if pieces:
                         try:
                             await self._send_viewer(b"".join(pieces))

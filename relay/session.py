@@ -148,7 +148,7 @@ class Session:
             return self._end(ended(Reason.VIEWER_SLOW_HANDSHAKE))
         except ProtocolError as error:
             return self._end(ended_by_fault(error))
-        except (PeerClosed, trio.BrokenResourceError):
+        except (PeerClosed, trio.BrokenResourceError, trio.ClosedResourceError):
             return self._end(ended(Reason.VIEWER_LOST, "in the handshake"))
         self._conversation = conversation = Conversation(
             init, limits, rights=self._rights, let_through=self._let_through
@@ -174,9 +174,11 @@ class Session:
         idle_s = limits.idle_timeout_s or math.inf
         while True:
             now = trio.current_time()
-            if math.inf not in (pumps.pinged_at, pumps.viewer_stalled_since):
-                # A slow viewer takes what is in front of the ping first; `stall_timeout_s` sees
-                # to it that it does.
+            stalled = min(pumps.viewer_stalled_since, pumps.desktop_stalled_since) < math.inf
+            if stalled and pumps.pinged_at < math.inf:
+                # A slow viewer takes what is in front of the ping first, and while the desktop
+                # takes nothing the viewer is not read: its pong may be waiting. `stall_timeout_s`
+                # sees to it that both get on.
                 pumps.pinged_at = now
             overdue = _overdue(pumps, limits, idle_s, now)
             # While one side does not take what waits for it, the other is not read.
@@ -193,7 +195,7 @@ class Session:
                 pumps.flow.expire()
                 pumps.format_waits_since = now
             if pumps.flow.wake:
-                await pumps.send_due()
+                pumps.send_due()
             if not pumps.flow.waiting:
                 pumps.format_waits_since = math.inf
             until = min(
@@ -260,8 +262,7 @@ def _overdue(pumps: Pumps, limits: Limits, idle_s: float, now: float) -> Reason 
         return Reason.VIEWER_STALLED
     if pumps.desktop_stalled_since + limits.stall_timeout_s <= now:
         return Reason.DESKTOP_STALLED
-    # While the desktop takes nothing, the viewer is not read either: its pong may be waiting.
-    if pumps.pinged_at + limits.ping_timeout_s <= now and pumps.desktop_stalled_since == math.inf:
+    if pumps.pinged_at + limits.ping_timeout_s <= now:
         return Reason.VIEWER_SILENT
     if pumps.input_at + idle_s <= now:
         return Reason.VIEWER_IDLE

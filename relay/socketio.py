@@ -33,7 +33,9 @@ _ROUNDS = 16
 # The most that one read takes, whatever `Limits.read_bytes` says.
 _READ_LIMIT_BYTES = 1_048_576
 
-_SCRATCH = bytearray(TAIL_LIMIT_BYTES + _READ_LIMIT_BYTES)
+# In front of what is read stands a tail; the longest is SetEncodings with all it can list, where
+# the limits allow that.
+_SCRATCH = bytearray(max(TAIL_LIMIT_BYTES, 4 + 4 * 65_535) + _READ_LIMIT_BYTES)
 _VIEW = memoryview(_SCRATCH)
 
 _NOTHING = memoryview(b"")
@@ -52,13 +54,17 @@ _pipes: list[tuple[int, int]] = []
 _POOLED_PIPES = 8
 
 
-def _take_pipe() -> tuple[int, int]:
+def _take_pipe() -> tuple[int, int] | None:
+    """An empty pipe; None where the process has no descriptors left for one."""
     if _pipes:
         return _pipes.pop()
-    pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None
     try:
         fcntl.fcntl(pipe[1], _F_SETPIPE_SZ, _PIPE_BYTES)
-    except PermissionError:
+    except OSError:
         # Users have a share of pipe pages; a pipe of 64 KiB serves as well, in more steps.
         pass
     return pipe
@@ -117,15 +123,18 @@ class RawPumps(Pumps):
         if self._viewer.socket.family in (socket.AF_INET, socket.AF_INET6):
             # With this a socket that has more unsent takes nothing, and tells when it has less.
             self._viewer.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, self._low_water_bytes)
+        for stream in (self._viewer, self._desktop):
+            # A read would stop short at an urgent byte, and look as if there was no more.
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         self._take_early()
-        board.register(self._viewer_fd, self._viewer_event)
-        board.register(self._desktop_fd, self._desktop_event)
-        try:
-            await watch()
-        finally:
-            self._over = True
-            board.unregister(self._viewer_fd)
-            board.unregister(self._desktop_fd)
+        with (
+            board.registered(self._viewer_fd, self._viewer_event),
+            board.registered(self._desktop_fd, self._desktop_event),
+        ):
+            try:
+                await watch()
+            finally:
+                self._over = True
 
     def close(self) -> None:
         """Gives back what is not the session's own."""
@@ -153,30 +162,46 @@ class RawPumps(Pumps):
                     self._finished(ended_by_fault(error))
         if self.up.fault is not None:
             self._finished(ended_by_fault(self.up.fault))
+        self._viewer_said()
+
+    # What the switchboard calls. Its task is that of all sessions, so nothing may be raised.
 
     def _viewer_event(self, mask: int) -> None:
-        if mask & WRITABLE and self._viewer_busy():
-            self._flush_viewer()
-            if not self._viewer_busy():
-                if self.flow.holding:
-                    self._kick()
-                self._pump_down()
-        if mask & READABLE:
-            self._viewer_readable = True
-            self._viewer_hung_up = bool(mask & HUNG_UP)
-            self._pump_up()
+        try:
+            if mask & WRITABLE and self._viewer_busy():
+                self._flush_viewer()
+                if not self._viewer_busy():
+                    if self.flow.holding:
+                        self.send_due()
+                    self._pump_down()
+            if mask & READABLE:
+                self._viewer_readable = True
+                self._viewer_hung_up = bool(mask & HUNG_UP)
+                self._pump_up()
+        except Exception as bug:  # noqa: BLE001
+            self._crashed(bug)
 
     def _desktop_event(self, mask: int) -> None:
-        if mask & WRITABLE and self._to_desktop:
-            self._flush_desktop()
-            if not self._to_desktop:
-                if self.flow.wake:
-                    self._kick()
-                self._pump_up()
-        if mask & READABLE:
-            self._desktop_readable = True
-            self._desktop_hung_up = bool(mask & HUNG_UP)
+        try:
+            if mask & WRITABLE and self._to_desktop:
+                self._flush_desktop()
+                if not self._to_desktop:
+                    if self.flow.wake:
+                        self.send_due()
+                    self._pump_up()
+            if mask & READABLE:
+                self._desktop_readable = True
+                self._desktop_hung_up = bool(mask & HUNG_UP)
+                self._pump_down()
+        except Exception as bug:  # noqa: BLE001
+            self._crashed(bug)
+
+    def _again(self) -> None:
+        try:
             self._pump_down()
+            self._pump_up()
+        except Exception as bug:  # noqa: BLE001
+            self._crashed(bug)
 
     def _viewer_busy(self) -> bool:
         return bool(self._to_viewer) or self._frame_left > 0
@@ -188,7 +213,7 @@ class RawPumps(Pumps):
         while self._desktop_readable and not self._viewer_busy() and not self._over:
             if not rounds:
                 assert self._board is not None
-                return self._board.again(self._pump_down)
+                return self._board.again(self._again)
             rounds -= 1
             if leg.reader.opaque >= _SPLICE_FROM_BYTES and self._splice():
                 rounds = max(0, rounds - _ROUNDS // 2)
@@ -212,16 +237,13 @@ class RawPumps(Pumps):
                 pieces = leg.take(_SCRATCH, _VIEW, 0, held + count)
             except ProtocolError as error:
                 return self._finished(ended_by_fault(error))
-            except Exception as bug:  # noqa: BLE001 - other sessions share this task
-                return self._crashed(bug)
             if pieces:
                 self._send_viewer(pieces)
             if flow.wake:
-                self._kick()
+                self.send_due()
         return None
 
-    def _kick(self) -> None:
-        """Sends the desktop what was held back, or is the relay's own."""
+    def send_due(self) -> None:
         if self._to_desktop or self._over:
             # As soon as the desktop has taken what waits for it.
             self.flow.wake = True
@@ -231,9 +253,6 @@ class RawPumps(Pumps):
         if messages:
             self._send_desktop(messages)
 
-    async def send_due(self) -> None:
-        self._kick()
-
     def _splice(self) -> bool:
         """Begins a frame of opaque bytes that the kernel moves; false where that does not pay."""
         reader = self.down.reader
@@ -242,8 +261,10 @@ class RawPumps(Pumps):
         count = min(readable[0], reader.opaque, _PIPE_BYTES)
         if count < _SPLICE_FROM_BYTES or reader.discarding:
             return False
-        self._frame_left = count
         self._pipe = _take_pipe()
+        if self._pipe is None:
+            return False
+        self._frame_left = count
         self._send_viewer([header(BINARY, count)])
         if not self._to_viewer:
             self._move_frame()
@@ -290,7 +311,7 @@ class RawPumps(Pumps):
         while self._viewer_readable and not self._to_desktop and not self._over:
             if not rounds:
                 assert self._board is not None
-                return self._board.again(self._pump_up)
+                return self._board.again(self._again)
             rounds -= 1
             held = len(leg.tail)
             if held:
@@ -307,10 +328,7 @@ class RawPumps(Pumps):
             if count < self._read_bytes and not self._viewer_hung_up:
                 self._viewer_readable = False
             flow.viewer_behind = self._viewer_busy()
-            try:
-                pieces = leg.take(_SCRATCH, _VIEW, 0, held + count)
-            except Exception as bug:  # noqa: BLE001 - other sessions share this task
-                return self._crashed(bug)
+            pieces = leg.take(_SCRATCH, _VIEW, 0, held + count)
             if flow.desktop_behind and count < self._read_bytes:
                 # Nothing is queued any more behind what the desktop was late for.
                 flow.desktop_behind = False
@@ -424,7 +442,7 @@ class RawPumps(Pumps):
 async def _flush_to(stream: trio.SocketStream, data: bytes) -> bool:
     try:
         await stream.send_all(data)
-    except trio.BrokenResourceError:
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
         # That side is gone, and what it did not take with it.
         return False
     return True

@@ -8,7 +8,9 @@ session; it owns no nursery. A session stays a Trio task that owns lifetime and 
 from __future__ import annotations
 
 import select
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import trio
 
@@ -16,6 +18,10 @@ import trio
 # about 12 us; with 32 turns instead of 8 an update of 32 KiB costs 2 us less.
 _EVENTS = 128
 _TURNS = 32
+
+# With many sessions that move all they can, a turn is long: pings, deadlines and HTTP requests
+# would wait for 32 of them.
+_TURNS_S = 0.01
 
 Handler = Callable[[int], None]
 
@@ -38,15 +44,17 @@ class Switchboard:
         self._handlers: dict[int, Handler] = {}
         self._waiting: list[Callable[[], None]] = []
 
-    def register(self, fd: int, handler: Handler) -> None:
-        """Begins to watch `fd`; the first call comes with its present state."""
-        self._handlers[fd] = handler
+    @contextmanager
+    def registered(self, fd: int, handler: Handler) -> Iterator[None]:
+        """Watches `fd` while the block runs; the first call comes with its present state. It must
+        be open until the end. Raises OSError where the system has no room for one more."""
         self._epoll.register(fd, _WATCHED)
-
-    def unregister(self, fd: int) -> None:
-        """Stops watching `fd`, which must still be open."""
-        del self._handlers[fd]
-        self._epoll.unregister(fd)
+        self._handlers[fd] = handler
+        try:
+            yield
+        finally:
+            del self._handlers[fd]
+            self._epoll.unregister(fd)
 
     def again(self, call: Callable[[], None]) -> None:
         """Has `call` called in the next turn: for who has more to do than is fair at once."""
@@ -59,6 +67,7 @@ class Switchboard:
                     await trio.lowlevel.checkpoint()
                 else:
                     await trio.lowlevel.wait_readable(self._epoll.fileno())
+                until = time.monotonic() + _TURNS_S
                 for _ in range(_TURNS):
                     waiting, self._waiting = self._waiting, []
                     events = self._epoll.poll(0, _EVENTS)
@@ -69,7 +78,7 @@ class Switchboard:
                             handler(mask)
                     for call in waiting:
                         call()
-                    if not events and not self._waiting:
+                    if (not events and not self._waiting) or time.monotonic() > until:
                         break
         finally:
             self._epoll.close()

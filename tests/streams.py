@@ -289,7 +289,7 @@ class DesktopWriter(Writer):
         if number in PIXELS or number in CHAINS:
             w, h = min(self.pick(SIDES), self.width), min(self.pick(SIDES), self.height)
             if self.width > 2048 and self.upto(9) == 0:
-                w, h = self.pick([2047, 2048]), 1
+                w, h = self.pick([2047, 2048, 2049]), 1
             self.header(self.upto(self.width - w), self.upto(self.height - h), w, h, number)
             BODIES[number](self, w, h)
         else:

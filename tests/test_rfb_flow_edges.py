@@ -9,7 +9,7 @@ import pytest
 from relay.limits import Limits
 from relay.rfb.conversation import Conversation
 from relay.rfb.errors import ProtocolError
-from relay.rfb.flow import OUR_FENCE, SILENCES_LIMIT
+from relay.rfb.flow import ENDS_LIMIT, OUR_FENCE, SILENCES_LIMIT
 from tests.peers import INIT, PIXEL_FORMAT
 from tests.splits import conversation
 from tests.test_rfb_flow import (
@@ -393,3 +393,50 @@ def test_formats_of_a_recorded_one(recorded: Talk) -> None:
     recorded.down(END)
     recorded.up(enable(1) + enable(0) + SET_LARGE + enable(1))
     recorded.down(raw(1) + END + raw(4))
+
+
+# Several things in a row.
+
+
+def test_a_format_behind_the_end_that_brings_another(fenced: Talk) -> None:
+    # As a viewer may write it in one go: the first end brings one format, the second the other.
+    wire = enable(0) + SET_SMALL + enable(1) + enable(0) + SET_LARGE + enable(1)
+    assert fenced.up(enable(1) + wire) == enable(1) + wire
+    fenced.down(raw(4) + END)
+    assert fenced.bits == 8
+    fenced.down(raw(1) + END)
+    assert fenced.bits == 32
+    fenced.down(raw(4))
+
+
+def test_a_late_format_is_not_overtaken(fenced: Talk) -> None:
+    fenced.up(request(0, 0, 9, 9) + SET_SMALL)
+    text = struct.pack(">BxxxI", 6, 20)
+    assert fenced.up(text + b"x" * 10) == text + b"x" * 10
+    fenced.flow.expire()
+    assert fenced.due() == b"", "not inside a message"
+    # The request waits for the answer to the fence: its answer is to be in the new format.
+    sent = fenced.up(b"y" * 10 + request())
+    assert sent.startswith(b"y" * 10 + fence(1 << 31 | 4, OUR_FENCE + b"F\0\0\0\1"))
+    assert sent.index(SET_SMALL) < sent.index(request())
+
+
+def test_an_end_that_is_held_counts_too(fenced: Talk) -> None:
+    # Two requests that one update answers, so that a format goes behind a fence at once.
+    fenced.up(request(0, 0, 9, 9) + request(20, 20, 9, 9))
+    fenced.down(raw())
+    assert fenced.up(SET_SMALL).endswith(SET_SMALL)
+    fenced.up(enable(0) * ENDS_LIMIT + SET_LARGE)
+    assert fenced.rule() == ""
+    fenced.up(enable(0))
+    assert fenced.rule() == "continuous-updates-flood"
+    fenced.down(answer(b"F", 1))
+    assert fenced.due() == b""
+
+
+def test_relative_moves_add_up(talk: Talk) -> None:
+    # QEMU Pointer Motion Change: x of 0 says that deltas around 0x7fff follow.
+    talk.down(struct.pack(">BxHHHHHi", 0, 1, 0, 0, 640, 480, -257))
+    talk.flow.desktop_behind = True
+    moves = b"".join(struct.pack(">BBHH", 5, 0, 0x7FFF + dx, 0x7FFF) for dx in (5, 7, -1))
+    assert talk.up(moves) == moves

@@ -52,9 +52,17 @@ def test_tight_is_at_most_2048_wide() -> None:
     def make() -> Conversation:
         return sized(4096, 4)
 
-    passes(make, update(rect(0, 0, 2048, 1, 7, b"\x80rgb")))
-    wire = update(rect(0, 0, 2049, 1, 7, b"\x80rgb"))
-    assert refused(make, wire, 4, rectangle("Tight")) == "tight-width"
+    image = b"\x90\x05\xff\xd8jpg"
+    passes(make, update(rect(0, 0, 2048, 1, 7, image)))
+    for body in (image, b"\x00\x09deflated!"):
+        wire = update(rect(0, 0, 2049, 1, 7, body))
+        assert refused(make, wire, 4, rectangle("Tight")) == "tight-width"
+
+
+def test_tight_fills_any_width() -> None:
+    # Xvnc 1.12 at 3840x2160 with `xsetroot -solid "#2e3f55"`: its first rectangle.
+    wire = bytes.fromhex("000000000f000870 00000007 80 2e3f55".replace(" ", ""))
+    passes(lambda: sized(3840, 2160), b"\0\0\0\1" + wire)
 
 
 @pytest.mark.parametrize(

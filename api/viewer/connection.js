@@ -92,17 +92,15 @@ export class Connection extends EventTarget {
       const scheme = location.protocol === "https:" ? "wss:" : "ws:";
       const socket = new WebSocket(`${scheme}//${location.host}${this.#api}/desktop`);
       const handshakeLimit = setTimeout(() => socket.close(), HANDSHAKE_LIMIT_MS);
+      const over = new AbortController();
       let stable;
       let rfb = null;
-      signal.addEventListener("abort", () => {
-        if (socket.readyState > WebSocket.OPEN) return;
-        if (rfb) rfb.disconnect();
-        else socket.close();
-      });
+      signal.addEventListener("abort", () => (rfb ? rfb.disconnect() : socket.close()), { signal: over.signal });
 
       // noVNC tells only whether an end was clean, so the page owns the socket. This listener
       // comes before noVNC's own, while its picture is still there.
       socket.addEventListener("close", (event) => {
+        over.abort();
         clearTimeout(handshakeLimit);
         clearTimeout(stable);
         if (rfb && !signal.aborted) this.dispatchEvent(new CustomEvent("closing"));
@@ -131,7 +129,9 @@ export class Connection extends EventTarget {
 
 function elapsed(duration_ms, signal) {
   return new Promise((resolve) => {
-    const timer = setTimeout(resolve, duration_ms);
-    signal.addEventListener("abort", () => (clearTimeout(timer), resolve()), { once: true });
+    const over = new AbortController();
+    const end = () => (clearTimeout(timer), over.abort(), resolve());
+    const timer = setTimeout(end, duration_ms);
+    signal.addEventListener("abort", end, { signal: over.signal });
   });
 }

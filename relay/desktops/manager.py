@@ -6,12 +6,15 @@ them all by cancelling it. The task owns a nursery with the provider's run in it
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable
 
 import trio
 
 from relay.desktops.provider import Provider, RunningDesktop
 from relay.errors import DesktopError
+
+logger = logging.getLogger("relay.desktops")
 
 
 class _Desktop:
@@ -69,6 +72,13 @@ class Desktops:
                         desktop.failure = str(error)
                         self._forget(key, desktop)
                     desktop.settled.set()
+        except* Exception:
+            # No process, no descriptor, a full disk, or a bug: one desktop is not worth the others.
+            logger.exception("the provider of a %s desktop failed", provider.name)
+            desktop.failure = "the desktop failed in the relay, whose log has the cause"
+            if desktop.running is not None:
+                desktop.running.ended.set()
+                desktop.running = None
         finally:
             self._forget(key, desktop)
             desktop.settled.set()

@@ -94,7 +94,12 @@ class Child:
         )
         assert self._popen.stdout is not None
         assert self._popen.stderr is not None
-        self._pidfd = os.pidfd_open(self._popen.pid)
+        try:
+            self._pidfd = os.pidfd_open(self._popen.pid)
+        except OSError:
+            self._popen.kill()
+            self._popen.wait()
+            raise
         self._ended = trio.Event()
         self.pid = self._popen.pid
         self.stdout = _Output(self._popen.stdout)

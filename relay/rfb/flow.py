@@ -103,6 +103,7 @@ class Flow:
         "_fences",
         "_held",
         "_held_enable",
+        "_late",
         "_list",
         "_list_fence",
         "_next",
@@ -151,6 +152,8 @@ class Flow:
         self._wanted: PixelFormat | None = None
         self._fenced: PixelFormat | None = None
         self._next: PixelFormat | None = None
+        # Whether the one that is held back has waited for too long.
+        self._late = False
         self._silences = 0
         # The viewer's last list, while what it dropped may still come.
         self._list: tuple[dict[int, Encoding], set[int]] | None = None
@@ -251,13 +254,11 @@ class Flow:
             self._wanted = wanted
             return b""
         end = self._ends[-1] if self._ends else None
-        if end is not None and end.pixel_format is not None:
-            last = end.pixel_format
-        else:
-            last = self._fenced or state.pixel_format
+        coming = [due.pixel_format for due in self._ends if due.pixel_format is not None]
+        last = coming[-1] if coming else self._fenced or state.pixel_format
         if wanted.sizes == last.sizes:
             # Nothing about the framing changes.
-            if end is not None and end.pixel_format is not None:
+            if end is not None and coming:
                 end.pixel_format = wanted
             elif self._fenced is not None:
                 self._fenced = wanted
@@ -280,6 +281,7 @@ class Flow:
                 state.set_pixel_format(wanted)
                 return None
         self._wanted = wanted
+        self._late = False
         self._silences = 0
         self.wake = True
         return b""
@@ -291,7 +293,7 @@ class Flow:
             return
         self.wake = True
         if self._state.fences:
-            self.injected += self._fence_format(wanted)
+            self._late = True
         elif self._owed() and self._silences < SILENCES_LIMIT:
             if not self._silences:
                 self.requests += 1
@@ -333,6 +335,8 @@ class Flow:
         """An EnableContinuousUpdates of the viewer's; whether it is to go up now. Raises
         Violation."""
         if self._wanted is not None:
+            if not on:
+                self._check_room_for_end()
             self._held_enable = on, area
             return False
         self._enable(on, area)
@@ -347,9 +351,12 @@ class Flow:
             self._expect_end(None, ours=False)
 
     def _expect_end(self, pixel_format: PixelFormat | None, *, ours: bool) -> None:
+        self._check_room_for_end()
+        self._ends.append(_End(pixel_format, ours=ours))
+
+    def _check_room_for_end(self) -> None:
         if len(self._ends) >= ENDS_LIMIT:
             raise Violation("continuous-updates-flood", f"{ENDS_LIMIT} ends are due already")
-        self._ends.append(_End(pixel_format, ours=ours))
 
     def updates_end(self) -> bool:
         """An EndOfContinuousUpdates; whether it is the viewer's to see. Raises Violation."""
@@ -408,8 +415,9 @@ class Flow:
                 messages.append(_set_pixel_format(self._wanted))
                 self._state.set_pixel_format(self._wanted)
                 self._wanted = None
-            elif self._state.fences and not (self._owed() or self.in_update):
-                # What was asked for has come, perhaps all of it: nothing to wait for.
+            elif self._state.fences and (self._late or not (self._owed() or self.in_update)):
+                # It has waited for long enough; or what was asked for has come, perhaps all of
+                # it: nothing to wait for.
                 messages.append(self._fence_format(self._wanted))
         if self._wanted is None:
             if self._held_enable is not None:

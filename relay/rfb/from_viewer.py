@@ -170,7 +170,11 @@ class FromViewer(Reader):
             x, y = min(x, state.width - 1), min(y, state.height - 1)
             _point.pack_into(buf, pos + 2, x, y)
         ledger = self.ledger
-        if self.flow.desktop_behind and buttons == ledger.buttons:
+        if (
+            self.flow.desktop_behind
+            and buttons == ledger.buttons
+            and not state.pointer_relative  # deltas add up
+        ):
             # A move behind a move, with the same buttons: the desktop need not see the first.
             if self._move[1] == pos:
                 self._forget(*self._move)

@@ -28,10 +28,11 @@ class Tight(Prefixed):
     def measure(self, buf: bytearray, pos: int, stop: int, w: int, h: int, state: State) -> int:
         if pos >= stop:
             return NEED
-        if w > MAX_WIDTH_PX:
-            raise Violation("tight-width", f"{w} pixels wide, more than {MAX_WIDTH_PX}")
         # Bits 0 to 3 reset zlib streams.
         control = buf[pos] >> 4
+        # TigerVNC fills any width: a background is one rectangle.
+        if w > MAX_WIDTH_PX and control != _FILL:
+            raise Violation("tight-width", f"{w} pixels wide, more than {MAX_WIDTH_PX}")
         if control == _JPEG:
             bytes_per_pixel = state.bytes_per_pixel
             if not state.jpeg_offered or bytes_per_pixel == 1:
