@@ -315,6 +315,8 @@ class HttpServer(TCPServer):
                 )
                 await self.idle_task.restart(task_group, self._idle_timeout)
                 await self._read_data()
+                # Hypercorn would wait out the deadline for a request of a client that has gone.
+                await self.idle_task.stop()
         except OSError:
             pass  # The client has gone before its address was asked for.
         finally:

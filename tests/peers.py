@@ -142,6 +142,13 @@ def lockstep_lab(limits: Limits | None = None) -> Lab:
     return _lab(viewer, viewer_far, desktop, desktop_far, limits, b"")
 
 
+def lockstep_desktop_lab(limits: Limits | None = None) -> Lab:
+    """As `memory_lab`, with a desktop whose stream takes nothing that is not read."""
+    viewer, viewer_far = trio.testing.memory_stream_pair()
+    desktop, desktop_far = trio.testing.lockstep_stream_pair()
+    return _lab(viewer, viewer_far, desktop, desktop_far, limits, b"")
+
+
 def socket_lab(limits: Limits | None = None, early: bytes = b"", buffer_bytes: int = 0) -> Lab:
     """Over socket pairs: the pumps take the raw driver. `buffer_bytes` shrinks the kernel's."""
     viewer, viewer_far = _socket_pair(buffer_bytes)

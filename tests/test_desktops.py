@@ -202,6 +202,30 @@ async def test_end_of_the_nursery_ends_everything_and_who_waits(
     assert (fake.starts, fake.stops) == (2, 2)
 
 
+@pytest.mark.parametrize("started", [False, True], ids=["at the start", "later"])
+async def test_an_error_of_the_system_ends_one_desktop(
+    nursery: trio.Nursery, autojump_clock: MockClock, started: bool
+) -> None:
+    class Broken(Fake):
+        async def run(self, *, task_status: trio.TaskStatus[RunningDesktop]) -> None:
+            if started:
+                task_status.started(RunningDesktop(TcpAddress("127.0.0.1", 1)))
+                await trio.sleep(1)
+            raise OSError(11, "Resource temporarily unavailable")
+
+    good, broken = Fake(), Broken()
+    desktops = Desktops(nursery, lambda spec: good if spec == "good" else broken)
+    running = await desktops.get("a", "good")
+    if started:
+        await (await desktops.get("b", "broken")).ended.wait()
+    else:
+        with pytest.raises(DesktopError, match="the relay, whose log has the cause"):
+            await desktops.get("b", "broken")
+    await trio.sleep(5)
+    assert not running.ended.is_set()
+    assert await desktops.get("a", "good") == running
+
+
 async def test_wrong_spec_is_a_value_error_and_leaves_nothing(
     desktops: Desktops, autojump_clock: MockClock
 ) -> None:

@@ -102,3 +102,11 @@ async def test_sessions_end_with_their_token(
         tokens.clock.advance(hours=1)
         await trio.sleep(2 * TOKEN_CHECK_S)
         assert sessions["b"].stops
+
+
+def test_of_two_that_come_for_the_last_place_one_gets_it() -> None:
+    live = LiveSessions(capacity=1)
+    with live.enter(str(CHAT), "a") as first, live.enter(str(CHAT), "a") as second:
+        assert (first.too_many, second.too_many) == (False, True)
+    with live.enter(str(CHAT), "a") as third:
+        assert not third.too_many

@@ -22,10 +22,11 @@ from hypercorn.protocol.events import Request
 from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.protocol.ws_stream import WSStream
 from hypercorn.trio import task_group, tcp_server
+from hypercorn.trio.worker_context import TrioSingleTask
 
 from api import serve as serving
 from api import takeover
-from api.live import LiveSessions
+from api.live import SPARE_CONNECTIONS, LiveSessions
 from api.serve import serve
 
 
@@ -254,6 +255,23 @@ async def test_a_stale_unix_socket_is_replaced_and_a_live_one_is_not(tmp_path: P
         nursery.cancel_scope.cancel()
 
 
+async def test_connections_are_bounded(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(App.state.services.live, "capacity", 2 - SPARE_CONNECTIONS)
+    (url,) = await _start(nursery, "127.0.0.1:0")
+    port = int(url.rpartition(":")[2])
+    idle = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(2)]
+    await trio.testing.wait_all_tasks_blocked(0.05)
+    assert await _answers(port, GET) == b"", "closed unread"
+    for stream in idle:
+        await stream.aclose()
+    with trio.fail_after(5):
+        while not (answer := await _answers(port, GET)):
+            await trio.sleep(0.01)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
 async def test_connections_leave_no_descriptor(port: int) -> None:
     await _answers(port, GET)
     before = len(os.listdir("/proc/self/fd"))
@@ -289,6 +307,7 @@ INTERNALS: list[tuple[str, Callable[..., Any], str]] = [
     ("TCPServer", tcp_server.TCPServer, "app config context state stream"),
     ("TCPServer._read_data", tcp_server.TCPServer._read_data, "self"),
     ("TCPServer._close", tcp_server.TCPServer._close, "self"),
+    ("TrioSingleTask.stop", TrioSingleTask.stop, "self"),
     ("TCPServer._idle_timeout", tcp_server.TCPServer._idle_timeout, "self"),
     ("TaskGroup.spawn_app", task_group.TaskGroup.spawn_app, "self app config scope send"),
     ("_handle", task_group._handle, "app config scope receive send sync_spawn call_soon"),
