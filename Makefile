@@ -9,18 +9,20 @@ NOVNC_VERSION := 1.7.0
 
 setup: $(VENV)/.done $(NOVNC)/.done
 
+# Quiet on stdout, which belongs to what `make run ARGS=--json` prints.
 $(VENV)/.done: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --editable '.[server]' --group dev
-	touch $@
+	@echo "Setting up $(VENV); this takes half a minute." >&2
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install --quiet --editable '.[server]' --group dev
+	@touch $@
 
 # noVNC ships as ES modules, so its npm package is served as it is: no bundler.
 $(NOVNC)/.done: Makefile
-	rm -rf $(NOVNC) && mkdir -p $(NOVNC)
-	cd $(NOVNC) && npm pack --silent @novnc/novnc@$(NOVNC_VERSION) >/dev/null \
+	@rm -rf $(NOVNC) && mkdir -p $(NOVNC)
+	@cd $(NOVNC) && npm pack --silent @novnc/novnc@$(NOVNC_VERSION) >/dev/null \
 	  && tar -xzf *.tgz --strip-components=1 && rm -f *.tgz
-	touch $@
+	@touch $@
 
 run: setup
 	@.ci/desktop-packages || true

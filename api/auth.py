@@ -42,11 +42,23 @@ def _bearer(connection: HTTPConnection) -> str:
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
+def _cookie(connection: HTTPConnection) -> str:
+    # Browsers send the cookie of the longest path first; Starlette takes the last of a name.
+    pairs = (part.partition("=") for part in connection.headers.get("Cookie", "").split(";"))
+    return next(
+        (v for name, _, text in pairs if name.strip() == COOKIE and (v := text.strip())), ""
+    )
+
+
+def _query(connection: HTTPConnection) -> str:
+    return next(filter(None, connection.query_params.getlist(COOKIE)), "")
+
+
 # In order: the first that is not empty is the token, and no other is tried, so that which
 # token a request counts for never depends on which of them happens to be valid.
 _PLACES: Final[tuple[tuple[str, Callable[[HTTPConnection], str]], ...]] = (
-    ("cookie", lambda connection: connection.cookies.get(COOKIE, "")),
-    ("query", lambda connection: connection.query_params.get(COOKIE, "")),
+    ("cookie", _cookie),
+    ("query", _query),
     ("header", lambda connection: connection.headers.get(HEADER, "")),
     ("bearer", _bearer),
 )

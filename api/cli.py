@@ -291,10 +291,17 @@ def token_create(
         owner = await store.ensure_user(user)
         if not link:
             return await store.create_token(owner.id)
-        base = settings.public_url or f"http://{settings.bind[0]}"
+        base = settings.public_url or _own_url(settings.bind)
         return f"{base}/open/{await store.create_link(owner.id, '/')}"
 
     print(_with_store(settings, work))
+
+
+def _own_url(binds: Sequence[str]) -> str:
+    for bind in binds:
+        if not bind.startswith("unix:") and not bind.endswith(":0"):
+            return f"http://{bind}"
+    raise typer.TyperException("for a link, set public_url to the address that people type")
 
 
 @_tokens.command("list")

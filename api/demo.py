@@ -87,7 +87,8 @@ async def _announce(
 async def _start_desktop(services: Services, workspace: Workspace) -> None:
     """Ahead of the first viewer, who would otherwise wait for it."""
     try:
-        await services.desktops.get(workspace.id, workspace.desktop)
+        desktop = await services.desktops.open(workspace.id, workspace.desktop, services.limits)
+        await desktop.aclose()
     except DesktopError as error:
         # Viewers are told the same, and each of them makes the start be tried again.
         _log.error("the desktop did not start: %s", error)

@@ -33,7 +33,6 @@ from relay import (
     Ended,
     Rights,
     Session,
-    open_desktop,
 )
 
 __all__ = ["PATHS", "routes"]
@@ -131,13 +130,12 @@ async def _identify(request: HTTPConnection, services: Services) -> Identity:
 
 def _rights(request: HTTPConnection) -> Rights:
     """What the viewer may do: as the chat's owner everything, unless it asks for less."""
-    text = request.query_params.get("view_only", "0")
-    if text in ("1", "true"):
-        return VIEW_ONLY
-    if text in ("0", "false"):
-        return FULL
-    problem = Validation(field="view_only", detail="Must be 1, true, 0 or false.")
-    raise ApiError(400, "Validation failed.", validations=[problem])
+    texts = request.query_params.getlist("view_only")
+    if not {"1", "true", "0", "false"}.issuperset(texts):
+        problem = Validation(field="view_only", detail="Must be 1, true, 0 or false.")
+        raise ApiError(400, "Validation failed.", validations=[problem])
+    # Given twice, the lesser right counts.
+    return VIEW_ONLY if {"1", "true"}.intersection(texts) else FULL
 
 
 async def _workspace(services: Services, identity: Identity, chat_text: str) -> Workspace:
@@ -163,10 +161,7 @@ async def _open(services: Services, workspace: Workspace, live: LiveSession) -> 
     """
     with live.starting:
         try:
-            running = await services.desktops.get(workspace.id, workspace.desktop)
-            desktop = await open_desktop(
-                running.address, password=running.password, limits=services.limits
-            )
+            desktop = await services.desktops.open(workspace.id, workspace.desktop, services.limits)
             services.desktop_problems.pop(workspace.id, None)
             return desktop
         except (DesktopError, ValueError) as error:

@@ -1,8 +1,8 @@
 """Whether a request asks for a WebSocket, judged before anything else is looked at or started.
 
 RFC 6455, Section 4.2.1. Hypercorn's own judgement checks the key for HTTP/1.1 only, takes the
-last of duplicated headers, and refuses with an empty 400 where RFC 6455 wants a 426 that names
-the version. So a request that fails here is a plain HTTP request for Hypercorn (api/takeover.py),
+last of duplicated headers, and refuses with an empty 400 that does not say which version it
+speaks. So a request that fails here is a plain HTTP request for Hypercorn (api/takeover.py),
 and the endpoint answers it with what is returned here.
 """
 
@@ -22,15 +22,12 @@ __all__ = ["check_origin", "upgrade_problem"]
 # Closed, because a proxy in between may believe in an upgrade that failed, and would let the
 # client's next bytes through as another request (WebSocket smuggling).
 _CLOSE: Final = {"Connection": "close"}
-_UPGRADE: Final = {
-    "Upgrade": "websocket",
-    "Sec-WebSocket-Version": "13",
-    "Connection": "Upgrade, close",
-}
+_VERSION: Final = {"Sec-WebSocket-Version": "13"}
+_UPGRADE: Final = {"Upgrade": "websocket", **_VERSION, "Connection": "Upgrade, close"}
 
 
-def _bad(detail: str) -> ApiError:
-    return ApiError(400, "Bad WebSocket upgrade request.", detail, headers=dict(_CLOSE))
+def _bad(detail: str, **headers: str) -> ApiError:
+    return ApiError(400, "Bad WebSocket upgrade request.", detail, headers=headers | _CLOSE)
 
 
 def _required(detail: str) -> ApiError:
@@ -42,7 +39,8 @@ def upgrade_problem(
 ) -> ApiError | None:
     """Why this is no request for a WebSocket; None if it is one. Names are in lower case.
 
-    400 for a malformed request, 426 where no WebSocket of version 13 is asked for.
+    426 where no WebSocket is asked for, or not over HTTP/1.1; 405 for another method than GET; 400
+    for a malformed request, or one for another version (RFC 6455 lets a server choose the status).
     """
     values: dict[bytes, list[bytes]] = {}
     for name, value in headers:
@@ -50,16 +48,20 @@ def upgrade_problem(
     if [value.lower() for value in values.get(b"upgrade", ())] != [b"websocket"]:
         return _required("This address speaks WebSocket only.")
     connection = b",".join(values.get(b"connection", ()))
-    if method != "GET" or b"upgrade" not in map(bytes.strip, connection.lower().split(b",")):
+    if b"upgrade" not in map(bytes.strip, connection.lower().split(b",")):
         return _required("This address speaks WebSocket only.")
     if http_version != "1.1":
-        return _bad("A WebSocket starts from HTTP/1.1.")
+        return _required("A WebSocket starts from HTTP/1.1.")
+    if method != "GET":
+        return ApiError(
+            405, "Method not allowed.", "This address takes GET.", headers={"Allow": "GET"} | _CLOSE
+        )
     if not connection.isascii():
         return _bad("Connection must be ASCII.")
     if b"transfer-encoding" in values or values.get(b"content-length", [b"0"]) != [b"0"]:
         return _bad("An upgrade request has no body.")
     if values.get(b"sec-websocket-version") != [b"13"]:
-        return _required("Sec-WebSocket-Version must be 13.")
+        return _bad("Sec-WebSocket-Version must be there once, and 13.", **_VERSION)
     keys = values.get(b"sec-websocket-key", ())
     if len(keys) != 1 or not _is_key(keys[0]):
         return _bad("Sec-WebSocket-Key must be there once, with 16 bytes in base64.")

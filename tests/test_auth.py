@@ -101,6 +101,21 @@ async def test_token_is_found_in_each_place(
     assert (identity.token_id, identity.place) == (token[:10], place)
 
 
+@pytest.mark.parametrize("place", ["cookie", "query"])
+async def test_the_first_that_is_not_empty_wins_in_one_place_too(
+    store: Store, alice: User, place: str
+) -> None:
+    good, bob = await store.create_token(alice.id), await store.ensure_user("bob")
+    texts = [
+        f"coder_session_token={token}" for token in ("", good, await store.create_token(bob.id))
+    ]
+    if place == "cookie":
+        request = connection({"Cookie": "; ".join(texts)}, kind="http")
+    else:
+        request = connection(query="&".join(texts), kind="http")
+    assert (await authenticate(request, store)).user_name == "alice"
+
+
 async def test_the_first_place_that_is_not_empty_wins(store: Store, alice: User) -> None:
     good, bad = await store.create_token(alice.id), "x"
     ways = [

@@ -155,6 +155,49 @@ def test_environment_is_over_the_file(
     )
 
 
+def test_a_link_needs_an_address(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = folder / "deskrelay.toml"
+    for binds in ('"unix:/run/r.sock"', '"127.0.0.1:0"'):
+        config.write_text(f"bind = [{binds}]")
+        status, _, err = spoken(capsys, "token", "create", "--user", "a", "--link")
+        assert (status, err) == (
+            2,
+            "deskrelay: for a link, set public_url to the address that people type\n",
+        )
+    config.write_text('bind = ["unix:/run/r.sock", "[::1]:6080"]')
+    link = spoken(capsys, "token", "create", "--user", "a", "--link")[1]
+    assert link.startswith("http://[::1]:6080/open/")
+
+
+def test_without_the_servers_packages_it_says_what_to_install(folder: Path) -> None:
+    # None in sys.modules: as if it were not there.
+    code = "import sys; sys.modules['typer'] = None; from api.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("deskrelay: typer is not installed; ")
+    assert done.stderr.endswith("pip install 'deskrelay[server]'\n")
+
+
+INTERRUPTED = """
+import sys
+
+class Interrupt:
+    def find_spec(self, name, path, target=None):
+        if name == "api.cli":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupt())
+from api.__main__ import main
+main()
+"""
+
+
+def test_an_interrupt_while_it_loads_is_no_traceback() -> None:
+    command = [sys.executable, "-c", INTERRUPTED]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_the_password_of_desktops(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,6 +28,7 @@ from api.store import Store
 from relay import CloseCode, DesktopError, TcpAddress
 from relay.desktops import Desktops, RunningDesktop
 from relay.limits import Limits
+from relay.login import DesktopEnd
 from tests.peers import PIXEL_FORMAT, Frames, client_frame
 
 KEY = base64.b64encode(b"the sample nonce").decode()
@@ -57,6 +58,9 @@ class FakeDesktops:
         if self.failure is not None:
             raise DesktopError(self.failure)
         return RunningDesktop(TcpAddress("127.0.0.1", self.port))
+
+    async def open(self, key: object, spec: str, limits: Limits) -> DesktopEnd:
+        return await (await self.get(key, spec)).open(limits)
 
 
 @dataclass
@@ -286,8 +290,8 @@ REFUSALS: dict[str, tuple[Callable[[Lab], bytes], int, str]] = {
     ),
     "version 8": (
         lambda lab: lab.head(Sec_WebSocket_Version="8"),
-        426,
-        "WebSocket upgrade required.",
+        400,
+        "Bad WebSocket upgrade request.",
     ),
     "no key": (
         lambda lab: lab.head(Sec_WebSocket_Key=None),
@@ -306,7 +310,13 @@ REFUSALS: dict[str, tuple[Callable[[Lab], bytes], int, str]] = {
     ),
     "body": (lambda lab: lab.head(Content_Length="5"), 400, "Bad WebSocket upgrade request."),
     "http 9.9": (lambda lab: lab.head(version="9.9"), 505, "HTTP version not supported."),
-    "http 1.0": (lambda lab: lab.head(version="1.0"), 400, "Bad WebSocket upgrade request."),
+    "http 1.0": (lambda lab: lab.head(version="1.0"), 426, "WebSocket upgrade required."),
+    "HEAD": (lambda lab: b"HEAD" + lab.head().removeprefix(b"GET"), 405, ""),
+    "POST": (
+        lambda lab: b"POST" + lab.head(Connection="Upgrade, close").removeprefix(b"GET"),
+        405,
+        "Method not allowed.",
+    ),
     "two hosts": (lambda lab: lab.head(host="127.0.0.1"), 400, "Malformed HTTP request."),
     "no upgrade": (
         lambda lab: lab.head(Upgrade="h2c"),
@@ -325,8 +335,8 @@ REFUSALS: dict[str, tuple[Callable[[Lab], bytes], int, str]] = {
     ),
     "two versions": (
         lambda lab: lab.head(sec_websocket_version="13"),
-        426,
-        "WebSocket upgrade required.",
+        400,
+        "Bad WebSocket upgrade request.",
     ),
     "chunked body": (
         lambda lab: lab.head(Transfer_Encoding="chunked"),
@@ -351,6 +361,7 @@ async def test_refused_before_any_desktop(lab: Lab, name: str) -> None:
         assert json.loads(body)["message"] == message
     if status == 426:
         assert headers["upgrade"] == "websocket"
+    if status == 426 or "version" in name:
         assert headers["sec-websocket-version"] == "13"
     assert lab.desktops.starts == 0
     assert lab.accepted == []
@@ -527,8 +538,12 @@ GREETING = client_frame(b"RFB 003.008\n") + client_frame(b"\x01\x01")
 
 @pytest.mark.parametrize(
     ("query", "heard"),
-    [("", KEY_EVENT + KEY_RELEASED), ("?view_only=1", b"")],
-    ids=["full", "view"],
+    [
+        ("", KEY_EVENT + KEY_RELEASED),
+        ("?view_only=1", b""),
+        ("?view_only=1&view_only=0", b""),
+    ],
+    ids=["full", "view", "both"],
 )
 async def test_who_asks_only_to_view_touches_nothing(lab: Lab, query: str, heard: bytes) -> None:
     stream = await lab.connect()

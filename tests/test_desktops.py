@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+from functools import partial
 
 import pytest
 import trio
@@ -13,6 +14,8 @@ from relay.desktops import Desktops, RunningDesktop, choose_automatically, provi
 from relay.desktops.provider import Provider
 from relay.dial import TcpAddress, UnixAddress, dial
 from relay.errors import DesktopError
+from relay.limits import Limits
+from tests.peers import PIXEL_FORMAT
 
 
 class Fake:
@@ -296,3 +299,37 @@ async def test_who_cannot_be_reached_is_told_in_words() -> None:
     with pytest.raises(DesktopError) as caught:
         await dial(UnixAddress("/nowhere/rfb"), timeout_s=5)
     assert str(caught.value) == "cannot connect to unix:/nowhere/rfb: No such file or directory"
+
+
+async def test_few_log_in_at_once() -> None:
+    """As TigerVNC's server wants it of one host (`BlacklistThreshold`, 5)."""
+    unfinished = most = 0
+
+    async def desktop(stream: trio.SocketStream) -> None:
+        nonlocal unfinished, most
+        unfinished += 1
+        most = max(most, unfinished)
+        await trio.sleep(0.01)
+        await stream.send_all(b"RFB 003.008\n\1\1\0\0\0\0" + b"\0\x40\0\x30" + PIXEL_FORMAT)
+        await stream.send_all(b"\0\0\0\0")
+        await stream.receive_some(12)
+        unfinished -= 1
+        await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await nursery.start(partial(trio.serve_tcp, desktop, 0, host="127.0.0.1"))
+        port = listener.socket.getsockname()[1]
+        running = RunningDesktop(TcpAddress("127.0.0.1", port))
+        opened = []
+
+        async def view() -> None:
+            opened.append(await running.open(Limits()))
+
+        async with trio.open_nursery() as viewers:
+            for _ in range(12):
+                viewers.start_soon(view)
+        assert len(opened) == 12
+        assert most <= 3
+        for end in opened:
+            await end.aclose()
+        nursery.cancel_scope.cancel()

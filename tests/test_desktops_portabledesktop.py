@@ -156,6 +156,20 @@ async def test_crash_is_noticed_and_the_next_viewer_gets_a_new_desktop(
 
 
 @needs_xvnc
+async def test_the_viewer_right_after_a_crash_gets_a_new_desktop(
+    desktops_home: Path, program: Path, nursery: trio.Nursery
+) -> None:
+    desktops = Desktops(nursery, provider_for)
+    await (await desktops.open("workspace", "portabledesktop", Limits())).aclose()
+    first = state(desktops_home)
+    os.kill(first["xvncPid"], signal.SIGKILL)
+    await until(lambda: first["xvncPid"] not in living(desktops_home))
+    await (await desktops.open("workspace", "portabledesktop", Limits())).aclose()
+    await desktops.stop("workspace")
+    remove_display_files(first["display"])
+
+
+@needs_xvnc
 async def test_hung_desktop_counts_as_dead(
     desktops_home: Path,
     program: Path,

@@ -11,7 +11,9 @@ import pytest
 import trio
 
 from relay.desktops import Desktops, RunningDesktop, provider_for, xvnc
+from relay.dial import dial
 from relay.errors import DesktopError
+from relay.limits import Limits
 from relay.login import open_desktop
 from tests.desktop_processes import (
     can_read,
@@ -213,3 +215,28 @@ async def test_place_that_others_can_enter_is_refused(
     base.mkdir(mode=0o755)
     with pytest.raises(DesktopError, match="only this user can enter"):
         await nursery.start(provider_for("pattern").run)
+
+
+@needs_xvnc
+async def test_many_first_viewers_get_in(desktops_home: Path, nursery: trio.Nursery) -> None:
+    # Their handshakes are of one host for TigerVNC, which shuts out one with five unfinished.
+    desktops = Desktops(nursery, provider_for)
+    names = []
+
+    async def view() -> None:
+        desktop = await desktops.open("workspace", "xvnc", Limits())
+        names.append(desktop.name)
+        await desktop.aclose()
+
+    async with trio.open_nursery() as viewers:
+        for _ in range(20):
+            viewers.start_soon(view)
+    assert names == ["xvnc"] * 20
+    # Nor do those count who leave in the middle.
+    running = await desktops.get("workspace", "xvnc")
+    for _ in range(8):
+        stream = await dial(running.address, timeout_s=5)
+        await stream.receive_some(1)
+        await stream.aclose()
+    await view()
+    await desktops.stop("workspace")

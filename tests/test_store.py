@@ -236,12 +236,24 @@ async def test_foreign_keys_hold(store: Store) -> None:
     [
         ("nonsense", "cannot use the database"),
         ("nosuchdatabase://", "cannot use the database"),
-        ("sqlite:////nonexistent/folder/store.db", "unable to open database file"),
+        ("sqlite:////nonexistent/folder/store.db", "/nonexistent/folder/store.db: unable to open"),
     ],
 )
 async def test_unusable_url_says_why(url: str, problem: str) -> None:
     with pytest.raises(StoreError, match=problem):
         await Store.open(url)
+
+
+def modes(folder: Path) -> set[int]:
+    return {path.stat().st_mode & 0o777 for path in folder.iterdir()}
+
+
+async def test_a_new_file_is_its_owners_alone(tmp_path: Path) -> None:
+    store = await Store.open(f"sqlite:///{tmp_path}/store.db")
+    await store.ensure_user("alice")
+    # The journal's files are there too, while it is open.
+    assert modes(tmp_path) == {0o600}
+    await store.aclose()
 
 
 async def test_file_of_a_newer_version_is_refused(tmp_path: Path) -> None:

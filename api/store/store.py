@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import secrets
 import string
 from collections.abc import Callable
@@ -132,9 +133,10 @@ class Store:
         except CommandError as error:
             await store.aclose()
             raise StoreError(f"the database is not of this version: {error}") from error
-        except StoreError:
+        except StoreError as error:
             await store.aclose()
-            raise
+            shown = store._engine.url.render_as_string()  # without its password
+            raise StoreError(f"cannot use the database {shown}: {error}") from error
         return store
 
     async def aclose(self) -> None:
@@ -435,10 +437,19 @@ def _engine(database_url: str) -> Engine:
     if url.database in (None, "", ":memory:"):
         engine = create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
     else:
+        _keep_private(url.database)
         engine = create_engine(url, pool_size=THREADS, connect_args={"timeout": BUSY_TIMEOUT_S})
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _keep_private(path: str) -> None:
+    """Makes a new database its owner's alone; SQLite gives its other files the same mode."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except OSError:
+        pass  # It is there already; or it cannot be made, which SQLite says better.
 
 
 def _set_up_sqlite(connection: Any, _record: object) -> None:

@@ -13,8 +13,13 @@ import trio
 
 from relay.desktops.provider import Provider, RunningDesktop
 from relay.errors import DesktopError
+from relay.limits import Limits
+from relay.login import DesktopEnd
 
 logger = logging.getLogger("relay.desktops")
+
+NOTICE_S = 1.0
+"""For a provider to notice that its desktop has ended. A closed port shows in milliseconds."""
 
 
 class _Desktop:
@@ -53,6 +58,25 @@ class Desktops:
         if desktop.running is None:
             raise DesktopError(desktop.failure)
         return desktop.running
+
+    async def open(self, key: Hashable, spec: str, limits: Limits) -> DesktopEnd:
+        """The desktop of `key`, logged in to; one that has just ended is started again.
+
+        Raises DesktopError, and ValueError for a wrong spec.
+        """
+        running = await self.get(key, spec)
+        try:
+            return await running.open(limits)
+        except DesktopError:
+            if running.doubt is None:
+                raise
+            running.doubt()
+            with trio.move_on_after(NOTICE_S):
+                await running.ended.wait()
+            if not running.ended.is_set():
+                raise
+        running = await self.get(key, spec)
+        return await running.open(limits)
 
     async def stop(self, key: Hashable) -> None:
         """Stops the desktop of `key` and returns when it is gone. Nothing to do is no error."""

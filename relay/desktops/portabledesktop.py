@@ -50,6 +50,7 @@ class PortableDesktop:
     def __init__(self, size: tuple[int, int], limits: Limits) -> None:
         self._geometry = "{}x{}".format(*size)
         self._limits = limits
+        self._doubted = trio.Event()
 
     async def run(self, *, task_status: trio.TaskStatus[RunningDesktop]) -> None:
         program = shutil.which("portabledesktop")
@@ -60,7 +61,7 @@ class PortableDesktop:
             try:
                 address = await self._up(program, directory, state_file)
                 await (await open_desktop(address, limits=self._limits)).aclose()
-                desktop = RunningDesktop(address)
+                desktop = RunningDesktop(address, doubt=self._doubt)
                 task_status.started(desktop)
                 await self._until_dead(address)
                 desktop.ended.set()
@@ -96,10 +97,15 @@ class PortableDesktop:
             raise DesktopError("portabledesktop up --json did not name a vncPort")
         return TcpAddress("127.0.0.1", port)
 
+    def _doubt(self) -> None:
+        self._doubted.set()
+
     async def _until_dead(self, address: Address) -> None:
         failures = 0
         while failures < HEALTH_FAILURES:
-            await trio.sleep(HEALTH_INTERVAL_S)
+            with trio.move_on_after(HEALTH_INTERVAL_S):
+                await self._doubted.wait()
+            self._doubted = trio.Event()
             try:
                 stream = await dial(address, timeout_s=self._limits.dial_timeout_s)
             except DesktopError:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import trio
 
 from relay.dial import Address
-from relay.login import PasswordSource
+from relay.errors import DesktopError
+from relay.limits import Limits
+from relay.login import DesktopEnd, PasswordSource, open_desktop
+
+LOGINS_AT_ONCE = 3
+"""TigerVNC's server shuts a host out that has five handshakes it did not finish, and on a unix
+socket all the relay's are of one host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +25,32 @@ class RunningDesktop:
 
     `environment` is what a program needs to draw on it (DISPLAY and XAUTHORITY); empty where
     this machine does not know. `ended` is set as soon as the desktop is known to have ended by
-    itself, which is before its provider has cleaned up after it.
+    itself, which is before its provider has cleaned up after it. `doubt` is called by who could
+    not log in: its provider then looks at once whether it has ended. A desktop that was not
+    started here has none.
     """
 
     address: Address
     password: PasswordSource | None = field(default=None, repr=False)
     environment: Mapping[str, str] = field(default_factory=dict, compare=False)
     ended: trio.Event = field(default_factory=trio.Event, compare=False, repr=False)
+    doubt: Callable[[], object] | None = field(default=None, compare=False, repr=False)
+    _logins: trio.CapacityLimiter = field(
+        default_factory=partial(trio.CapacityLimiter, LOGINS_AT_ONCE), compare=False, repr=False
+    )
+
+    async def open(self, limits: Limits) -> DesktopEnd:
+        """Logs in, after those who came before. Raises DesktopError."""
+        wait_s = limits.dial_timeout_s + limits.handshake_timeout_s
+        try:
+            with trio.fail_after(wait_s):
+                await self._logins.acquire()
+        except trio.TooSlowError:
+            raise DesktopError(f"{self.address} keeps others waiting for {wait_s:g} s") from None
+        try:
+            return await open_desktop(self.address, password=self.password, limits=limits)
+        finally:
+            self._logins.release()
 
 
 class Provider(Protocol):

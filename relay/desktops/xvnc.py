@@ -95,6 +95,9 @@ class Xvnc:
                             *("-rfbport", "-1", "-rfbunixpath", address.path),
                             *("-rfbunixmode", "0600"),
                             *("-SecurityTypes", "None", "-AlwaysShared"),
+                            # There is no password to guess, and viewers that leave in the middle
+                            # of their handshake would shut out the others.
+                            "-UseBlacklist=0",
                             *("-geometry", self._geometry, "-depth", "24", "-desktop", "xvnc"),
                         ],
                         environment=environment_for(directory),
@@ -112,7 +115,12 @@ class Xvnc:
         return server, RunningDesktop(
             address,
             environment={"DISPLAY": f":{number}", "XAUTHORITY": str(authority)},
+            doubt=_notices_by_itself,
         )
+
+
+def _notices_by_itself() -> None:
+    """The kernel tells as soon as a process has ended."""
 
 
 def _programs() -> list[list[str]]:
