@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
+import pytest
 import trio
 import trio.testing
 
@@ -179,9 +181,16 @@ def _lab(
 
 
 far_ends: list[trio.SocketStream] = []
-"""Sockets that belong to tests; whoever makes labs closes them at the end (`close_far_ends`)."""
+"""Sockets that belong to tests; `close_far_ends` closes them."""
 
 
-def close_far_ends() -> None:
+@pytest.fixture(autouse=True)
+async def close_far_ends() -> AsyncIterator[None]:
+    """For each test of a module that imports it."""
+    yield
     while far_ends:
         far_ends.pop().socket.close()
+
+
+MakeLab = Callable[..., Lab]
+both_drivers = pytest.mark.parametrize("make", [memory_lab, socket_lab], ids=["streams", "sockets"])

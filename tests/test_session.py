@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import AsyncIterator, Callable
 
 import pytest
 import trio
@@ -15,6 +14,8 @@ from tests.peers import (
     BELL,
     UPDATE_REQUEST,
     Lab,
+    MakeLab,
+    both_drivers,
     client_frame,
     close_far_ends,
     memory_lab,
@@ -22,14 +23,8 @@ from tests.peers import (
     socket_lab,
 )
 
-MakeLab = Callable[..., Lab]
-both_drivers = pytest.mark.parametrize("make", [memory_lab, socket_lab], ids=["streams", "sockets"])
-
-
-@pytest.fixture(autouse=True)
-async def _close_sockets() -> AsyncIterator[None]:
-    yield
-    close_far_ends()
+# The fixture.
+__all__ = ["close_far_ends"]
 
 
 # RFC 6143, Section 7.5.4: KeyEvent, pressed, keysym "a".

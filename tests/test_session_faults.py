@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import AsyncIterator, Callable
 
 import pytest
 import trio
@@ -17,24 +16,21 @@ from tests.peers import (
     BELL,
     UPDATE_REQUEST,
     Lab,
+    MakeLab,
+    both_drivers,
     client_frame,
     close_far_ends,
     lockstep_desktop_lab,
-    memory_lab,
     raw_rectangle,
     socket_lab,
 )
 
-MakeLab = Callable[..., Lab]
+# The fixture.
+__all__ = ["close_far_ends"]
+
 
 KEY = bytes.fromhex("0401000000000061")
 KEY_UP = bytes.fromhex("0400000000000061")
-
-
-@pytest.fixture(autouse=True)
-async def _close_sockets() -> AsyncIterator[None]:
-    yield
-    close_far_ends()
 
 
 @pytest.mark.parametrize("where", [(Flow, "due"), (UpLeg, "take"), (DownLeg, "take")])
@@ -159,7 +155,7 @@ async def test_a_desktop_that_writes_before_it_reads(
         nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("make", [memory_lab, socket_lab], ids=["streams", "sockets"])
+@both_drivers
 async def test_a_format_that_came_with_the_handshake_does_not_wait_for_ever(
     make: MakeLab, autojump_clock: trio.testing.MockClock
 ) -> None:

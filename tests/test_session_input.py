@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import pytest
@@ -18,28 +18,24 @@ from tests.peers import (
     PIXEL_FORMAT,
     UPDATE_REQUEST,
     Lab,
+    MakeLab,
+    both_drivers,
     client_frame,
     close_far_ends,
     lockstep_lab,
-    memory_lab,
     raw_rectangle,
     socket_lab,
 )
 from tests.test_rfb_flow import SET_SMALL, SMALL
 
-MakeLab = Callable[..., Lab]
-both_drivers = pytest.mark.parametrize("make", [memory_lab, socket_lab], ids=["streams", "sockets"])
+# The fixture.
+__all__ = ["close_far_ends"]
+
 
 KEY = bytes.fromhex("0401000000000061")
 KEY_UP = bytes.fromhex("0400000000000061")
 PRESS = struct.pack(">BBHH", 5, 1, 10, 20)
 RELEASE = struct.pack(">BBHH", 5, 0, 10, 20)
-
-
-@pytest.fixture(autouse=True)
-async def _close_sockets() -> AsyncIterator[None]:
-    yield
-    close_far_ends()
 
 
 async def _close(lab: Lab) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import AsyncIterator, Callable
 
 import pytest
 import trio
@@ -11,22 +10,15 @@ import trio.testing
 
 from relay import Limits, Reason
 from tests.peers import (
-    Lab,
+    MakeLab,
+    both_drivers,
     client_frame,
     close_far_ends,
-    memory_lab,
     raw_rectangle,
-    socket_lab,
 )
 
-MakeLab = Callable[..., Lab]
-both_drivers = pytest.mark.parametrize("make", [memory_lab, socket_lab], ids=["streams", "sockets"])
-
-
-@pytest.fixture(autouse=True)
-async def _close_sockets() -> AsyncIterator[None]:
-    yield
-    close_far_ends()
+# The fixture.
+__all__ = ["close_far_ends"]
 
 
 @both_drivers

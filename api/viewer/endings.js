@@ -42,7 +42,7 @@ export const ARCHIVED = { ...ENDINGS.get(4410), text: "The desktop of an archive
 export const SERVER_UNREACHABLE = { ...ENDINGS.get(1006), title: "The server cannot be reached", text: "It may be restarting, or this computer may be offline." };
 
 // A browser hides the answer to an upgrade that was refused; the reason is asked for beside it.
-export const DESKTOP_UNREACHABLE = { title: "The desktop could not be opened", text: "It did not start, or it could not be reached.", advice: "The server’s log says why.", retry: true };
+export const DESKTOP_UNREACHABLE = { title: "The desktop could not be opened", text: "It did not start, could not be reached, or did not let the server in.", advice: "The server’s log says why.", retry: true };
 
 export const UNREADABLE = { title: "The picture could not be read", text: "This browser could not make sense of what the desktop sent.", advice: "", retry: false };
 
