@@ -46,6 +46,7 @@ KILLERS = (
     "tests/test_rfb_*.py",
     "tests/test_rights.py",
     "tests/test_websocket.py",
+    "tests/test_leg.py",
     "tests/test_login.py",
     "tests/test_handshake*.py",
     "tests/test_model.py",

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from relay.rfb.errors import CloseCode, ProtocolError
+from relay.rfb.errors import CloseCode, Direction, ProtocolError
 from relay.websocket import (
     BINARY,
     FLOOD_FRAMES,
@@ -62,6 +62,9 @@ def read(
         (b"\x82\x7e\x01\x00" + b"x" * 256, False, b"x" * 256, []),
         (b"\x82\x7f" + struct.pack(">Q", 65536) + b"y" * 65536, False, b"y" * 65536, []),
         (HELLO + MASKED_PONG + HELLO, True, b"HelloHello", [(10, b"Hello")]),
+        # A payload of 2 and a key such that, cut anywhere, what follows looks like a frame too.
+        (frame(BINARY, b"ab", b"\x82\x82\x82\x82") * 3, True, b"ababab", []),
+        (frame(9, b"p" * 125, MASK) + MASKED_PONG, True, b"", [(9, b"p" * 125), (10, b"Hello")]),
         (b"\x82\x80mask" + HELLO, True, b"Hello", []),
         # A key of zeros is a key (Section 5.3), and leaves the payload as it is.
         (b"\x82\x85\0\0\0\0Hello", True, b"Hello", []),
@@ -97,6 +100,7 @@ def test_a_short_frame_may_be_over_the_limit() -> None:
 def test_written_as_the_examples() -> None:
     assert frame(BINARY, b"Hello", MASK) == HELLO
     assert header(BINARY, 256) == b"\x82\x7e\x01\x00"
+    assert header(BINARY, 65535) == b"\x82\x7e\xff\xff"
     assert header(BINARY, 65536) == b"\x82\x7f\0\0\0\0\0\x01\0\0"
     assert header(BINARY, 125) == b"\x82\x7d"
     assert header(BINARY, 126) == b"\x82\x7e\x00\x7e"
@@ -175,6 +179,21 @@ def test_faults(name: str) -> None:
         assert caught.value.offset == len(HELLO) + behind, cuts
         # Nothing of the payload is said.
         assert "0xff" not in str(caught.value)
+
+
+@pytest.mark.parametrize("cut", [0, 6, 7, 8])
+def test_a_short_frame_does_not_end_the_message_of_another(cut: int) -> None:
+    begun, whole = b"\x02\x81mask?", frame(BINARY, b"whole", MASK)
+    with pytest.raises(ProtocolError) as caught:
+        read(begun + whole + HELLO, [cut] if cut else [], server=True)
+    assert (caught.value.rule, caught.value.offset) == ("frame-order", len(begun))
+
+
+def test_a_fault_is_blamed_on_who_sent_it() -> None:
+    for server, way in ((True, Direction.UP), (False, Direction.DOWN)):
+        with pytest.raises(ProtocolError) as caught:
+            read(b"\xff" * 20, [], server=server)
+        assert caught.value.direction is way
 
 
 def test_a_client_refuses_masked_frames() -> None:
