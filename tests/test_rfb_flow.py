@@ -114,10 +114,11 @@ def test_an_incremental_request_waits_for_a_full_one(talk: Talk) -> None:
 
 def test_a_full_request_for_nothing_holds_nothing_up(talk: Talk) -> None:
     # TigerVNC's server answers it only together with one for something.
-    nothing = request(0, 0, 0, 0, incremental=0)
-    assert talk.up(nothing) == nothing
-    assert talk.up(request()) == request()
-    talk.down(raw())
+    for size in ((0, 0), (0, 9), (9, 0)):
+        nothing = request(0, 0, *size, incremental=0)
+        assert talk.up(nothing) == nothing
+        assert talk.up(request()) == request()
+        talk.down(raw())
     talk.up(nothing)
     talk.flow.viewer_behind = True
     assert talk.up(request(incremental=0)) == b""

@@ -421,6 +421,18 @@ def test_a_late_format_is_not_overtaken(fenced: Talk) -> None:
     assert sent.index(SET_SMALL) < sent.index(request())
 
 
+def test_a_format_after_a_late_one_waits_again(fenced: Talk) -> None:
+    fenced.up(request(0, 0, 9, 9) + SET_SMALL)
+    fenced.flow.expire()
+    assert fenced.due().endswith(SET_SMALL)
+    fenced.down(answer(b"F", 1))
+    assert fenced.bits == 8
+    # The first request has not been answered.
+    assert fenced.up(SET_LARGE) == b""
+    fenced.flow.expire()
+    assert fenced.due().endswith(SET_LARGE)
+
+
 def test_an_end_that_is_held_counts_too(fenced: Talk) -> None:
     # Two requests that one update answers, so that a format goes behind a fence at once.
     fenced.up(request(0, 0, 9, 9) + request(20, 20, 9, 9))

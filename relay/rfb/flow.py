@@ -258,8 +258,8 @@ class Flow:
         last = coming[-1] if coming else self._fenced or state.pixel_format
         if wanted.sizes == last.sizes:
             # Nothing about the framing changes.
-            if end is not None and coming:
-                end.pixel_format = wanted
+            if coming:
+                self._ends[-1].pixel_format = wanted
             elif self._fenced is not None:
                 self._fenced = wanted
             else:
