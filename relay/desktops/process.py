@@ -97,8 +97,8 @@ class Child:
         try:
             self._pidfd = os.pidfd_open(self._popen.pid)
         except OSError:
-            self._popen.kill()
-            self._popen.wait()
+            with self._popen:  # closes its pipes and reaps it
+                self._popen.kill()
             raise
         self._ended = trio.Event()
         self.pid = self._popen.pid
