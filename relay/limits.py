@@ -42,8 +42,9 @@ class Limits:
     without touching is legal use, so the default is off. (noVNC asks for updates all the time
     the desktop changes, which counts as a message.)"""
 
-    pixel_format_timeout_s: float = 2.0
-    """A new pixel format waits so long for the update under way, before it takes another way."""
+    update_timeout_s: float = 2.0
+    """A new pixel format waits so long for the update under way, before it takes another way; a
+    request for more than is under way does, before it goes up beside it."""
 
     close_timeout_s: float = 2.0
     """From our close frame to the viewer's answer, and for draining what was approved."""

@@ -33,8 +33,8 @@ class Pumps:
 
     `viewer_stalled_since` and `desktop_stalled_since` say since when that peer has taken no byte
     of what waits for it (infinity: nothing waits). `pinged_at` is when an unanswered ping went
-    out, or infinity; `input_at` when the viewer last gave input; `format_waits_since` when a new
-    pixel format began to wait, or infinity. The session's watch sleeps in `nap`.
+    out, or infinity; `input_at` when the viewer last gave input; `waits_since` when the flow
+    began to wait for an update, or infinity. The session's watch sleeps in `nap`.
     """
 
     def __init__(
@@ -48,7 +48,8 @@ class Pumps:
         self.viewer_stalled_since = math.inf
         self.desktop_stalled_since = math.inf
         self.pinged_at = math.inf
-        self.format_waits_since = math.inf
+        self.waits_since = math.inf
+        self._waits = 0
         self.nap = trio.CancelScope()
         self.input_at = trio.current_time()
         self._inputs = 0
@@ -72,8 +73,9 @@ class Pumps:
 
     def _viewer_said(self) -> None:
         """After the up leg took bytes: answers control frames and notes the times."""
-        if self.flow.waiting and self.format_waits_since == math.inf:
-            self.format_waits_since = trio.current_time()
+        if self.flow.waits != self._waits:
+            self._waits = self.flow.waits
+            self.waits_since = trio.current_time()
             # The watch computes its deadlines anew.
             self.nap.cancel()
         inputs = self.up.reader.inputs

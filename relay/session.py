@@ -191,20 +191,22 @@ class Session:
             if ping_at <= now:
                 ping_at = now + limits.ping_interval_s
                 pumps.ping()
-            if pumps.format_waits_since + limits.pixel_format_timeout_s <= now:
+            if pumps.waits_since + limits.update_timeout_s <= now:
                 pumps.flow.expire()
-                pumps.format_waits_since = now
+                pumps.waits_since = now
             if pumps.flow.wake:
                 pumps.send_due()
             if not pumps.flow.waiting:
-                pumps.format_waits_since = math.inf
+                pumps.waits_since = math.inf
+            elif pumps.waits_since == math.inf:
+                pumps.waits_since = now
             until = min(
                 ping_at,
                 min(pumps.viewer_stalled_since, now) + limits.stall_timeout_s,
                 min(pumps.desktop_stalled_since, now) + limits.stall_timeout_s,
                 pumps.pinged_at + limits.ping_timeout_s,
                 pumps.input_at + idle_s,
-                pumps.format_waits_since + limits.pixel_format_timeout_s,
+                pumps.waits_since + limits.update_timeout_s,
                 from_desktop.deadline,
                 from_viewer.deadline,
             )

@@ -185,6 +185,7 @@ class Model:
         self.known = known
         self.reading = Reading()
         self.start = 0
+        self.long_fence = False
 
     def read(self) -> Reading:
         reading = self.reading
@@ -236,11 +237,18 @@ class Model:
         if length > CLIPBOARD_BYTES:
             self.drop()
 
-    def fence(self) -> tuple[bool, bytes]:
+    def fence(self) -> tuple[bool, bytes] | None:
         """P, ClientFence and ServerFence: whether it is a request, and its payload. Answers that
-        are not due are left out (policy)."""
+        are not due are left out (policy), and so is the first one that is too long: it is None.
+        """
         head = self.b.take(9)
-        self.need(head[8] <= FENCE_BYTES, "fence-length")
+        if head[8] > FENCE_BYTES:
+            self.need(not self.long_fence, "fence-length")
+            self.long_fence = True
+            self.tell()
+            self.b.take(head[8])
+            self.drop()
+            return None
         return head[4] >= 0x80, self.b.take(head[8])
 
     def answer(self) -> None:
@@ -314,7 +322,10 @@ class FromViewer(Model):
 
     def client_fence(self) -> None:
         self.confirmed("fences", "fence-not-confirmed")
-        request, payload = self.fence()
+        fence = self.fence()
+        if fence is None:
+            return
+        request, payload = fence
         self.need(not (request and payload.startswith(OUR_FENCE)), "fence-payload")
         self.tell()
         if not request:

@@ -70,7 +70,10 @@ class FromDesktop(Rectangles):
 
     def server_fence(self) -> None:
         self.offered(-312, "fence-not-offered")
-        request, payload = self.fence()
+        fence = self.fence()
+        if fence is None:
+            return
+        request, payload = fence
         self.tell()
         self.known.confirmed.add("fences")
         if not request:

@@ -400,6 +400,7 @@ class _Worker:
         self._tests = sorted(tests, key=lambda test: tests[test][0])
         self._entered = {test: set(entered) for test, (_, entered) in tests.items()}
         self._took_s = {test: took_s for test, (took_s, _) in tests.items()}
+        self._whole = whole
         self._copy = Path(tempfile.mkdtemp(dir=whole.parent))
         shutil.copytree(whole, self._copy, dirs_exist_ok=True)
         sys.dont_write_bytecode = True
@@ -417,7 +418,8 @@ class _Worker:
         path.write_text(mutant.source)
         limit_s = 10 + int(3 * sum(self._took_s[test] for test in tests))
         code, found = _run(self._copy, files, _Hunt(tests), limit_s)
-        shutil.copy2(ROOT / mutant.path, path)
+        # Not from ROOT, where somebody may be at work meanwhile.
+        shutil.copy2(self._whole / mutant.path, path)
         compiled.write_bytes(kept)
         if code == -signal.SIGALRM:
             return "(time limit)"

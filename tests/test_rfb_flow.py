@@ -69,6 +69,9 @@ class Talk:
     def due(self) -> bytes:
         return b"".join(self._up.due())
 
+    def waiting(self) -> bool:
+        return self.flow.waiting
+
     def rule(self) -> str:
         """The rule that the viewer broke; empty if none."""
         return self._up.fault.rule if self._up.fault else ""
@@ -115,10 +118,17 @@ def test_an_incremental_request_waits_for_a_full_one(talk: Talk) -> None:
 def test_a_full_request_for_nothing_holds_nothing_up(talk: Talk) -> None:
     # TigerVNC's server answers it only together with one for something.
     for size in ((0, 0), (0, 9), (9, 0)):
-        nothing = request(0, 0, *size, incremental=0)
-        assert talk.up(nothing) == nothing
-        assert talk.up(request()) == request()
-        talk.down(raw())
+        for incremental in (0, 1):
+            nothing = request(0, 0, *size, incremental=incremental)
+            assert talk.up(nothing) == nothing
+            assert talk.up(nothing + request(0, 0, 0, 1, incremental=incremental)) == b""
+            something = request(incremental=incremental)
+            assert talk.up(something) == something
+            assert talk.up(something + nothing) == b""
+            talk.down(raw())
+            talk.flow.due()
+            talk.down(raw())
+    nothing = request(0, 0, 0, 9, incremental=0)
     talk.up(nothing)
     talk.flow.viewer_behind = True
     assert talk.up(request(incremental=0)) == b""
@@ -133,19 +143,69 @@ def test_held_requests_become_one_that_covers_them(talk: Talk) -> None:
     assert talk.due() == request()
 
 
-def test_a_request_for_more_than_is_under_way_goes_up(talk: Talk) -> None:
-    # Held, it could wait for ever: nothing may change in the part that was asked for.
-    assert talk.up(request(0, 0, 10, 10)) == request(0, 0, 10, 10)
-    assert talk.up(request()) == request()
+@pytest.mark.parametrize("incremental", [0, 1])
+def test_a_request_for_more_than_is_under_way_goes_up_when_that_is_late(
+    talk: Talk, incremental: int
+) -> None:
+    # Nothing may change in the part that was asked for.
+    first = request(0, 0, 10, 10, incremental=incremental)
+    beyond = request(0, 0, 11, 10, incremental=incremental)
+    assert talk.up(first) == first
+    assert talk.up(first) == b""
+    assert not talk.waiting(), "it has been asked for"
+    talk.flow.expire()
+    assert talk.due() == b""
+    assert talk.up(beyond) == b""
+    assert talk.waiting()
+    talk.flow.expire()
+    assert talk.flow.wake
+    assert talk.due() == beyond
+    assert not talk.waiting()
+    # It is under way now, beside the other.
+    assert talk.up(beyond + first) == b""
+    assert talk.down(raw()) == beyond
+
+
+def test_a_request_for_more_goes_up_at_the_answer_to_another(talk: Talk) -> None:
+    talk.up(request(0, 0, 10, 10))
+    assert talk.up(request()) == b""
+    assert talk.down(raw()) == request()
+    assert not talk.waiting()
+
+
+def test_an_incremental_request_for_more_than_a_full_one(talk: Talk) -> None:
+    talk.up(request(0, 0, 10, 10, incremental=0))
     assert talk.up(request(0, 0, 10, 10)) == b""
+    assert not talk.waiting()
+    assert talk.up(request()) == b""
+    assert talk.waiting()
+    talk.flow.expire()
+    assert talk.due() == request()
 
 
-def test_a_held_request_for_more_than_is_under_way_goes_up_too(talk: Talk) -> None:
+def test_a_viewer_that_is_behind_gets_nothing_for_a_late_request(talk: Talk) -> None:
     talk.up(request(0, 0, 10, 10))
     talk.flow.viewer_behind = True
     assert talk.up(request()) == b""
+    talk.flow.expire()
+    assert not talk.flow.wake
+    assert talk.due() == b""
     talk.flow.viewer_behind = False
+    talk.flow.expire()
     assert talk.due() == request()
+
+
+def test_each_wait_is_counted_once(talk: Talk) -> None:
+    talk.up(request(0, 0, 10, 10) + request(0, 0, 9, 9))
+    assert talk.flow.waits == 0
+    talk.up(request(0, 0, 11, 10) + request(0, 0, 12, 10))
+    assert talk.flow.waits == 1
+    talk.down(raw())
+    talk.up(SET_SMALL + SET_LARGE + SET_SMALL)
+    assert talk.flow.waits == 2
+    talk.down(raw(4))
+    talk.up(request() + SET_LARGE)
+    assert talk.flow.waits == 3
 
 
 def test_a_held_request_fits_the_size_of_then(talk: Talk) -> None:

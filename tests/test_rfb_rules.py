@@ -145,6 +145,8 @@ SWALLOWED = {
     # noVNC ends its session on any colour map, and on a fence that is no request.
     "colour map in true colour": struct.pack(">BxHH", 1, 0, 2) + b"c" * 12,
     "a fence nobody asked for": fence(0),
+    # noVNC and TigerVNC's viewer skip it.
+    "a fence of 65": fence(1 << 31, b"f" * 65),
     "cut text over the limit": cut_text(3, 300_000, b"x" * 300_000),
 }
 
@@ -304,7 +306,7 @@ BROKEN_DOWN: dict[str, tuple[bytes, int, str]] = {
     "two actions": (cut_text(3, -4, struct.pack(">I", 3 << 25)), 0, "ServerCutText"),
     "reserved flags": (cut_text(3, -4, struct.pack(">I", 1 << 25 | 1 << 16)), 0, "ServerCutText"),
     "short capabilities": (cut_text(3, -4, struct.pack(">I", 1 << 24 | 1)), 0, "ServerCutText"),
-    "fence of 65": (fence(1 << 31, b"f" * 65), 0, "ServerFence"),
+    "two fences of 65": (fence(1 << 31, b"f" * 65) * 2, 74, "ServerFence"),
     "colour map beyond": (struct.pack(">BxHH", 1, 65535, 2), 0, "SetColourMapEntries"),
 }
 

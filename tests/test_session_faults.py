@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 
 import pytest
 import trio
@@ -162,11 +163,38 @@ async def test_a_format_that_came_with_the_handshake_does_not_wait_for_ever(
     small = b"\0\0\0\0" + bytes.fromhex("08080001000700070003000306000000")
     handshake = client_frame(b"RFB 003.008\n") + client_frame(b"\x01") + client_frame(b"\x01")
     early = handshake + client_frame(UPDATE_REQUEST + small)
-    lab = make(Limits(ping_interval_s=1000, pixel_format_timeout_s=2), early=early)
+    lab = make(Limits(ping_interval_s=1000, update_timeout_s=2), early=early)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(lab.run)
         assert await lab.hear(10) == UPDATE_REQUEST
         # Without fences one pixel is asked for, after the time-out.
         assert await lab.hear(10) == bytes.fromhex("03000000000000010001")
         assert trio.current_time() < 5
+        nursery.cancel_scope.cancel()
+
+
+@both_drivers
+async def test_each_wait_for_an_update_has_its_own_time(
+    make: MakeLab, autojump_clock: trio.testing.MockClock
+) -> None:
+    lab = make()
+    part, whole = (struct.pack(">BBHHHH", 3, 1, 0, 0, w, 10) for w in (10, 640))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lab.run)
+        await lab.greet()
+        for _ in range(3):
+            await lab.viewer.send_all(client_frame(part + whole))
+            assert await lab.hear(10) == part
+            await trio.sleep(1.5)
+            # Answered in time; so the next one waits for two seconds, not for half a second.
+            await lab.desktop.send_all(raw_rectangle(1, 1))
+            assert await lab.hear(10) == whole
+            await lab.desktop.send_all(raw_rectangle(1, 1))
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            began = trio.current_time()
+            await lab.viewer.send_all(client_frame(part + whole))
+            assert await lab.hear(20) == part + whole
+            assert trio.current_time() - began == pytest.approx(2, abs=0.1)
+            await lab.desktop.send_all(raw_rectangle(1, 1))
+            await trio.testing.wait_all_tasks_blocked(0.01)
         nursery.cancel_scope.cancel()

@@ -298,8 +298,8 @@ async def toggle(
     relay ends it, TooSlowError where nothing has come for 30 s."""
     report = Report(server, mode)
     if patience_s is None:
-        patience_s = 0.001 if mode == "rude-fence" else Limits().pixel_format_timeout_s
-    limits = Limits(pixel_format_timeout_s=patience_s)
+        patience_s = 0.001 if mode == "rude-fence" else Limits().update_timeout_s
+    limits = Limits(update_timeout_s=patience_s)
     near, far = map(trio.SocketStream, trio.socket.socketpair())
     session = Session(near, await open_desktop(address), limits=limits)
     viewer = Viewer(far)

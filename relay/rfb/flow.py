@@ -10,7 +10,9 @@ only where both sides agree on the byte from which it holds:
 - otherwise after what is under way has come. Where it does not, at the answer to a fence; and
   without fences after a request that a desktop answers at once.
 
-What is held back meanwhile is at most one request of each kind, one format and one list.
+What is held back meanwhile is at most one request of each kind, one format and one list. A request
+that reaches beyond the one under way goes up when that has not been answered for a while: nothing
+may change in the part that was asked for.
 """
 
 from __future__ import annotations
@@ -61,6 +63,10 @@ def _contains(outer: Area, inner: Area) -> bool:
         and outer[0] + outer[2] >= inner[0] + inner[2]
         and outer[1] + outer[3] >= inner[1] + inner[3]
     )
+
+
+def _some(area: Area) -> bool:
+    return area[2] > 0 and area[3] > 0
 
 
 def _union(a: Area, b: Area) -> Area:
@@ -118,6 +124,7 @@ class Flow:
         "passive",
         "requests",
         "viewer_behind",
+        "waits",
         "wake",
     )
 
@@ -127,6 +134,7 @@ class Flow:
         self.viewer_behind = False
         self.desktop_behind = False
         self.wake = False
+        self.waits = 0
         # Other messages to send up, as soon as none of the viewer's is under way.
         self.injected = b""
         # Requests that may still be answered: never fewer than in truth, for one update may
@@ -162,7 +170,7 @@ class Flow:
 
     @property
     def waiting(self) -> bool:
-        return self._wanted is not None
+        return self._wanted is not None or self._beyond(0) or self._beyond(1)
 
     @property
     def holding(self) -> bool:
@@ -182,13 +190,11 @@ class Flow:
     def request(self, incremental: int, area: Area) -> bool:
         """An update request of the viewer's; whether it is to go up now."""
         if not self.passive:
-            if (
-                self.viewer_behind
-                or self._wanted is not None
-                or (self._owed() and self._waits(incremental, area))
-            ):
+            if self.viewer_behind or self._wanted is not None or self._waits(incremental, area):
+                waited = self.waiting
                 held = self._held[incremental]
                 self._held[incremental] = area if held is None else _union(held, area)
+                self.waits += self.waiting > waited
                 return False
             self._ask(incremental, area)
         self.requests += 1
@@ -198,11 +204,20 @@ class Flow:
     def _waits(self, incremental: int, area: Area) -> bool:
         """Whether a request has to wait for the answer to another."""
         asked, full = self._asked[incremental], self._asked[0]
-        # Behind a full one it would be answered together with it, or not: nobody could tell. One
-        # for nothing (viewers send them, for cursors and sizes) may never be answered.
-        behind_full = incremental and full is not None and full[2] and full[3]
-        # What reaches beyond could wait for ever: nothing may change in the part asked for.
-        return bool(behind_full or (asked is not None and _contains(asked, area)))
+        # Behind a full one it would be answered together with it, or not: nobody could tell.
+        if incremental and full is not None and _some(full):
+            return True
+        # One for nothing (viewers send them, for cursors and sizes) may never be answered, so
+        # only another for nothing waits for it.
+        return asked is not None and (_some(asked) or not _some(area))
+
+    def _beyond(self, incremental: int) -> bool:
+        """Whether a request is held back that what is under way need not answer."""
+        held = self._held[incremental]
+        if held is None:
+            return False
+        asked = [area for area in self._asked[: incremental + 1] if area is not None]
+        return bool(asked) and not any(_contains(area, held) for area in asked)
 
     def _ask(self, incremental: int, area: Area) -> None:
         asked = self._asked[incremental]
@@ -281,6 +296,7 @@ class Flow:
                 state.set_pixel_format(wanted)
                 return None
         self._wanted = wanted
+        self.waits += 1
         self._late = False
         self._silences = 0
         self.wake = True
@@ -288,8 +304,13 @@ class Flow:
 
     def expire(self) -> None:
         """What is under way has not come for long enough; `due` has what to do about it."""
-        wanted = self._wanted
-        if wanted is None or self.in_update or self._fenced is not None:
+        if self._wanted is None:
+            for incremental in (0, 1):
+                if self._beyond(incremental) and not self.viewer_behind:
+                    self.injected += self._ask_held(incremental)
+                    self.wake = True
+            return
+        if self.in_update or self._fenced is not None:
             return
         self.wake = True
         if self._state.fences:
@@ -430,15 +451,20 @@ class Flow:
         return b"".join(messages)
 
     def _held_requests(self) -> list[bytes]:
-        messages = []
-        for incremental, area in enumerate(self._held):
-            if area is not None and not self._waits(incremental, area):
-                self._held[incremental] = None
-                self._ask(incremental, area)
-                self.requests += 1
-                self._unrequested = 0
-                messages.append(_request(3, incremental, *self._state.crop(*area)))
-        return messages
+        return [
+            self._ask_held(incremental)
+            for incremental, area in enumerate(self._held)
+            if area is not None and not self._waits(incremental, area)
+        ]
+
+    def _ask_held(self, incremental: int) -> bytes:
+        area = self._held[incremental]
+        assert area is not None
+        self._held[incremental] = None
+        self._ask(incremental, area)
+        self.requests += 1
+        self._unrequested = 0
+        return _request(3, incremental, *self._state.crop(*area))
 
 
 def _set_pixel_format(wanted: PixelFormat) -> bytes:

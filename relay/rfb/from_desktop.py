@@ -9,15 +9,12 @@ from relay.rfb import clipboard, encodings
 from relay.rfb.encodings.base import Encoding, Walker, Window
 from relay.rfb.errors import CloseCode, Direction, Violation
 from relay.rfb.flow import OUR_FENCE, Flow
-from relay.rfb.reader import NEED, Reader, gii_length
+from relay.rfb.reader import FENCE_LIMIT_BYTES, NEED, Reader, gii_length
 from relay.rfb.state import State
 
 _rectangle = struct.Struct(">HHHHi").unpack_from
 _two = struct.Struct(">HH").unpack_from
 _flags = struct.Struct(">I").unpack_from
-
-FENCE_LIMIT_BYTES = 64
-"""Payload of a fence (community specification, ServerFence)."""
 
 TAIL_LIMIT_BYTES = 12 + max(e.element_limit_bytes for e in encodings.REGISTRY.values())
 """The longest beginning that is presented again: a rectangle's header and what its encoding must
@@ -342,7 +339,7 @@ class FromDesktop(Reader):
             return NEED
         length = buf[pos + 8]
         if length > FENCE_LIMIT_BYTES:
-            raise Violation("fence-length", f"a fence of {length} bytes")
+            return self._skip_long_fence(buf, pos, stop)
         end = pos + 9 + length
         if stop < end:
             return NEED

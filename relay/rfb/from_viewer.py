@@ -8,9 +8,8 @@ from collections.abc import Callable
 from relay.rfb import encodings, pixel_format
 from relay.rfb.errors import CloseCode, Direction, Violation
 from relay.rfb.flow import OUR_FENCE, Area, Flow
-from relay.rfb.from_desktop import FENCE_LIMIT_BYTES
 from relay.rfb.ledger import Ledger
-from relay.rfb.reader import NEED, Reader, gii_length
+from relay.rfb.reader import FENCE_LIMIT_BYTES, NEED, Reader, gii_length
 from relay.rfb.state import State
 
 _count = struct.Struct(">H").unpack_from
@@ -221,7 +220,7 @@ class FromViewer(Reader):
             raise Violation("fence-not-confirmed", "the desktop has not said that it can do fences")
         length = buf[pos + 8]
         if length > FENCE_LIMIT_BYTES:
-            raise Violation("fence-length", f"a fence of {length} bytes")
+            return self._skip_long_fence(buf, pos, stop)
         end = pos + 9 + length
         if stop < end:
             return NEED

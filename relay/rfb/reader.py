@@ -12,6 +12,9 @@ from relay.rfb.state import State
 NEED = -1
 """Returned by a message's check when the message has not arrived far enough."""
 
+FENCE_LIMIT_BYTES = 64
+"""A fence's payload (community specification, ServerFence)."""
+
 Edit = tuple[int, int, bytes]
 
 Observer = Callable[[str, int, int], None]
@@ -46,7 +49,17 @@ class Reader:
     direction: Direction
     close_code: CloseCode
 
-    __slots__ = ("discarding", "edits", "flow", "messages", "observer", "offset", "opaque", "state")
+    __slots__ = (
+        "_long_fence",
+        "discarding",
+        "edits",
+        "flow",
+        "messages",
+        "observer",
+        "offset",
+        "opaque",
+        "state",
+    )
 
     def __init__(self, state: State, flow: Flow) -> None:
         self.state = state
@@ -57,6 +70,7 @@ class Reader:
         self.discarding = False
         self.observer: Observer | None = None
         self.edits: list[Edit] = []
+        self._long_fence = False
 
     def moved(self, count: int) -> None:
         """`count` opaque bytes went to the other side without passing through `judge`."""
@@ -90,6 +104,16 @@ class Reader:
         self.edits.append((pos, kept, b""))
         self.discarding = self.opaque > 0
         return kept
+
+    def _skip_long_fence(self, buf: bytearray, pos: int, stop: int) -> int:
+        """Either direction's fence of more than FENCE_LIMIT_BYTES. Viewers and servers skip one
+        or cut it (noVNC, TigerVNC), so one is skipped here; a peer that goes on is not in step.
+        """
+        length = buf[pos + 8]
+        if self._long_fence:
+            raise Violation("fence-length", f"another fence of {length} bytes")
+        self._long_fence = True
+        return self._drop(pos, pos + 9 + length, stop)
 
     def _cut_text(
         self, buf: bytearray, pos: int, stop: int, *, extended: bool, own: bool, other: bool
