@@ -23,11 +23,11 @@ from relay.rfb.conversation import Conversation
 from relay.rfb.errors import ProtocolError
 from relay.rfb.handshake import ServerInit
 from relay.rfb.pixel_format import PixelFormat
-from tests import model, splits, streams
+from tests import model, splits, stream_desktop, stream_viewer, streams
 from tests.model import Format, Known, Reading
 from tests.model_rectangles import CHAINS, PIXELS, PSEUDO
 from tests.splits import TAILS, Feeder, check, check_refused
-from tests.streams import EXTENSIONS, Stream
+from tests.stream_viewer import EXTENSIONS, Stream
 
 LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 settings.register_profile(
@@ -191,7 +191,7 @@ def test_parser_and_model_agree(way: str, kind: str) -> None:
 
 @pytest.mark.parametrize(
     "numbers",
-    [*([n] for n in sorted(PIXELS | CHAINS)), sorted(streams.PSEUDO_BODIES)],
+    [*([n] for n in sorted(PIXELS | CHAINS)), sorted(stream_desktop.PSEUDO_BODIES)],
     ids=lambda numbers: str(numbers[0]) if len(numbers) == 1 else "pseudo",
 )
 def test_parser_and_model_agree_inside(numbers: list[int]) -> None:
@@ -205,7 +205,7 @@ def test_parser_and_model_agree_inside(numbers: list[int]) -> None:
 
 def test_the_model_knows_everything_that_is_framed() -> None:
     assert encodings.REGISTRY.keys() | {encodings.LAST_RECT} == {*CHAINS, *PIXELS, *PSEUDO}
-    assert encodings.SIGNALS == streams.SIGNALS
+    assert encodings.SIGNALS == stream_viewer.SIGNALS
     assert {n for level in encodings.LEVELS for n in level} == set(model.LEVELS)
 
 

@@ -159,6 +159,82 @@ def test_a_format_waits_inside_an_update_nobody_asked_for(talk: Talk) -> None:
     assert talk.up(SET_LARGE) == SET_LARGE
 
 
+def test_a_format_waits_inside_an_update_that_comes(talk: Talk, fenced: Talk) -> None:
+    assert talk is fenced
+    for asked in (request(), b""):
+        for wanted, before in ((SET_SMALL, 4), (SET_LARGE, 1)):
+            talk.up(asked)
+            talk.down(begun(raw(before)[4:], 2))
+            assert talk.up(wanted) == b""
+            talk.flow.expire()
+            assert talk.due() == b""
+            assert talk.down(raw(before)[4:]) == wanted
+
+
+def test_what_comes_is_not_asked_for(talk: Talk) -> None:
+    talk.up(request())
+    talk.down(begun(raw()[4:], 2))
+    assert talk.up(SET_SMALL) == b""
+    talk.flow.expire()
+    assert talk.due() == b""
+    assert talk.down(raw()[4:]) == SET_SMALL
+
+
+def silence(talk: Talk, wanted: bytes) -> None:
+    """A format that waits, and nothing comes any more."""
+    assert talk.up(wanted) == b""
+    talk.flow.expire()
+    assert talk.due() == wanted
+
+
+def test_one_cursor_for_two_requests_tells_nothing(talk: Talk) -> None:
+    for wanted in (SET_SMALL, SET_LARGE):
+        talk.up(request() + request(incremental=0))
+        talk.down(CURSOR_ONLY)
+        silence(talk, wanted)
+    talk.up(request())
+    talk.down(CURSOR_ONLY)
+    assert talk.up(SET_SMALL) == b""
+
+
+def test_cursors_beside_one_that_answers_tell_nothing(talk: Talk) -> None:
+    # The pixels may have answered both requests.
+    talk.up(request() + request(incremental=0))
+    talk.down(CURSOR_ONLY + raw() + CURSOR_ONLY)
+    silence(talk, SET_SMALL)
+    talk.up(request())
+    talk.down(CURSOR_ONLY)
+    assert talk.up(SET_LARGE) == b""
+
+
+def test_after_an_answer_cursors_tell_again(talk: Talk) -> None:
+    talk.up(request() + request(incremental=0))
+    talk.down(raw() + raw())
+    talk.up(request())
+    talk.down(CURSOR_ONLY)
+    silence(talk, SET_SMALL)
+    talk.up(request())
+    talk.down(CURSOR_ONLY)
+    assert talk.up(SET_LARGE) == SET_LARGE
+
+
+def test_many_cursors_for_one_request_tell_too(talk: Talk) -> None:
+    talk.up(request())
+    talk.down(CURSOR_ONLY * 3)
+    silence(talk, SET_SMALL)
+    talk.up(request())
+    talk.down(CURSOR_ONLY)
+    assert talk.up(SET_LARGE) == SET_LARGE
+
+
+def test_a_desktop_that_answers_after_a_cursor_is_not_doubted_again(talk: Talk) -> None:
+    talk.down(raw())
+    for wanted in (SET_SMALL, SET_LARGE, SET_SMALL):
+        talk.up(request())
+        talk.down(CURSOR_ONLY)
+        silence(talk, wanted)
+
+
 def test_the_last_of_the_formats_that_wait_is_sent(talk: Talk) -> None:
     talk.up(request())
     assert talk.up(SET_SMALL + SET_16) == b""
@@ -174,6 +250,7 @@ def test_nothing_expires_where_nothing_waits(fenced: Talk) -> None:
 
 
 def test_one_pixel_is_asked_for_each_time(talk: Talk) -> None:
+    assert SILENCES_LIMIT == 5
     for wanted, before in ((SET_SMALL, 4), (SET_LARGE, 1)):
         talk.up(request())
         assert talk.up(wanted) == b""
@@ -433,6 +510,13 @@ def test_a_format_after_a_late_one_waits_again(fenced: Talk) -> None:
     assert fenced.up(SET_LARGE) == b""
     fenced.flow.expire()
     assert fenced.due().endswith(SET_LARGE)
+    # Nor now; and while there is no answer to the fence, nothing else is done about it.
+    assert fenced.up(SET_SMALL) == b""
+    fenced.flow.expire()
+    assert fenced.due() == b""
+    assert fenced.down(answer(b"F", 2)) == b""
+    fenced.flow.expire()
+    assert fenced.due().endswith(SET_SMALL)
 
 
 def test_an_end_that_is_held_counts_too(fenced: Talk) -> None:

@@ -134,10 +134,16 @@ def test_sub_rectangles_of_hextile_beyond_one_side(place: bytes) -> None:
     assert refused(everything, wire, 16, rectangle("Hextile")) == "hextile-subrectangle"
 
 
-@pytest.mark.parametrize("place", [b"\x00\x40", b"\x40\x00", b"\x00\x04", b"\x04\x00"])
-def test_sub_rectangles_of_a_small_tile(place: bytes) -> None:
-    wire = update(rect(0, 0, 4, 4, 5, b"\x08\x01" + place))
-    assert refused(everything, wire, 16, rectangle("Hextile")) == "hextile-subrectangle"
+@pytest.mark.parametrize("side", [1, 4, 15])
+@pytest.mark.parametrize("x", [True, False])
+def test_sub_rectangles_of_a_small_tile(side: int, x: bool) -> None:
+    def tile(*place: int) -> bytes:
+        place_and_size = bytes(value << 4 if x else value for value in place)
+        return update(rect(0, 0, side, side, 5, b"\x08\x01" + place_and_size))
+
+    passes(everything, tile(0, side - 1), tile(side - 1, 0))
+    for wire in (tile(0, side), tile(side, 0)):
+        assert refused(everything, wire, 16, rectangle("Hextile")) == "hextile-subrectangle"
 
 
 # RRE, TRLE, JPEG.

@@ -143,9 +143,10 @@ class Flow:
         # By incremental flag: the area asked for since the last update, and the one held back.
         self._asked: list[Area | None] = [None, None]
         self._held: list[Area | None] = [None, None]
-        # Updates without pixels that may have answered one of `requests`, and whether this
+        # Updates without pixels that may have answered one of `requests` (None: one with pixels
+        # may have answered several of those, so nothing can be told from them), and whether this
         # desktop's do; None: not known yet.
-        self._bare = 0
+        self._bare: int | None = 0
         self._bare_answers: bool | None = None
         self.in_update = False
         self._unrequested = 0
@@ -231,11 +232,11 @@ class Flow:
         # QEMU sends cursors and sizes on its own schedule, in updates of their own; TigerVNC and
         # libvncserver answer a request with them. Until `expire` has told which, nobody knows.
         if not painted and not self._bare_answers:
-            self._bare = min(self._bare + 1, self.requests)
+            if self._bare is not None:
+                self._bare = min(self._bare + 1, self.requests)
         elif self.requests:
             self.requests -= 1
-            if self._bare > self.requests:
-                self._bare = self.requests
+            self._bare = None if self.requests else 0
         elif not (self.continuous or self._ends or self.passive):
             self._bare_answers = False
             self._unrequested += painted
@@ -385,14 +386,12 @@ class Flow:
         self._ends_seen += 1
         if self._ends_seen > self._enables + 1:
             raise Violation("continuous-updates-end", "one more end than there can be")
-        if not self._state.continuous_updates or not self._ends:
+        if not self._ends:
             self._state.continuous_updates = True
             return True
         end = self._ends.popleft()
         if end.pixel_format is not None:
             self._state.set_pixel_format(end.pixel_format)
-        if self._wanted is not None:
-            self.wake = True
         if self._list is not None and self._quiet():
             self._apply_list()
         return not end.ours
@@ -408,7 +407,7 @@ class Flow:
         state.allowed |= allowed
         state.offered |= offered
         self._list = None
-        if len(state.allowed) == len(allowed) and len(state.offered) == len(offered):
+        if len(state.offered) == len(offered):
             return b""
         self._list = allowed, offered
         if self._quiet():

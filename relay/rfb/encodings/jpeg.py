@@ -72,9 +72,9 @@ class JPEG(Walker):
                 in_scan = found is None
                 # A last byte of FF belongs to what follows it.
                 end = found.start() if found else stop - (buf[stop - 1] == 0xFF)
+                if left < end - pos:
+                    raise _too_long(w, h, pos + left)
                 left -= end - pos
-                if left < 0:
-                    raise _too_long(w, h, end + left)
                 pos = end
                 if in_scan:
                     buf, pos, stop = yield pos
