@@ -1,203 +1,22 @@
-"""The desktop endpoint over real sockets, with requests written by hand.
-
-The desktop is a listener of the test's that counts who connects.
-"""
+"""The desktop endpoint: what it answers to a request."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import json
-import os
 import struct
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, cast
-from uuid import UUID, uuid4
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
 
 import pytest
-import trio
 
-from api.app import create_app
-from api.live import LiveSessions
-from api.serve import serve
-from api.services import Services
-from api.settings import Settings
-from api.store import Store
-from relay import CloseCode, DesktopError, TcpAddress
-from relay.desktops import Desktops, RunningDesktop
-from relay.limits import Limits
-from relay.login import DesktopEnd
+from tests.desktop_lab import KEY, Lab, lab, parse, read_head
 from tests.peers import PIXEL_FORMAT, Frames, client_frame
 
-KEY = base64.b64encode(b"the sample nonce").decode()
-
-
-@dataclass
-class FakeDesktops:
-    """One desktop for everybody: the test's listener, or a failure."""
-
-    port: int
-    starts: int = 0
-    failure: str | None = None
-    password: None = None
-    hold: trio.Event | None = None
-    asked: trio.Event = field(default_factory=trio.Event)
-    cancelled: trio.Event = field(default_factory=trio.Event)
-
-    async def get(self, key: object, spec: str) -> RunningDesktop:
-        self.starts += 1
-        self.asked.set()
-        if self.hold is not None:
-            try:
-                await self.hold.wait()
-            except trio.Cancelled:
-                self.cancelled.set()
-                raise
-        if self.failure is not None:
-            raise DesktopError(self.failure)
-        return RunningDesktop(TcpAddress("127.0.0.1", self.port))
-
-    async def open(self, key: object, spec: str, limits: Limits) -> DesktopEnd:
-        return await (await self.get(key, spec)).open(limits)
-
-
-@dataclass
-class Lab:
-    """A server, its store, and the desktop behind it."""
-
-    port: int
-    store: Store
-    desktops: FakeDesktops
-    live: LiveSessions
-    token: str
-    chat: UUID
-    accepted: list[trio.SocketStream] = field(default_factory=list)
-    heard: bytearray = field(default_factory=bytearray)
-    serving: trio.CancelScope = field(default_factory=trio.CancelScope)
-    stopped: trio.Event = field(default_factory=trio.Event)
-    garbage: bytes | None = None
-
-    async def desktop(self, stream: trio.SocketStream) -> None:
-        """RFC 6143, Sections 7.1 to 7.3, then silence."""
-        self.accepted.append(stream)
-        try:
-            if self.garbage is not None:
-                await stream.send_all(self.garbage)
-            else:
-                await stream.send_all(b"RFB 003.008\n")
-                await stream.receive_some(12)
-                await stream.send_all(b"\x01\x01")
-                await stream.receive_some(1)
-                await stream.send_all(b"\0\0\0\0")
-                await stream.receive_some(1)
-                await stream.send_all(struct.pack(">HH", 64, 48) + PIXEL_FORMAT + b"\0\0\0\x03lab")
-            while data := await stream.receive_some(4096):
-                self.heard += data
-        except trio.BrokenResourceError:
-            pass
-        finally:
-            await trio.aclose_forcefully(stream)
-
-    def head(self, path: str | None = None, version: str = "1.1", **changes: Any) -> bytes:
-        """An upgrade request as browsers write it; `changes` replaces headers, None drops one."""
-        headers: dict[str, str | None] = {
-            "Host": f"127.0.0.1:{self.port}",
-            "Upgrade": "websocket",
-            "Connection": "Upgrade",
-            "Sec-WebSocket-Key": KEY,
-            "Sec-WebSocket-Version": "13",
-            "Sec-WebSocket-Extensions": "permessage-deflate; client_max_window_bits",
-            "Coder-Session-Token": self.token,
-        }
-        headers |= {name.replace("_", "-"): value for name, value in changes.items()}
-        lines = [f"GET {path or self.path} HTTP/{version}"]
-        lines += [f"{name}: {value}" for name, value in headers.items() if value is not None]
-        return ("\r\n".join(lines) + "\r\n\r\n").encode()
-
-    @property
-    def path(self) -> str:
-        return f"/api/v2/chats/{self.chat}/desktop"
-
-    async def connect(self) -> trio.SocketStream:
-        return await trio.open_tcp_stream("127.0.0.1", self.port)
-
-    async def ask(self, request: bytes) -> tuple[int, dict[str, str], bytes]:
-        """Sends a request; status, headers and body of an answer after which the server closes."""
-        stream = await self.connect()
-        async with stream:
-            await stream.send_all(request)
-            answer = b""
-            with trio.fail_after(5):
-                while data := await stream.receive_some(65536):
-                    answer += data
-        return parse(answer)
-
-    async def look(self) -> dict[str, Any]:
-        """The chat over HTTP."""
-        request = (
-            f"GET /api/v2/chats/{self.chat} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n"
-            f"Connection: close\r\nCoder-Session-Token: {self.token}\r\n\r\n"
-        )
-        chat: dict[str, Any] = json.loads((await self.ask(request.encode()))[2])
-        return chat
-
-    async def metrics(self) -> bytes:
-        request = f"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nConnection: close\r\n"
-        assert (await self.ask(f"{request}\r\n".encode()))[0] == 401
-        signed_in = f"{request}Authorization: Bearer {self.token}\r\n\r\n"
-        status, headers, body = await self.ask(signed_in.encode())
-        assert (status, headers["content-type"].partition(";")[0]) == (200, "text/plain")
-        return body
-
-    async def open(self, **changes: Any) -> tuple[trio.SocketStream, bytes]:
-        """A session: the stream right behind the 101, and the 101."""
-        stream = await self.connect()
-        await stream.send_all(self.head(**changes))
-        return stream, await _read_head(stream)
-
-
-def parse(answer: bytes) -> tuple[int, dict[str, str], bytes]:
-    head, _, body = answer.partition(b"\r\n\r\n")
-    status, *lines = head.decode().split("\r\n")
-    headers = {line.partition(":")[0].lower(): line.partition(":")[2].strip() for line in lines}
-    return int(status.split()[1]), headers, body
-
-
-@pytest.fixture
-async def lab() -> AsyncIterator[Lab]:
-    store = await Store.open("sqlite://")
-    user = await store.ensure_user("alice")
-    workspace = await store.add_workspace(user.id, "dev", "pattern")
-    chat = await store.create_chat(user.id, title="", workspace_id=workspace.id)
-    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    desktops = FakeDesktops(listener.socket.getsockname()[1])
-    live = LiveSessions()
-    services = Services(
-        settings=Settings.model_construct(),
-        store=store,
-        desktops=cast(Desktops, desktops),
-        limits=Limits(close_timeout_s=0.2),
-        live=live,
-    )
-    app = create_app(services)
-    async with trio.open_nursery() as nursery:
-        made = Lab(0, store, desktops, live, await store.create_token(user.id), chat.id)
-
-        async def serve_until_stopped(
-            *, task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED
-        ) -> None:
-            with made.serving:
-                await serve(app, bind=["127.0.0.1:0"], task_status=task_status)
-            made.stopped.set()
-
-        (url,) = await nursery.start(serve_until_stopped)
-        made.port = int(url.rpartition(":")[2])
-        nursery.start_soon(partial(trio.serve_listeners, made.desktop, [listener]))
-        yield made
-        nursery.cancel_scope.cancel()
-    await store.aclose()
+# The fixture.
+__all__ = ["lab"]
 
 
 async def test_a_browser_gets_a_session_without_deflate(lab: Lab) -> None:
@@ -429,43 +248,6 @@ async def test_a_refused_desktop_is_counted_by_rule(lab: Lab) -> None:
     assert b'rule="banner"} 1.0' in await lab.metrics()
 
 
-async def test_archiving_ends_the_session(lab: Lab) -> None:
-    stream, _ = await lab.open()
-    async with stream:
-        frames = Frames(stream)
-        await frames.binary(12)
-        request = (
-            f"POST /api/v2/chats/{lab.chat}/archive HTTP/1.1\r\nHost: 127.0.0.1:{lab.port}\r\n"
-            f"Coder-Session-Token: {lab.token}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-        )
-        assert (await lab.ask(request.encode()))[0] == 204
-        assert await frames.close() == (CloseCode.ARCHIVED, "chat archived")
-
-
-@pytest.mark.parametrize("at_once", [True, False], ids=["in one piece", "while it starts"])
-async def test_a_viewer_that_does_not_wait_for_the_101_loses_nothing(
-    lab: Lab, at_once: bool
-) -> None:
-    lab.desktops.hold = trio.Event()
-    stream = await lab.connect()
-    async with stream:
-        early = b"".join(client_frame(answer) for answer in (b"RFB 003.008\n", b"\x01", b"\x01"))
-        if at_once:
-            await stream.send_all(lab.head() + early)
-            await lab.desktops.asked.wait()
-        else:
-            await stream.send_all(lab.head())
-            await lab.desktops.asked.wait()
-            await stream.send_all(early)
-        lab.desktops.hold.set()
-        head = await _read_head(stream)
-        assert b" 101 " in head
-        init = struct.pack(">HH", 64, 48) + PIXEL_FORMAT + b"\0\0\0\x03lab"
-        assert await Frames(stream).binary(18 + len(init)) == (
-            b"RFB 003.008\n\x01\x01\0\0\0\0" + init
-        )
-
-
 @pytest.mark.parametrize(
     "header",
     [
@@ -479,7 +261,7 @@ async def test_what_is_declined_is_not_even_read(lab: Lab, header: bytes) -> Non
     stream = await lab.connect()
     async with stream:
         await stream.send_all(head)
-        answer = (await _read_head(stream)).lower()
+        answer = (await read_head(stream)).lower()
     assert b" 101 " in answer
     assert b"sec-websocket-extensions" not in answer
     assert b"sec-websocket-protocol" not in answer
@@ -491,162 +273,4 @@ async def test_connection_may_stand_in_several_lines(lab: Lab) -> None:
     stream = await lab.connect()
     async with stream:
         await stream.send_all(head)
-        assert b" 101 " in await _read_head(stream)
-
-
-async def test_archiving_refuses_who_waits_for_the_desktop(lab: Lab) -> None:
-    lab.desktops.hold = trio.Event()
-    stream = await lab.connect()
-    async with stream:
-        await stream.send_all(lab.head())
-        await lab.desktops.asked.wait()
-        lab.live.end_chat(lab.chat, CloseCode.ARCHIVED, "chat archived")
-        status, _, body = parse(await _read_all(stream))
-    assert (status, json.loads(body)["message"]) == (400, "Chat is archived.")
-    assert lab.live.count == 0
-    assert lab.accepted == []
-
-
-async def test_a_viewer_that_leaves_takes_its_start_along(lab: Lab) -> None:
-    lab.desktops.hold = trio.Event()
-    stream = await lab.connect()
-    await stream.send_all(lab.head())
-    await lab.desktops.asked.wait()
-    await stream.aclose()
-    with trio.fail_after(5):
-        await lab.desktops.cancelled.wait()
-        while lab.live.count:
-            await trio.sleep(0.01)
-    assert lab.accepted == []
-
-
-async def test_one_session_too_many_starts_no_desktop(lab: Lab) -> None:
-    lab.live.capacity = 1
-    stream, _ = await lab.open()
-    async with stream:
-        status, headers, body = await lab.ask(lab.head())
-        assert (status, json.loads(body)["message"]) == (503, "Too many desktop sessions.")
-        assert headers["retry-after"] == "10"
-        assert lab.desktops.starts == 1
-        await Frames(stream).binary(12)  # the first one goes on
-
-
-KEY_EVENT = bytes.fromhex("0401000000000061")
-KEY_RELEASED = bytes.fromhex("0400000000000061")
-GREETING = client_frame(b"RFB 003.008\n") + client_frame(b"\x01\x01")
-
-
-@pytest.mark.parametrize(
-    ("query", "heard"),
-    [
-        ("", KEY_EVENT + KEY_RELEASED),
-        ("?view_only=1", b""),
-        ("?view_only=1&view_only=0", b""),
-    ],
-    ids=["full", "view", "both"],
-)
-async def test_who_asks_only_to_view_touches_nothing(lab: Lab, query: str, heard: bytes) -> None:
-    stream = await lab.connect()
-    async with stream:
-        await stream.send_all(lab.head(path=lab.path + query))
-        await _read_head(stream)
-        await stream.send_all(GREETING + client_frame(KEY_EVENT))
-        await Frames(stream).binary(18 + 24 + 3)
-        await stream.send_all(client_frame(struct.pack(">H", 1000), opcode=8))
-        with trio.fail_after(5):
-            while lab.live.count:
-                await trio.sleep(0.01)
-    with trio.fail_after(5):
-        while lab.accepted[0].socket.fileno() >= 0:
-            await trio.sleep(0.01)
-    assert lab.heard == heard
-
-
-async def test_refusals_are_counted_by_rule(lab: Lab) -> None:
-    stream, _ = await lab.open()
-    async with stream:
-        await stream.send_all(GREETING + client_frame(b"\x63"))
-        assert await Frames(stream).close() == (
-            CloseCode.POLICY,
-            "the viewer broke the protocol: message type",
-        )
-    with trio.fail_after(5):
-        while lab.live.count:
-            await trio.sleep(0.01)
-    lines = (await lab.metrics()).decode().splitlines()
-    assert 'deskrelay_refusals_total{direction="from_viewer",rule="message-type"} 1.0' in lines
-    assert 'deskrelay_sessions_ended_total{reason="viewer_fault"} 1.0' in lines
-    assert "deskrelay_sessions_live 0.0" in lines
-
-
-async def test_a_revoked_token_ends_its_session(lab: Lab) -> None:
-    stream, _ = await lab.open()
-    async with stream:
-        frames = Frames(stream)
-        await frames.binary(12)
-        lab.live.end_token(lab.token.partition("-")[0], CloseCode.SIGNED_OUT, "signed out")
-        assert await frames.close() == (CloseCode.SIGNED_OUT, "signed out")
-
-
-async def test_stopping_answers_who_waits_for_a_desktop(lab: Lab) -> None:
-    lab.desktops.hold = trio.Event()
-    stream = await lab.connect()
-    async with stream:
-        await stream.send_all(lab.head())
-        await lab.desktops.asked.wait()
-        lab.serving.cancel()
-        status, _, body = parse(await _read_all(stream))
-    assert (status, json.loads(body)["message"]) == (503, "Server is going away.")
-
-
-async def _read_head(stream: trio.SocketStream) -> bytes:
-    head = b""
-    with trio.fail_after(5):
-        while not head.endswith(b"\r\n\r\n"):
-            data = await stream.receive_some(1)
-            assert data, head
-            head += data
-    return head
-
-
-async def _read_all(stream: trio.SocketStream) -> bytes:
-    """To the end, which may be a reset: the server does not read what it refuses."""
-    answer = b""
-    try:
-        while data := await stream.receive_some(4096):
-            answer += data
-    except trio.BrokenResourceError:
-        pass
-    return answer
-
-
-async def test_stopping_says_goodbye_and_waits_for_nobody(lab: Lab) -> None:
-    stream, _ = await lab.open()
-    deaf = await lab.connect()
-    async with stream, deaf:
-        frames = Frames(stream)
-        await frames.binary(12)
-        # A client that asks much and reads nothing: its answers wait in shielded sends.
-        request = f"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1:{lab.port}\r\n\r\n"
-        with trio.move_on_after(0.5):
-            await deaf.send_all(request.encode() * 2000)
-        lab.serving.cancel()
-        assert await frames.close() == (CloseCode.GOING_AWAY, "the server is going away")
-        with trio.fail_after(4):
-            await lab.stopped.wait()
-
-
-async def test_a_hundred_sessions_leave_nothing_behind(lab: Lab) -> None:
-    async def one() -> None:
-        stream, _ = await lab.open()
-        async with stream:
-            await Frames(stream).binary(12)
-
-    await one()
-    before = len(os.listdir("/proc/self/fd"))
-    for _ in range(100):
-        await one()
-    with trio.fail_after(10):
-        while lab.live.count or len(os.listdir("/proc/self/fd")) > before:
-            await trio.sleep(0.02)
-    assert lab.desktops.starts == 101
+        assert b" 101 " in await read_head(stream)
