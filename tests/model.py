@@ -59,7 +59,8 @@ class Format:
         )
 
     def legal(self) -> bool:
-        """Depth equal to bits per pixel is (policy: servers send it)."""
+        """Depth equal to bits per pixel is, and less than 8 for channels of 8 bits in all
+        (policy: servers and libvncclient send them)."""
         if self.bits not in (8, 16, 32) or not 1 <= self.depth <= self.bits:
             return False
         if not self.true_colour:
@@ -72,7 +73,7 @@ class Format:
                 return False
             used |= set(range(shift, shift + width))
             total += width
-        return len(used) == total <= self.depth
+        return len(used) == total <= max(self.depth, 8)
 
     @property
     def pixel(self) -> int:

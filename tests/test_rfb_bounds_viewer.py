@@ -63,6 +63,8 @@ FORMATS = {
     "one channel of fewer": (pixels(32, 24, 1, (255, 255, 127), LOW), (4, 3, 4)),
     "to the last bit": (pixels(32, 3, 1, (1, 1, 1), (31, 30, 29)), (4, 3, 4)),
     "16 bits": (pixels(16, 16, 1, (31, 63, 31), (11, 5, 0)), (2, 2, 2)),
+    # What libvncclient's rfbGetClient(2, 3, 1) asks for.
+    "depth 6": (pixels(8, 6, 1, (7, 7, 3), (0, 3, 6)), (1, 1, 1)),
     "8 bits": (pixels(8, 8, 1, (7, 7, 3), (0, 3, 6)), (1, 1, 1)),
     "colour map": (pixels(8, 8, 0, NONE, NONE), (1, 1, 1)),
     "colour map of two": (pixels(8, 1, 0, NONE, NONE), (1, 1, 1)),
@@ -90,6 +92,7 @@ WRONG_FORMATS = {
     "beyond the last bit": pixels(32, 24, 1, EIGHT, (25, 8, 0)),
     "channels overlap": pixels(32, 24, 1, EIGHT, (16, 9, 0)),
     "more bits than depth": pixels(32, 23, 1, EIGHT, LOW),
+    "nine bits in eight": pixels(16, 8, 1, (7, 7, 7), (6, 3, 0)),
 }
 
 

@@ -104,5 +104,6 @@ def _check_channels(bpp: int, depth: int, maxima: tuple[int, ...], shifts: tuple
             raise ValueError("channels overlap")
         seen |= maximum << shift
         bits += maximum.bit_length()
-    if bits > depth:
+    # libvncclient says depth 6 (three channels of two bits) for its usual eight.
+    if bits > max(depth, 8):
         raise ValueError(f"channels of {bits} bits in a depth of {depth}")
