@@ -96,7 +96,6 @@ class Rectangles(Model):
             return tpixel  # TigerVNC's server fills any width
         r.need(r.w <= 2048, "tight-width")
         if control == 9:
-            r.need(self.known.pixel_format.bits != 8, "tight-jpeg")
             jpeg = self.known.pixel_format is not ALPHA
             jpeg = jpeg and bool(self.known.offered.intersection(JPEG_QUALITIES))
             r.need(jpeg, "tight-jpeg")
@@ -121,7 +120,7 @@ class Rectangles(Model):
 
     def image(self, r: Rectangle, magic: bytes) -> int:
         length = self.compact()
-        r.need(4 <= length <= 2 * self.raw_bytes(r) + 65_536, "image-length")
+        r.need(4 <= length <= 8 * r.w * r.h + 65_536, "image-length")
         r.need(self.b.peek(2) == magic, "image-magic")
         return length
 

@@ -65,12 +65,18 @@ def test_tight_fills_any_width() -> None:
     passes(lambda: sized(3840, 2160), b"\0\0\0\1" + wire)
 
 
-@pytest.mark.parametrize(
-    ("body", "rule"), [(b"\x90\x08\xff\xd8xxxx", "tight-jpeg"), (b"\x40\x02", "tight-gradient")]
-)
-def test_what_tight_has_not_at_8_bits(body: bytes, rule: str) -> None:
-    wire = update(rect(0, 0, 8, 8, 7, body))
-    assert refused(lambda: in_format(BGR233), wire, 4, rectangle("Tight")) == rule
+def test_at_8_bits_tight_has_no_gradient() -> None:
+    wire = update(rect(0, 0, 8, 8, 7, b"\x40\x02"))
+    assert refused(lambda: in_format(BGR233), wire, 4, rectangle("Tight")) == "tight-gradient"
+
+
+def test_at_8_bits_tight_may_have_jpeg() -> None:
+    # What x11vnc 0.9.16 sends to a viewer that asks for 8 bits and a quality level.
+    image = b"\xff\xd8" + bytes(65_534 + 8 * 64)
+    for body in (b"\x08\xff\xd8xxxxxx", b"\x80\x84\x04" + image):
+        passes(lambda: in_format(BGR233), update(rect(0, 0, 8, 8, 7, b"\x90" + body)))
+    wire = update(rect(0, 0, 8, 8, 7, b"\x90\x81\x84\x04\xff\xd8"))
+    assert refused(lambda: in_format(BGR233), wire, 4, rectangle("Tight")) == "image-length"
 
 
 @pytest.mark.parametrize("control", [0xB0, 0xC0, 0xD0, 0xE0, 0xF0])

@@ -34,13 +34,11 @@ class Tight(Prefixed):
         if w > MAX_WIDTH_PX and control != _FILL:
             raise Violation("tight-width", f"{w} pixels wide, more than {MAX_WIDTH_PX}")
         if control == _JPEG:
-            bytes_per_pixel = state.bytes_per_pixel
-            if not state.jpeg_offered or bytes_per_pixel == 1:
-                raise Violation(
-                    "tight-jpeg", "JPEG without a quality level offered, or at 8 bits per pixel"
-                )
-            limit = 2 * w * h * bytes_per_pixel + 65_536
-            return _image(buf, pos, stop, limit, 0xFF, 0xD8)
+            # At 8 bits per pixel it should not be, but libvncserver looks at the format of its
+            # screen, not at the viewer's; TigerVNC's viewer shows it.
+            if not state.jpeg_offered:
+                raise Violation("tight-jpeg", "JPEG without a quality level offered")
+            return _image(buf, pos, stop, w * h, 0xFF, 0xD8)
         if control == _FILL:
             return 1 + state.tpixel_bytes
         if control < _FILL:
@@ -87,7 +85,7 @@ class Tight(Prefixed):
         return _with_compact_length(buf, pos, at, stop, size + size // 8 + 4096)
 
 
-def _image(buf: bytearray, pos: int, stop: int, limit: int, first: int, second: int) -> int:
+def _image(buf: bytearray, pos: int, stop: int, pixels: int, first: int, second: int) -> int:
     """Payload size of an image that begins with two given bytes, or NEED."""
     # Six bytes hold every such head. A payload shorter than that, of 4 to 5 bytes, is presented
     # again until it is whole, which is all it waits for anyway.
@@ -102,6 +100,8 @@ def _image(buf: bytearray, pos: int, stop: int, limit: int, first: int, second: 
         if byte > 127:
             length |= buf[at] << 14
             at += 1
+    # It has its own pixels, whatever the viewer's format.
+    limit = 2 * pixels * 4 + 65_536
     if not 4 <= length <= limit:
         raise Violation("image-length", f"an image of {length} bytes, at most {limit} make sense")
     if buf[at] != first or buf[at + 1] != second:
@@ -153,5 +153,4 @@ class TightPNG(Tight):
     ) -> int:
         if control != _PNG:
             raise Violation("tight-control", f"compression control {control}")
-        limit = 2 * w * h * state.bytes_per_pixel + 65_536
-        return _image(buf, pos, stop, limit, 0x89, 0x50)
+        return _image(buf, pos, stop, w * h, 0x89, 0x50)
