@@ -104,12 +104,12 @@ async def _serve(request: HTTPConnection, send: Send) -> None:
                 "This server has as many as it takes. Try again later.",
                 headers={"Retry-After": "10"},
             )
-        desktop = await _open(services, workspace, live)
+        log = _log.bind(session=uuid4().hex[:12], chat=chat_text, user=identity.user_name)
+        desktop = await _open(services, workspace, live, log)
         if desktop is None:
             if live.ending is not None:
                 raise _ending(live.ending[0])
             return  # The viewer has left: nobody is there to be told.
-        log = _log.bind(session=uuid4().hex[:12], chat=chat_text, user=identity.user_name)
         await _relay(services, live, connection, desktop, rights, send, log)
 
 
@@ -154,7 +154,12 @@ async def _workspace(services: Services, identity: Identity, chat_text: str) -> 
     return workspace
 
 
-async def _open(services: Services, workspace: Workspace, live: LiveSession) -> DesktopEnd | None:
+async def _open(
+    services: Services,
+    workspace: Workspace,
+    live: LiveSession,
+    log: structlog.stdlib.BoundLogger,
+) -> DesktopEnd | None:
     """The workspace's desktop, logged in to; None if the session ended before it began.
 
     Raises ApiError.
@@ -171,7 +176,7 @@ async def _open(services: Services, workspace: Workspace, live: LiveSession) -> 
             if isinstance(error, DesktopError) and (fault := error.fault):
                 services.metrics.refused(fault.direction, fault.rule)
                 fields = _fault_fields(fault.direction, fault.offset, fault.rule, fault.evidence)
-            _log.warning(
+            log.warning(
                 "desktop not reached", workspace=str(workspace.id), problem=str(error), **fields
             )
             text = "Failed to connect to agent desktop."

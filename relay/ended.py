@@ -100,7 +100,7 @@ def ended_by_fault(error: ProtocolError) -> Ended:
     return Ended(
         reason,
         error.close_code,
-        f"{text}: {error.where}",
+        f"{text}: {error.rule}",
         direction=error.direction,
         offset=error.offset,
         rule=error.rule,

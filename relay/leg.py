@@ -109,20 +109,29 @@ class UpLeg:
 
     def due(self) -> Pieces:
         """What is to go up besides what the viewer sent just now: messages that were held back,
-        or the relay's own. Never inside a message of the viewer's."""
-        if self.reader.opaque and not self.reader.discarding:
-            self.reader.flow.wake = True
-            return []
-        messages = self.reader.flow.due()
+        or the relay's own. Never inside a message of the viewer's; one that is under way is ended
+        for releases only."""
+        reader = self.reader
+        filler = b""
+        if reader.opaque and not reader.discarding:
+            if not reader.flow.releases:
+                reader.flow.wake = True
+                return []
+            # Whoever has lost a right does not decide when its keys are released: the rest of the
+            # text is not waited for.
+            filler = reader.filler * reader.opaque
+            reader.discarding = True
+        messages = filler + reader.flow.due()
         self.bytes_moved += len(messages)
         return [messages] if messages else []
 
     def farewell(self) -> bytes:
         """The last words to the desktop: what the viewer held down is released. A clipboard
         text under way ends in spaces, for nothing else would be read before its end."""
-        rest = 0 if self.reader.discarding else self.reader.opaque
-        self.reader.opaque = 0
+        reader = self.reader
+        rest = 0 if reader.discarding else reader.opaque
+        reader.opaque = 0
         # A right that was lost may have left releases that could not go up yet.
-        injected = self.reader.flow.injected
-        self.reader.flow.injected = b""
-        return b" " * rest + injected + self.reader.ledger.release()
+        releases, reader.flow.releases = reader.flow.releases, b""
+        released = reader.ledger.release(relative=reader.state.pointer_relative)
+        return reader.filler * rest + releases + released

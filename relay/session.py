@@ -151,7 +151,11 @@ class Session:
         except (PeerClosed, trio.BrokenResourceError, trio.ClosedResourceError):
             return self._end(ended(Reason.VIEWER_LOST, "in the handshake"))
         self._conversation = conversation = Conversation(
-            init, limits, rights=self._rights, let_through=self._let_through
+            init,
+            limits,
+            rights=self._rights,
+            let_through=self._let_through,
+            clock=trio.current_time,
         )
         down = DownLeg(conversation.down, self._desktop.early)
         up = UpLeg(conversation.up, frames, bytes(wire.rest))

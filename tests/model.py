@@ -19,6 +19,7 @@ CLIPBOARD_BYTES = 262_144
 ENCODINGS = 1_024
 SCREENS = 16
 FENCE_BYTES = 64
+EXTENDED_BUTTONS = -316
 
 OUR_FENCE = b"\0deskrelay"
 JPEG_QUALITIES = (*range(-32, -22), *range(-512, -411))
@@ -220,7 +221,8 @@ class Model:
     def cut_text(self, *, extended: bool) -> None:
         """R 7.5.6, R 7.6.4; P, Extended Clipboard. Too long a text is left out (policy)."""
         length = signed(self.b.take(8)[4:])
-        if length < 0:
+        extended_form = length < 0
+        if extended_form:
             self.need(extended and -(1 << 31) < length <= -4, "cut-text-length")
             length = -length
             flags = number(self.b.peek(4))
@@ -235,7 +237,7 @@ class Model:
                 self.need(actions == 16 or length == 4, "clipboard-length")
         self.tell()
         self.b.take(length)
-        if length > CLIPBOARD_BYTES:
+        if length > CLIPBOARD_BYTES + (4 if extended_form else 0):
             self.drop()
 
     def fence(self) -> tuple[bool, bytes] | None:
@@ -267,6 +269,11 @@ class Model:
 class FromViewer(Model):
     """What the viewer sends (R 7.5; P, Client to Server Messages)."""
 
+    def __init__(self, data: bytes, known: Known) -> None:
+        super().__init__(data, known)
+        # Of its last list, what passes on.
+        self.listed: set[int] = set(known.offered)
+
     messages: ClassVar = {
         0: (20, "set_pixel_format"),
         2: (4, "set_encodings"),
@@ -294,9 +301,8 @@ class FromViewer(Model):
         self.need(count <= ENCODINGS, "encodings-count")
         numbers = [signed(self.b.take(4)) for _ in range(count)]
         self.tell()
-        self.reading.dropped += 4 * sum(
-            n not in self.known.offered and n not in LEVELS for n in numbers
-        )
+        self.listed = {n for n in numbers if n in self.known.offered or n in LEVELS}
+        self.reading.dropped += 4 * sum(n not in self.listed for n in numbers)
 
     def update_request(self) -> None:
         self.b.take(10)
@@ -309,7 +315,8 @@ class FromViewer(Model):
     def pointer(self) -> None:
         """P, PointerEvent: bit 7 is a button until the extension gives it a meaning."""
         buttons = self.b.take(6)[1]
-        if "extended_buttons" in self.known.confirmed and buttons & 0x80:
+        extended = "extended_buttons" in self.known.confirmed and EXTENDED_BUTTONS in self.listed
+        if extended and buttons & 0x80:
             self.b.take(1)
         self.tell()
 

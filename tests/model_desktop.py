@@ -8,6 +8,7 @@ from tests.model import OUR_FENCE, Known, Refused, number, signed
 from tests.model_rectangles import CHAINS, LAST_RECT, PIXELS, PSEUDO, Rectangle, Rectangles
 
 AUDIO_BYTES = 1 << 20
+PSEUDO_BYTES = 1 << 24
 
 READABLE = {*CHAINS, *PIXELS, *PSEUDO}
 EXTENDED_CLIPBOARD = 0xC0A1E5CE - (1 << 32)
@@ -32,7 +33,7 @@ class FromDesktop(Rectangles):
         super().__init__(data, known)
         self.ends = 0
         self.unrequested = 0
-        self.room = 0
+        self.room = self.pseudo_room = 0
         self.painted = False
 
     def offered(self, extension: int, rule: str) -> None:
@@ -56,7 +57,7 @@ class FromDesktop(Rectangles):
 
     def text(self) -> None:
         self.cut_text(extended=EXTENDED_CLIPBOARD in self.known.offered)
-        if self.b.data[self.start + 4] >= 0x80:
+        if self.b.data[self.start + 4] >= 0x80 and self.b.data[self.start + 8] & 1:
             self.known.confirmed.add("extended_clipboard")
 
     def end_of_continuous_updates(self) -> None:
@@ -121,6 +122,7 @@ class FromDesktop(Rectangles):
         count = number(self.b.take(4)[2:])
         self.tell()
         self.room = self.limit()
+        self.pseudo_room = PSEUDO_BYTES
         self.painted = False
         while count:
             at = self.b.at
@@ -140,8 +142,8 @@ class FromDesktop(Rectangles):
         """R 7.5.3: an update answers requests; policy: a few may come unasked."""
         known = self.known
         if not self.painted or known.continuous:
-            known.requests -= self.painted and known.requests > 0
-        elif known.requests:
+            return
+        if known.requests:
             known.requests -= 1
         else:
             self.unrequested += 1
@@ -170,6 +172,8 @@ class FromDesktop(Rectangles):
         else:
             before = known.width, known.height
             size = PSEUDO[r.encoding](self, r) + self.b.at - start
+            self.pseudo_room -= size
+            r.need(self.pseudo_room >= 0, "update-length")
             if (known.width, known.height) != before:
                 self.room = max(self.room, self.limit())
         self.reading.events.append(event)

@@ -1,7 +1,7 @@
 """The model's rectangles: each encoding, read from its own words. See `tests.model`.
 
 libvncserver's own encodings are read from its rfbproto.h and client (L), JPEG's markers from
-ITU-T T.81 (J).
+ITU-T T.81 (J), the head of a zlib stream from RFC 1950 (Z).
 """
 
 from __future__ import annotations
@@ -49,6 +49,9 @@ class Rectangle:
 class Rectangles(Model):
     """How each encoding is read, behind the rectangle's header."""
 
+    zrle_begun = False
+    """Whether the zlib stream of ZRLE has."""
+
     def raw_bytes(self, r: Rectangle) -> int:
         return r.w * r.h * self.known.pixel_format.pixel
 
@@ -81,11 +84,17 @@ class Rectangles(Model):
     def zrle(self, r: Rectangle) -> int:
         pixels = r.w * r.h * self.known.pixel_format.cpixel
         tiles = len(self.tiles(r, 64))
-        return self.deflated(r, 2 * pixels + 64 * tiles + 4096, "zrle-length")
+        length = self.deflated(r, 2 * pixels + 64 * tiles + 4096, "zrle-length")
+        # Z 2.2: deflate with a window of 32 KiB. In a cursor, whose stream it is depends.
+        alpha = self.known.pixel_format is ALPHA
+        if not alpha and length and not self.zrle_begun:
+            r.need(self.b.peek(1)[0] == 0x78, "zrle-header")
+        self.zrle_begun = self.zrle_begun or alpha or length > 0
+        return length
 
     def h264(self, r: Rectangle) -> int:
         self.b.peek(8)
-        length = self.deflated(r, 8 * r.w * r.h + 65_536, "h264-length")
+        length = self.deflated(r, 4 << 20, "h264-length")
         self.b.take(4)
         return length
 
@@ -270,7 +279,7 @@ class Rectangles(Model):
                 if frame:
                     self.b.take(1)
                     height, width = self.b.u16(), self.b.u16()
-                    r.need(width <= r.w and height <= r.h, "jpeg-size", at)
+                    r.need(width <= r.w and 0 < height <= r.h, "jpeg-size", at)
                 end += length
             r.need(end <= most, "jpeg-length", at)
             self.b.at = at

@@ -138,6 +138,13 @@ class DesktopWriter(Writer):
     def deflated(self, w: int, h: int) -> None:
         self.counted("I", self.pick([0, 8, 100]))
 
+    def zrle(self, w: int, h: int) -> None:
+        count = self.pick([0, 8, 100])
+        self.s.put("I", count)
+        if count:
+            self.raw(b"\x78")
+            self.fill(count - 1)
+
     def h264(self, w: int, h: int) -> None:
         count = self.pick([0, 8, 100])
         self.s.put("II", count, self.upto(3))
@@ -334,8 +341,8 @@ BODIES: dict[int, Callable[..., None]] = {
     9: DesktopWriter.deflated,
     10: DesktopWriter.deflated,
     15: DesktopWriter.trle,
-    16: DesktopWriter.deflated,
-    17: DesktopWriter.deflated,
+    16: DesktopWriter.zrle,
+    17: DesktopWriter.zrle,
     21: DesktopWriter.jpeg,
     50: DesktopWriter.h264,
     -260: DesktopWriter.tight_png,

@@ -128,7 +128,7 @@ async def test_refusals_are_counted_by_rule(lab: Lab) -> None:
         await stream.send_all(GREETING + client_frame(b"\x63"))
         assert await Frames(stream).close() == (
             CloseCode.POLICY,
-            "the viewer broke the protocol: message type",
+            "the viewer broke the protocol: message-type",
         )
     with trio.fail_after(5):
         while lab.live.count:

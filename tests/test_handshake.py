@@ -135,7 +135,7 @@ REFUSES: dict[str, tuple[Script, str]] = {
     ),
     "255 others": (
         [V38, (b"\xff" + bytes(range(3, 3 + 253)) + b"\x13\x13", b"")],
-        "RealVNC type 9, RealVNC type 10 and 245 more, which",
+        " and 221 more, which",
     ),
     "not RFB": ([(b"SSH-2.0-Open\n\n", b"")], "this is not RFB"),
     "HTTP": ([(b"HTTP/1.1 400 Bad Request\r\n", b"")], "this is not RFB"),

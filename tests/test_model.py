@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -58,7 +59,12 @@ def conversation(known: Known, way: str, *, passive: bool) -> Conversation:
     """One in which both sides know what `known` says."""
     init = ServerInit(known.width, known.height, pixel_format(known.pixel_format), b"")
     made = Conversation(
-        init, Limits(), let_through=encodings.REGISTRY.keys() | encodings.SIGNALS, passive=passive
+        init,
+        Limits(),
+        let_through=encodings.REGISTRY.keys() | encodings.SIGNALS,
+        passive=passive,
+        # So slow that nothing comes too often.
+        clock=itertools.count(0.0, 10.0).__next__,
     )
     state = made.state
     if way == "down":
@@ -72,6 +78,7 @@ def conversation(known: Known, way: str, *, passive: bool) -> Conversation:
         made.flow.continuous = known.continuous
         made.flow._enables = known.enables
     else:
+        state.listed = set(known.offered)
         state.fence_answers_due = known.answers
     state.audio_enabled = known.audio_enabled
     for name in known.confirmed:

@@ -95,10 +95,15 @@ def compact(length: int) -> bytes:
     return bytes((length & 127 | 128, length >> 7 & 127 | 128, length >> 14))
 
 
+def zrle(length: int) -> bytes:
+    """With the first byte of a zlib stream (RFC 1950, Section 2.2)."""
+    return u32(length) + b"\x78"
+
+
 LENGTHS: dict[str, tuple[int, Head, int, str]] = {
     "zlib": (6, u32, 2 * 60 + 4096, "zlib-length"),
-    "ZRLE": (16, u32, 2 * 45 + 64 + 4096, "zrle-length"),
-    "ZYWRLE": (17, u32, 2 * 45 + 64 + 4096, "zrle-length"),
+    "ZRLE": (16, zrle, 2 * 45 + 64 + 4096, "zrle-length"),
+    "ZYWRLE": (17, zrle, 2 * 45 + 64 + 4096, "zrle-length"),
     "Ultra": (9, u32, 2 * 60 + 4096, "ultra-length"),
     "Ultra2": (10, u32, 2 * 60 + 65_536, "ultra-length"),
     "UltraZip": (
@@ -107,7 +112,7 @@ LENGTHS: dict[str, tuple[int, Head, int, str]] = {
         2 * (640 * 480 * 4 + 65_535 * 12) + 4096,
         "ultra-length",
     ),
-    "Open H.264": (50, lambda n: u32(n) + b"\0\0\0\0", 2 * 60 + 65_536, "h264-length"),
+    "Open H.264": (50, lambda n: u32(n) + b"\0\0\0\0", 4_194_304, "h264-length"),
     # A payload of 45 bytes, and an eighth of it.
     "Tight": (7, lambda n: b"\0" + compact(n), 45 + 5 + 4096, "tight-length"),
     "DesktopName": (-307, u32, 4096, "name-length"),
@@ -118,7 +123,8 @@ LENGTHS: dict[str, tuple[int, Head, int, str]] = {
 def test_lengths(name: str) -> None:
     number, head, limit, rule = LENGTHS[name]
     place = (0, 0, 0, 0) if number == -307 else (0, 0, 3, 5)
-    passes_head(everything, update(rect(*place, number, head(limit))), limit)
+    opaque = limit - 1 if head is zrle else limit
+    passes_head(everything, update(rect(*place, number, head(limit))), opaque)
     wire = update(rect(*place, number, head(limit + 1)))
     assert refused(everything, wire, 4, rectangle(name)) == rule
 
@@ -126,9 +132,21 @@ def test_lengths(name: str) -> None:
 def test_zrle_counts_tiles() -> None:
     # 65x65: four tiles of 64x64.
     limit = 2 * 65 * 65 * 3 + 4 * 64 + 4096
-    passes_head(everything, update(rect(0, 0, 65, 65, 16, u32(limit))), limit)
+    passes_head(everything, update(rect(0, 0, 65, 65, 16, zrle(limit))), limit - 1)
     wire = update(rect(0, 0, 65, 65, 16, u32(limit + 1)))
     assert refused(everything, wire, 4, rectangle("ZRLE")) == "zrle-length"
+
+
+@pytest.mark.parametrize("number", [16, 17])
+def test_zrle_begins_a_zlib_stream(number: int) -> None:
+    def tile(body: bytes) -> bytes:
+        return rect(0, 0, 3, 5, number, u32(len(body)) + body)
+
+    name = rectangle({16: "ZRLE", 17: "ZYWRLE"}[number])
+    assert refused(everything, update(tile(b"\x79\x9c")), 4, name) == "zrle-header"
+    # An empty one begins nothing; behind the first, the stream goes on.
+    passes(everything, update(tile(b""), tile(b"\x78"), tile(b"\x9c"), tile(b"")))
+    assert refused(everything, update(tile(b""), tile(b"\x9c")), 20, name.replace("0", "1"))
 
 
 IMAGES = {"Tight": (7, 0x90, b"\xff\xd8"), "TightPNG": (-260, 0xA0, b"\x89P")}
@@ -184,7 +202,9 @@ def test_a_cut_text_at_the_limit() -> None:
     for body, length in ((b"t" * 16, 16), (caps, -16)):
         passes(make, cut_text(3, length, body))
     check(make, "down", cut_text(3, 17, b"t" * 17) + BELL, BELL)
-    check(make, "down", cut_text(3, -20, caps + b"more") + BELL, BELL)
+    # The flags of the extended form do not count.
+    passes(make, cut_text(3, -20, caps + b"more"))
+    check(make, "down", cut_text(3, -21, caps + b"more!") + BELL, BELL)
     passes(everything, cut_text(3, 0, b""))
     passes_head(everything, cut_text(3, 262_144, b""), 262_144)
     for length in (262_145, 0x7F000000):
@@ -335,6 +355,40 @@ def test_the_rows_of_a_mask_fill_whole_bytes() -> None:
 
 
 # Fences, colour maps, empty messages.
+
+
+def test_only_capabilities_agree_to_the_extended_form() -> None:
+    for flags, agreed in ((1 << 27 | 1, False), (1 << 24, True), (1 << 24 | 1 << 27, True)):
+        made = everything()
+        said = bytearray(cut_text(3, -4, struct.pack(">I", flags)))
+        assert made.down.judge(said, 0, len(said)) == len(said)
+        assert made.state.extended_clipboard is agreed
+
+
+def test_cursors_in_one_update_are_bounded() -> None:
+    # 1024x1024 at four bytes, and a mask: 4,325,376 bytes; three of them are within 16 MiB.
+    cursor = rect(0, 0, 1024, 1024, -239)
+    feeder = Feeder(everything().down, TAILS["down"])
+    feeder.feed(struct.pack(">BxH", 0, 9))
+    for _ in range(3):
+        feeder.feed(cursor)
+        feeder.reader.moved(feeder.reader.opaque)
+    rest = (1 << 24) - 3 * 4_325_376
+    feeder.feed(rect(0, 0, 0, 0, -307, u32(2)) + b"ab")
+    feeder.feed(rect(0, 0, 927, 1024, 0x574D5664, b"\x01\0"))
+    feeder.reader.moved(feeder.reader.opaque)
+    left = rest - 6 - (2 + 927 * 1024 * 4)
+    assert 4 < left < 4096
+    feeder.feed(rect(0, 0, 0, 0, -307, u32(left - 4)) + bytes(left - 4))
+    feeder.feed(rect(0, 0, 0, 0, -239))
+    with pytest.raises(ProtocolError) as caught:
+        feeder.feed(rect(0, 0, 0, 0, -261, b"\0"))
+    assert caught.value.rule == "update-length"
+    # The next update has as much.
+    feeder = Feeder(everything().down, TAILS["down"])
+    for _ in range(5):
+        feeder.feed(struct.pack(">BxH", 0, 1) + cursor)
+        feeder.reader.moved(feeder.reader.opaque)
 
 
 def test_a_fence_may_be_empty() -> None:

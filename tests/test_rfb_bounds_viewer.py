@@ -190,7 +190,9 @@ def test_pointers_are_clamped(place: tuple[int, int], clamped: tuple[int, int]) 
     # 127 is seven buttons; only bit 7 announces a seventh byte.
     wire = struct.pack(">BBHH", 5, 127, *place)
     made = passes(confirmed, wire, expected=struct.pack(">BBHH", 5, 127, *clamped))
-    assert made.up.ledger.release(keys=False) == struct.pack(">BBHH", 5, 0, *clamped)
+    assert made.up.ledger.release(relative=False, keys=False) == struct.pack(
+        ">BBHH", 5, 0, *clamped
+    )
 
 
 # Sizes.

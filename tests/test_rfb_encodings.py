@@ -136,7 +136,7 @@ LEGAL = {
     "Ultra, empty": update(rect(0, 0, 4, 4, 9, b"\0\0\0\0")),
     "Ultra2": update(rect(0, 0, 16, 8, 10, struct.pack(">I", len(IMAGE)) + IMAGE)),
     "UltraZip": update(rect(3, 65535, 9, 0, -65527, b"\0\0\0\x07lzolzo!")),
-    "ZYWRLE": update(rect(0, 0, 4, 4, 17, b"\0\0\0\x07zzzzzzz")),
+    "ZYWRLE": update(rect(0, 0, 4, 4, 17, b"\0\0\0\x07\x78zzzzzz")),
     "JPEG": update(rect(0, 0, 16, 8, 21, IMAGE)),
     "JPEG, tables as before": update(
         rect(0, 0, 16, 8, 21, IMAGE),
@@ -322,7 +322,7 @@ ILLEGAL: dict[str, tuple[bytes, int, str, str]] = {
         "jpeg-length",
     ),
     "Open H.264": (
-        rect(0, 0, 1, 1, 50, struct.pack(">II", 65_545, 0)),
+        rect(0, 0, 1, 1, 50, struct.pack(">II", 4_194_305, 0)),
         4,
         "Open H.264",
         "h264-length",

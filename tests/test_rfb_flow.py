@@ -429,12 +429,13 @@ def test_ends_that_never_come_are_bounded(fenced: Talk) -> None:
     assert fenced.rule() == "continuous-updates-flood"
 
 
-def test_formats_in_continuous_updates_are_bounded(fenced: Talk) -> None:
+def test_of_formats_in_continuous_updates_the_last_counts(fenced: Talk) -> None:
     fenced.up(enable(1))
-    fenced.up((SET_SMALL + SET_LARGE) * (ENDS_LIMIT // 2))
-    assert not fenced.rule()
-    fenced.up(SET_SMALL)
-    assert fenced.rule() == "continuous-updates-flood"
+    toggle = enable(0) + SET_SMALL + enable(1)
+    assert fenced.up(SET_SMALL + (SET_LARGE + SET_SMALL) * ENDS_LIMIT + SET_LARGE) == toggle
+    fenced.down(raw(4))
+    assert fenced.down(END) == enable(0) + SET_LARGE + enable(1)
+    fenced.down(raw(1) + END + raw(4))
 
 
 # Lists.

@@ -10,6 +10,8 @@ import struct
 import pytest
 
 from relay.rfb.conversation import Conversation
+from relay.rfb.errors import ProtocolError
+from tests.peers import UPDATE_REQUEST
 from tests.splits import check, conversation
 from tests.test_rfb_bounds import BGR233, in_format, passes, rectangle, refused, sized, u32
 from tests.test_rfb_encodings import DATA, EOI, SCAN, SOI, frame_header, segment
@@ -89,12 +91,17 @@ def test_controls_that_tight_png_has_not(control: int) -> None:
 def test_any_quality_level_permits_jpeg(quality: int) -> None:
     image = update(rect(0, 0, 8, 8, 7, b"\x90\x08\xff\xd8xxxxxx"))
     passes(lambda: conversation(7, quality), image)
-    made = conversation(7, quality)
-    # The list may be another by now; an update under way has the levels of the old one.
-    again = bytearray(struct.pack(">BxHi", 2, 1, 7))
-    made.up.judge(again, 0, 8)
-    wire = bytearray(image)
-    assert made.down.judge(wire, 0, len(wire)) == len(wire)
+    # An update under way has the levels of the old list, the next one those of the new.
+    for asked in (b"", UPDATE_REQUEST):
+        made = conversation(7, quality)
+        said = bytearray(asked + struct.pack(">BxHi", 2, 1, 7))
+        made.up.judge(said, 0, len(said))
+        if asked:
+            wire = bytearray(image)
+            assert made.down.judge(wire, 0, len(wire)) == len(wire)
+        with pytest.raises(ProtocolError) as caught:
+            made.down.judge(bytearray(image), 0, len(image))
+        assert caught.value.rule == "tight-jpeg"
 
 
 @pytest.mark.parametrize("level", [-22, -33, -256, -411, -513])
@@ -194,6 +201,9 @@ def test_each_frame_header_says_a_size(marker: int) -> None:
     image = update(rect(0, 0, 16, 8, 21, SOI + head + SCAN + DATA + EOI))
     if marker in FRAMES:
         assert refused(everything, image, 18, rectangle("JPEG")) == "jpeg-size"
+        # A height of 0 would be told behind the scan (T.81, B.2.5).
+        later = update(rect(0, 0, 16, 8, 21, SOI + frame_header(16, 0, marker)))
+        assert refused(everything, later, 18, rectangle("JPEG")) == "jpeg-size"
         short = update(rect(0, 0, 16, 8, 21, SOI + segment(marker, b"\x08\x00\x08\x00\x10")))
         assert refused(everything, short, 18, rectangle("JPEG")) == "jpeg-segment"
         least = segment(marker, b"\x08\x00\x08\x00\x10\x00")

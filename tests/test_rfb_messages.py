@@ -110,4 +110,4 @@ def test_deltas_are_not_clamped() -> None:
 
     moved = struct.pack(">BBHH", 5, 1, 0x8005, 0x7FF0)
     made = check(relative, "up", moved)
-    assert made.up.ledger.release() == struct.pack(">BBHH", 5, 0, 0x7FFF, 0x7FFF)
+    assert made.up.ledger.release(relative=True) == struct.pack(">BBHH", 5, 0, 0x7FFF, 0x7FFF)

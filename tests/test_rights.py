@@ -115,28 +115,48 @@ def test_what_is_held_is_released() -> None:
     book.key(0x61, False)
     book.extended_key(0x62, 48, True)
     book.pointer(0b101, 30, 40)
-    assert book.release() == (
+    assert book.release(relative=False) == (
         struct.pack(">BBxxI", 4, 0, 0xFFE1)
         + struct.pack(">BBHII", 255, 0, 0, 0x62, 48)
         + struct.pack(">BBHH", 5, 0, 30, 40)
     )
-    assert book.release() == b""
+    assert book.release(relative=False) == b""
 
 
 def test_a_key_pressed_with_two_keysyms_is_one_key() -> None:
     book = Ledger()
     book.extended_key(0x61, 30, True)
     book.extended_key(0x41, 30, False)
-    assert book.release() == b""
+    assert book.release(relative=False) == b""
 
 
 def test_the_ledger_is_bounded() -> None:
     book = Ledger()
-    for keysym in range(10_000):
-        book.key(keysym, True)
+    for keysym in range(256):
+        assert book.key(keysym, True) == b""
+    # One more, and the oldest is released: nothing stays down.
+    for keysym in range(256, 10_000):
+        assert book.key(keysym, True) == struct.pack(">BBxxI", 4, 0, keysym - 256)
     assert len(book.keys) == ledger.HELD_KEYS_LIMIT == 256
-    # The oldest are forgotten.
-    assert book.release()[-8:] == struct.pack(">BBxxI", 4, 0, 9_999)
+    assert book.extended_key(0x61, 30, True) == struct.pack(">BBxxI", 4, 0, 9_744)
+    assert book.release(relative=False)[-20:-12] == struct.pack(">BBxxI", 4, 0, 9_999)
+
+
+def test_keys_without_a_keycode_are_told_apart() -> None:
+    book = Ledger()
+    for keysym in (0x61, 0x62, 0x63):
+        book.extended_key(keysym, 0, True)
+    book.extended_key(0x62, 0, False)
+    assert book.release(relative=False) == (
+        struct.pack(">BBHII", 255, 0, 0, 0x61, 0) + struct.pack(">BBHII", 255, 0, 0, 0x63, 0)
+    )
+
+
+def test_a_button_is_released_where_the_desktop_reads_deltas() -> None:
+    book = Ledger()
+    book.pointer(1, 300, 200)
+    # No move (community specification, QEMU Pointer Motion Change).
+    assert book.release(relative=True) == struct.pack(">BBHH", 5, 0, 0x7FFF, 0x7FFF)
 
 
 def test_the_eighth_button_too() -> None:
@@ -179,13 +199,41 @@ def test_a_text_under_way_is_ended_first() -> None:
     assert talk._up.farewell() == b" " * 6 + KEY_UP
 
 
-def test_what_waits_for_the_end_of_a_text_goes_up_behind_it() -> None:
+def test_a_viewer_does_not_put_off_what_it_loses() -> None:
     talk = Talk(confirmed())
     talk.up(KEY + struct.pack(">Bxxxi", 6, 10) + b"half")
     talk.conversation.set_rights(VIEW_ONLY)
-    assert talk.due() == b""
-    assert talk._up.farewell() == b" " * 6 + KEY_UP
+    assert talk.due() == b" " * 6 + KEY_UP
+    # The rest of its text goes nowhere, and what follows is read in step.
+    assert talk.up(b"his") == b""
+    assert talk.up(b"!!!" + UPDATE_REQUEST + KEY) == UPDATE_REQUEST
     assert talk._up.farewell() == b""
+
+
+def test_other_messages_wait_for_the_end_of_a_text() -> None:
+    talk = Talk(confirmed())
+    talk.up(struct.pack(">Bxxxi", 6, 10) + b"half")
+    talk.flow.injected = UPDATE_REQUEST
+    assert talk.due() == b""
+    assert talk.flow.wake
+    assert talk.up(b" a text") == b" a text"[:6] + UPDATE_REQUEST
+    # A session's end needs no picture.
+    talk.up(struct.pack(">Bxxxi", 6, 10) + b"half")
+    talk.flow.injected = UPDATE_REQUEST
+    assert talk._up.farewell() == b" " * 6
+
+
+def test_what_is_no_text_is_ended_in_zeros() -> None:
+    talk = Talk(confirmed())
+    talk.down(bytes.fromhex("fd 81 0004 0001 0001"))
+    begun = bytes.fromhex("fd 80 0008") + b"dev"
+    assert talk.up(KEY + begun) == KEY + begun
+    assert talk._up.farewell() == bytes(5) + KEY_UP
+    talk = Talk(confirmed())
+    talk.down(bytes.fromhex("fd 81 0004 0001 0001"))
+    text = struct.pack(">Bxxxi", 6, 10) + b"half"
+    talk.up(begun + bytes(5) + text)
+    assert talk._up.farewell() == b" " * 6
 
 
 def test_what_came_before_a_fault_counts() -> None:

@@ -92,7 +92,7 @@ async def test_a_fault_of_the_desktop_is_told_with_its_place(make: MakeLab) -> N
         await lab.desktop.send_all(BELL + b"\x63")  # 99 is no message type
         assert await lab.frames.close() == (
             CloseCode.DESKTOP_FAULT,
-            "the desktop broke the protocol: message type",
+            "the desktop broke the protocol: message-type",
         )
         await lab.viewer.aclose()
     assert lab.ended.reason is Reason.DESKTOP_FAULT

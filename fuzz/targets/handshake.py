@@ -94,7 +94,7 @@ def _with_desktop(data: Data) -> None:
         text = str(refused)
         # A reason is cut, and so is a list of names.
         assert text.isprintable(), text
-        assert len(text) < 512, text
+        assert len(text) < 1024, text
         return
     assert sent[-1] == b"\x01", "not a shared desktop"
     _reads_again(init)

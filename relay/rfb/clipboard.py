@@ -36,6 +36,10 @@ def is_extended(buf: bytearray, pos: int) -> bool:
     return buf[pos + 4] > 127
 
 
+def is_capabilities(buf: bytearray, pos: int) -> bool:
+    return is_extended(buf, pos) and bool(_flags(buf, pos + HEAD_BYTES)[0] & _CAPS)
+
+
 def concerns(buf: bytearray, pos: int) -> tuple[bool, bool]:
     """Whether an extended message is about the clipboard of its sender, and of its receiver."""
     (flags,) = _flags(buf, pos + HEAD_BYTES)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection
 
 from relay.rfb.encodings import LET_THROUGH, REGISTRY, SIGNALS
 from relay.rfb.flow import Flow
@@ -20,6 +21,7 @@ class Conversation:
 
     `let_through` are the encodings that a viewer may offer. A `passive` conversation looks at
     what others recorded: everything that is framed counts as offered, and nothing is held back.
+    `clock` tells seconds, for what may happen only so often.
     """
 
     __slots__ = ("down", "flow", "state", "up")
@@ -32,22 +34,25 @@ class Conversation:
         rights: Rights = FULL,
         let_through: Collection[int] = LET_THROUGH,
         passive: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if passive:
             let_through = REGISTRY.keys() | SIGNALS
         self.state = state = State(init, bounds, REGISTRY[0], rights, let_through)
         self.flow = Flow(state, passive=passive)
-        self.down = FromDesktop(state, self.flow)
-        self.up = FromViewer(state, self.flow)
+        self.down = FromDesktop(state, self.flow, clock)
+        self.up = FromViewer(state, self.flow, clock)
         if passive:
             state.allowed = dict(REGISTRY)
             state.offered = set(SIGNALS)
-            state.jpeg_offered = state.clipboard_offered = True
+            state.jpeg_offered = True
 
     def set_rights(self, rights: Rights) -> None:
         """From now on. What is held down with a right that is lost will be released."""
         self.state.rights = rights
-        self.flow.injected += self.up.ledger.release(
-            keys=not rights.keyboard, buttons=not rights.pointer
+        self.flow.releases += self.up.ledger.release(
+            relative=self.state.pointer_relative,
+            keys=not rights.keyboard,
+            buttons=not rights.pointer,
         )
         self.flow.wake = True

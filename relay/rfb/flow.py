@@ -5,12 +5,12 @@ pixel format it has. So the relay lets few requests through at a time, and chang
 only where both sides agree on the byte from which it holds:
 
 - while nothing is under way, at once;
-- in continuous updates, at the EndOfContinuousUpdates between two EnableContinuousUpdates, as
-  TigerVNC's viewer does by itself;
+- in continuous updates while no request may still be answered, at the EndOfContinuousUpdates
+  between two EnableContinuousUpdates, as TigerVNC's viewer does by itself;
 - otherwise after what is under way has come. Where it does not, at the answer to a fence; and
   without fences after a request that a desktop answers at once.
 
-What is held back meanwhile is at most one request of each kind, one format and one list. A request
+What is held back meanwhile is at most one request of each kind and one format. A request
 that reaches beyond the one under way goes up when that has not been answered for a while: nothing
 may change in the part that was asked for.
 """
@@ -21,11 +21,11 @@ import struct
 from collections import deque
 from typing import TYPE_CHECKING
 
+from relay.rfb import encodings
 from relay.rfb.errors import Violation
 from relay.rfb.pixel_format import PixelFormat
 
 if TYPE_CHECKING:
-    from relay.rfb.encodings.base import Encoding
     from relay.rfb.state import State
 
 Area = tuple[int, int, int, int]
@@ -51,11 +51,6 @@ ENDS_LIMIT = 256
 desktop has answered it."""
 
 
-SILENCES_LIMIT = 5
-"""Of the timeout of a format: how long a desktop may take for the pixel it is asked for. One that
-is under load takes a second; one that never answers shows no picture anyway."""
-
-
 def _contains(outer: Area, inner: Area) -> bool:
     return (
         outer[0] <= inner[0]
@@ -67,6 +62,12 @@ def _contains(outer: Area, inner: Area) -> bool:
 
 def _some(area: Area) -> bool:
     return area[2] > 0 and area[3] > 0
+
+
+def _in_pixels(number: int) -> bool:
+    """Whether an offer is about pixels, which come in answer to a request."""
+    encoding = encodings.REGISTRY.get(number)
+    return encoding.pixels if encoding is not None else number not in encodings.SIGNALS
 
 
 def _union(a: Area, b: Area) -> Area:
@@ -108,12 +109,12 @@ class Flow:
         "_fenced",
         "_fences",
         "_held",
-        "_held_enable",
+        "_held_enables",
         "_late",
         "_list",
         "_list_fence",
         "_next",
-        "_silences",
+        "_pixel_asked",
         "_state",
         "_unrequested",
         "_wanted",
@@ -122,6 +123,7 @@ class Flow:
         "in_update",
         "injected",
         "passive",
+        "releases",
         "requests",
         "viewer_behind",
         "waits",
@@ -135,8 +137,10 @@ class Flow:
         self.desktop_behind = False
         self.wake = False
         self.waits = 0
-        # Other messages to send up, as soon as none of the viewer's is under way.
+        # Other messages to send up, as soon as none of the viewer's is under way; and releases of
+        # keys and buttons, for which one that is under way is ended.
         self.injected = b""
+        self.releases = b""
         # Requests that may still be answered: never fewer than in truth, for one update may
         # answer several (RFC 6143, Section 7.5.3).
         self.requests = 0
@@ -152,7 +156,7 @@ class Flow:
         self._unrequested = 0
         self.continuous = False
         self._area: Area = (0, 0, 0, 0)
-        self._held_enable: tuple[bool, Area] | None = None
+        self._held_enables: list[tuple[bool, Area]] = []
         self._ends: deque[_End] = deque()
         self._enables = 0
         self._ends_seen = 0
@@ -161,11 +165,12 @@ class Flow:
         self._wanted: PixelFormat | None = None
         self._fenced: PixelFormat | None = None
         self._next: PixelFormat | None = None
-        # Whether the one that is held back has waited for too long.
+        # Whether the one that is held back has waited for too long, and whether a pixel was asked
+        # for because of it.
         self._late = False
-        self._silences = 0
+        self._pixel_asked = False
         # The viewer's last list, while what it dropped may still come.
-        self._list: tuple[dict[int, Encoding], set[int]] | None = None
+        self._list: set[int] | None = None
         self._list_fence = 0
         self._fences = 0
 
@@ -191,6 +196,9 @@ class Flow:
     def request(self, incremental: int, area: Area) -> bool:
         """An update request of the viewer's; whether it is to go up now."""
         if not self.passive:
+            if incremental and self.continuous:
+                # The desktop ignores it (community specification, EnableContinuousUpdates).
+                return False
             if self.viewer_behind or self._wanted is not None or self._waits(incremental, area):
                 waited = self.waiting
                 held = self._held[incremental]
@@ -231,13 +239,16 @@ class Flow:
         asked[0] = asked[1] = None
         # QEMU sends cursors and sizes on its own schedule, in updates of their own; TigerVNC and
         # libvncserver answer a request with them. Until `expire` has told which, nobody knows.
-        if not painted and not self._bare_answers:
+        if self.continuous or self._ends:
+            # Nobody can tell whether it answers a request as well.
+            self._bare = None if self.requests else 0
+        elif not painted and not self._bare_answers:
             if self._bare is not None:
                 self._bare = min(self._bare + 1, self.requests)
         elif self.requests:
             self.requests -= 1
             self._bare = None if self.requests else 0
-        elif not (self.continuous or self._ends or self.passive):
+        elif not self.passive:
             self._bare_answers = False
             self._unrequested += painted
             if self._unrequested > UNREQUESTED_LIMIT:
@@ -250,7 +261,7 @@ class Flow:
         if self.holding or self._wanted is not None:
             self.wake = True
         if self._list is not None and self._quiet():
-            self._apply_list()
+            self._apply_pixels()
 
     # Pixel formats.
 
@@ -269,39 +280,47 @@ class Flow:
         if self._wanted is not None:
             self._wanted = wanted
             return b""
-        end = self._ends[-1] if self._ends else None
         coming = [due.pixel_format for due in self._ends if due.pixel_format is not None]
-        last = coming[-1] if coming else self._fenced or state.pixel_format
+        # A fence of ours goes behind an end that brings a format, never before it.
+        last = self._fenced or (coming[-1] if coming else state.pixel_format)
         if wanted.sizes == last.sizes:
             # Nothing about the framing changes.
-            if coming:
-                self._ends[-1].pixel_format = wanted
-            elif self._fenced is not None:
+            if self._fenced is not None:
                 self._fenced = wanted
+            elif coming:
+                self._ends[-1].pixel_format = wanted
             else:
                 state.set_pixel_format(wanted)
             return None
-        if self._fenced is None:
-            if self.continuous:
-                self._expect_end(wanted, ours=True)
-                self._enables += 1
-                return (
-                    _enable(150, 0, *self._area)
-                    + _set_pixel_format(wanted)
-                    + _enable(150, 1, *self._area)
-                )
-            if end is not None:
-                end.pixel_format = wanted
-                return None
-            if self._quiet():
-                state.set_pixel_format(wanted)
-                return None
+        instead = self._change(wanted)
+        if instead:
+            return None if instead == _set_pixel_format(wanted) else instead
         self._wanted = wanted
         self.waits += 1
         self._late = False
-        self._silences = 0
+        self._pixel_asked = False
         self.wake = True
         return b""
+
+    def _change(self, wanted: PixelFormat) -> bytes:
+        """What changes the format at a byte that both sides know; nothing where there is no
+        such byte yet."""
+        if self._fenced is not None or self.requests:
+            return b""
+        message = _set_pixel_format(wanted)
+        if self.continuous:
+            if self._ends:
+                return b""
+            self._expect_end(wanted, ours=True)
+            self._enables += 2
+            return _enable(150, 0, *self._area) + message + _enable(150, 1, *self._area)
+        if self._ends:
+            self._ends[-1].pixel_format = wanted
+            return message
+        if self.in_update:
+            return b""
+        self._state.set_pixel_format(wanted)
+        return message
 
     def expire(self) -> None:
         """What is under way has not come for long enough; `due` has what to do about it."""
@@ -314,13 +333,14 @@ class Flow:
         if self.in_update or self._fenced is not None:
             return
         self.wake = True
-        if self._state.fences:
+        if self._can_fence():
             self._late = True
-        elif self._owed() and self._silences < SILENCES_LIMIT:
-            if not self._silences:
+        elif self._owed():
+            # A desktop answers a request for everything at once, or as soon as it can.
+            if not self._pixel_asked:
+                self._pixel_asked = True
                 self.requests += 1
                 self.injected += _request(3, 0, 0, 0, 1, 1)
-            self._silences += 1
         else:
             # Nothing comes any more: one update has answered several requests, or one without
             # pixels did. A viewer that has had its answer may believe in the new format by now,
@@ -349,7 +369,8 @@ class Flow:
             self._fenced = None
             self.wake = self.wake or self._wanted is not None
         elif purpose == _FOR_LIST and number == self._list_fence and self._list is not None:
-            self._apply_list()
+            self._offer(self._list)
+            self._list = None
 
     # Continuous updates.
 
@@ -357,9 +378,14 @@ class Flow:
         """An EnableContinuousUpdates of the viewer's; whether it is to go up now. Raises
         Violation."""
         if self._wanted is not None:
+            held = self._held_enables
             if not on:
-                self._check_room_for_end()
-            self._held_enable = on, area
+                # Each is answered by an end, which the viewer waits for; and the format may bring
+                # another.
+                self._check_room(2)
+            elif held and held[-1][0]:
+                held.pop()
+            held.append((on, area))
             return False
         self._enable(on, area)
         return True
@@ -369,15 +395,18 @@ class Flow:
         self.continuous = on
         if on:
             self._area = area
+            # A desktop forgets them (TigerVNC), and ignores those that follow.
+            self._asked[1] = self._held[1] = None
         else:
             self._expect_end(None, ours=False)
 
     def _expect_end(self, pixel_format: PixelFormat | None, *, ours: bool) -> None:
-        self._check_room_for_end()
+        self._check_room(1)
         self._ends.append(_End(pixel_format, ours=ours))
 
-    def _check_room_for_end(self) -> None:
-        if len(self._ends) >= ENDS_LIMIT:
+    def _check_room(self, ends: int) -> None:
+        held = sum(not on for on, _ in self._held_enables)
+        if len(self._ends) + held + ends > ENDS_LIMIT:
             raise Violation("continuous-updates-flood", f"{ENDS_LIMIT} ends are due already")
 
     def updates_end(self) -> bool:
@@ -392,57 +421,74 @@ class Flow:
         end = self._ends.popleft()
         if end.pixel_format is not None:
             self._state.set_pixel_format(end.pixel_format)
+        if self._wanted is not None:
+            self.wake = True
         if self._list is not None and self._quiet():
-            self._apply_list()
+            self._apply_pixels()
         return not end.ours
 
     # Lists of encodings.
 
-    def encodings(self, allowed: dict[int, Encoding], offered: set[int], *, fences: bool) -> bytes:
-        """A new list of the viewer's: what to send behind it. The old one holds as well until
-        nothing is under way. `fences`: whether the new one allows them."""
+    def encodings(self, listed: set[int]) -> bytes:
+        """A new list of the viewer's: what to send behind it.
+
+        What it drops may still come: pixels until nothing is under way; all else, which no request
+        brings, until the desktop has answered a fence behind the list, and where it answers none
+        for good.
+        """
         state = self._state
+        state.listed = listed
         if self.passive:
             return b""
-        state.allowed |= allowed
-        state.offered |= offered
+        both = state.offered | listed
+        self._offer(both)
         self._list = None
-        if len(state.offered) == len(offered):
+        if len(both) == len(listed):
             return b""
-        self._list = allowed, offered
+        self._list = listed
         if self._quiet():
-            self._apply_list()
-        elif state.fences and fences:
-            fence = self._our_fence(_REQUEST | _BLOCK_BEFORE, _FOR_LIST)
-            self._list_fence = self._fences
-            return fence
-        return b""
+            self._apply_pixels()
+        if not self._can_fence():
+            return b""
+        fence = self._our_fence(_REQUEST | _BLOCK_BEFORE, _FOR_LIST)
+        self._list_fence = self._fences
+        return fence
 
-    def _apply_list(self) -> None:
-        assert self._list is not None
-        self._state.allowed, self._state.offered = self._list
-        self._list = None
+    def _can_fence(self) -> bool:
+        return self._state.fences and encodings.FENCE in self._state.listed
+
+    def _offer(self, offered: set[int]) -> None:
+        state = self._state
+        state.offered = offered
+        state.allowed = {n: encodings.REGISTRY[n] for n in (0, *offered) if n in encodings.REGISTRY}
+        state.jpeg_offered = any(map(encodings.is_quality, offered))
+
+    def _apply_pixels(self) -> None:
+        listed = self._list
+        assert listed is not None
+        self._offer({n for n in self._state.offered if n in listed or not _in_pixels(n)})
 
     # What goes up by itself.
 
     def due(self) -> bytes:
         """Messages for the desktop that were held back and may go now, or are the relay's own."""
         self.wake = False
-        messages = [self.injected]
-        self.injected = b""
+        messages = [self.releases, self.injected]
+        self.releases = self.injected = b""
         if self._wanted is not None and self._fenced is None:
-            if self._quiet():
-                messages.append(_set_pixel_format(self._wanted))
-                self._state.set_pixel_format(self._wanted)
+            change = self._change(self._wanted)
+            if change:
+                messages.append(change)
                 self._wanted = None
-            elif self._state.fences and (self._late or not (self._owed() or self.in_update)):
+            elif self._can_fence() and (
+                self._late or not (self._owed() or self.in_update or self._ends)
+            ):
                 # It has waited for long enough; or what was asked for has come, perhaps all of
                 # it: nothing to wait for.
                 messages.append(self._fence_format(self._wanted))
         if self._wanted is None:
-            if self._held_enable is not None:
-                on, area = self._held_enable
-                self._held_enable = None
+            held, self._held_enables = self._held_enables, []
+            for on, area in held:
                 self._enable(on, area)
                 messages.append(_enable(150, on, *self._state.crop(*area)))
             if not self.viewer_behind:

@@ -9,6 +9,7 @@ from relay.rfb import clipboard, encodings
 from relay.rfb.encodings.base import Encoding, Walker, Window
 from relay.rfb.errors import CloseCode, Direction, Violation
 from relay.rfb.flow import OUR_FENCE, Flow
+from relay.rfb.rate import Rate
 from relay.rfb.reader import FENCE_LIMIT_BYTES, NEED, Reader, gii_length
 from relay.rfb.state import State
 
@@ -31,6 +32,12 @@ each with its own overhead."""
 AUDIO_LIMIT_BYTES = 1_048_576
 """One message of audio; TigerVNC's viewer takes no more."""
 
+BELLS_PER_S = 10
+"""A viewer plays a sound for each; the others are left out."""
+
+PSEUDO_LIMIT_BYTES = 16_777_216
+"""What one update may have in rectangles without pixels: three of the largest cursors."""
+
 _AUDIO_DATA = 2
 
 
@@ -41,8 +48,10 @@ class FromDesktop(Reader):
     close_code = CloseCode.DESKTOP_FAULT
 
     __slots__ = (
+        "_bells",
         "_count",
         "_painted",
+        "_pseudo_room_bytes",
         "_rects",
         "_room_bytes",
         "_walk",
@@ -50,15 +59,18 @@ class FromDesktop(Reader):
         "_walking",
     )
 
-    def __init__(self, state: State, flow: Flow) -> None:
+    def __init__(self, state: State, flow: Flow, clock: Callable[[], float]) -> None:
         super().__init__(state, flow)
+        self._bells = Rate(BELLS_PER_S, BELLS_PER_S, clock)
         # Rectangles left in the FramebufferUpdate being read, and how many it announced.
         self._rects = 0
         self._count = 0
         # Whether that update holds pixels: one without answers no request.
         self._painted = False
-        # Bytes of encoded pixels that it may still have, and those of the walk under way.
+        # Bytes of encoded pixels that it may still have, those of other rectangles, and those of
+        # the walk under way.
         self._room_bytes = 0
+        self._pseudo_room_bytes = 0
         self._walked_bytes = 0
         # A rectangle that is read element by element, and its encoding.
         self._walk: Generator[int, Window, int] | None = None
@@ -173,6 +185,12 @@ class FromDesktop(Reader):
                 size = encoding.measure(buf, pos + 12, stop, w, h, state)
                 if size < 0:
                     break
+                self._pseudo_room_bytes -= size
+                if self._pseudo_room_bytes < 0:
+                    raise Violation(
+                        "update-length",
+                        f"more than {PSEUDO_LIMIT_BYTES} bytes besides pixels in one update",
+                    )
                 dropped = encoding.applied(buf, pos + 12, x, y, w, h, state)
                 if state.width != width or state.height != height:
                     width, height = state.width, state.height
@@ -247,6 +265,7 @@ class FromDesktop(Reader):
         self._rects = self._count = _two(buf, pos)[1]
         self._painted = False
         self._room_bytes = self._update_limit_bytes()
+        self._pseudo_room_bytes = PSEUDO_LIMIT_BYTES
         self.flow.in_update = True
         if not self._count:
             self.flow.update_ends(False)
@@ -268,6 +287,8 @@ class FromDesktop(Reader):
         return self._body(pos, end, stop)
 
     def _bell(self, buf: bytearray, pos: int, stop: int) -> int:
+        if not self.flow.passive and not self._bells.allows():
+            return self._drop(pos, pos + 1, stop)
         return pos + 1
 
     def _server_cut_text(self, buf: bytearray, pos: int, stop: int) -> int:
@@ -277,13 +298,12 @@ class FromDesktop(Reader):
             buf,
             pos,
             stop,
-            extended=state.clipboard_offered,
+            extended=encodings.EXTENDED_CLIPBOARD in state.offered,
             own=rights.clipboard_out,
             other=rights.clipboard_in,
         )
-        if reached != NEED and clipboard.is_extended(buf, pos):
-            # The first extended message of a desktop is its capabilities; from then on the
-            # viewer may send them too.
+        if reached != NEED and clipboard.is_capabilities(buf, pos):
+            # From now on the viewer may send extended messages too.
             state.extended_clipboard = True
         return reached
 

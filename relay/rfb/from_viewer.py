@@ -9,6 +9,7 @@ from relay.rfb import encodings, pixel_format
 from relay.rfb.errors import CloseCode, Direction, Violation
 from relay.rfb.flow import OUR_FENCE, Area, Flow
 from relay.rfb.ledger import Ledger
+from relay.rfb.rate import Rate
 from relay.rfb.reader import FENCE_LIMIT_BYTES, NEED, Reader, gii_length
 from relay.rfb.state import State
 
@@ -24,6 +25,10 @@ TAIL_LIMIT_BYTES = 4 + 4 * 1024
 """The longest message that is read as a whole: SetEncodings with as many entries as the default
 limit allows."""
 
+KEYS_PER_S = 2000
+"""Presses of keys, and twice as many at once: a text that is pasted as keys passes. What presses
+more is no person, and the others are left out."""
+
 _FENCE_REQUEST = 1 << 31
 _NOWHERE = (-1, -1)
 _MAX_SCREENS = 16
@@ -37,16 +42,20 @@ class FromViewer(Reader):
     send: TigerVNC up to 1.16.2 loses step when a SetDesktopSize arrives in pieces.
 
     `inputs` counts what a person does: keys, pointer, clipboard. Update requests and fences
-    come by themselves. `ledger` has what the person holds down.
+    come by themselves. `ledger` has what the person holds down. `filler` is a byte with which
+    opaque bytes may end where the viewer's are not to be had: space, or zero in what is no text.
     """
 
     direction = Direction.UP
     close_code = CloseCode.POLICY
 
-    __slots__ = ("_move", "inputs", "ledger")
+    __slots__ = ("_keys", "_move", "filler", "inputs", "ledger")
 
-    def __init__(self, state: State, flow: Flow) -> None:
+    def __init__(self, state: State, flow: Flow, clock: Callable[[], float]) -> None:
         super().__init__(state, flow)
+        self._keys = Rate(KEYS_PER_S, 2 * KEYS_PER_S, clock)
+        # What a body under way may end with where its rest is not to be had.
+        self.filler = b" "
         self.inputs = 0
         self.ledger = Ledger()
         # Where the last pure move is in the window, if the next message may replace it.
@@ -108,11 +117,7 @@ class FromViewer(Reader):
             return NEED
         listed = struct.unpack_from(f">{count}i", buf, pos + 4)
         kept = [number for number in listed if number in state.let_through or _is_level(number)]
-        allowed = {n: encodings.REGISTRY[n] for n in (0, *kept) if n in encodings.REGISTRY}
-        offered = set(kept)
-        behind = self.flow.encodings(allowed, offered, fences=encodings.FENCE in offered)
-        state.jpeg_offered = state.jpeg_offered or any(map(_is_quality, kept))
-        state.clipboard_offered = encodings.EXTENDED_CLIPBOARD in state.offered
+        behind = self.flow.encodings(set(kept))
         buf[pos + 1] = 0
         if len(kept) != count or behind:
             message = struct.pack(f">BxH{len(kept)}i", 2, len(kept), *kept)
@@ -145,15 +150,27 @@ class FromViewer(Reader):
         if buf[pos + 1] > 1:
             buf[pos + 1] = 1
         buf[pos + 2 : pos + 4] = b"\0\0"
-        self.ledger.key(_keysym(buf, pos + 4)[0], buf[pos + 1] != 0)
+        down = buf[pos + 1] != 0
+        if down and not self._keys.allows():
+            return self._drop(pos, pos + 8, stop)
+        self._release(self.ledger.key(_keysym(buf, pos + 4)[0], down))
         return pos + 8
+
+    def _release(self, messages: bytes) -> None:
+        if messages:
+            self.flow.releases += messages
+            self.flow.wake = True
 
     def _pointer_event(self, buf: bytearray, pos: int, stop: int) -> int:
         state = self.state
         end = pos + 6
         buttons = buf[pos + 1]
         # Bit 7 is the eighth button, until extended buttons make it announce a seventh byte.
-        if buttons > 127 and state.extended_buttons:
+        if (
+            buttons > 127
+            and state.extended_buttons
+            and encodings.EXTENDED_MOUSE_BUTTONS in state.listed
+        ):
             end = pos + 7
             if stop < end:
                 return NEED
@@ -163,8 +180,7 @@ class FromViewer(Reader):
             return self._drop(pos, end, stop)
         x, y = _point.unpack_from(buf, pos + 2)
         if state.pointer_relative:
-            # Deltas around 0x7fff (QEMU Pointer Motion Change): releasing a button moves nothing.
-            x = y = 0x7FFF
+            x, y = self.ledger.x, self.ledger.y
         elif x >= state.width or y >= state.height:
             x, y = min(x, state.width - 1), min(y, state.height - 1)
             _point.pack_into(buf, pos + 2, x, y)
@@ -199,6 +215,7 @@ class FromViewer(Reader):
         )
         if reached != NEED:
             self.inputs += 1
+            self.filler = b" "
         return reached
 
     def _enable_continuous_updates(self, buf: bytearray, pos: int, stop: int) -> int:
@@ -285,7 +302,9 @@ class FromViewer(Reader):
         if not self.state.rights.keyboard:
             return self._drop(pos, pos + 12, stop)
         down, keysym, keycode = _extended_key(buf, pos + 2)
-        self.ledger.extended_key(keysym, keycode, down != 0)
+        if down and not self._keys.allows():
+            return self._drop(pos, pos + 12, stop)
+        self._release(self.ledger.extended_key(keysym, keycode, down != 0))
         return pos + 12
 
     def _qemu_audio(self, buf: bytearray, pos: int, stop: int) -> int:
@@ -328,15 +347,12 @@ class FromViewer(Reader):
         # Its devices can be anything; what they hold down the relay does not know.
         if not (state.rights.keyboard and state.rights.pointer):
             return self._drop(pos, end, stop)
+        self.filler = b"\0"
         return self._body(pos, end, stop)
 
 
 def _is_level(number: int) -> bool:
     return any(number in levels for levels in encodings.LEVELS)
-
-
-def _is_quality(number: int) -> bool:
-    return number in encodings.QUALITY_LEVELS or number in encodings.FINE_QUALITY_LEVELS
 
 
 Check = Callable[[FromViewer, bytearray, int, int], int]

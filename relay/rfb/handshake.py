@@ -62,7 +62,7 @@ SECURITY_NAMES = {
     0xFFFFFFFA: "MS-Logon",
 }
 
-_NAMES_SHOWN = 8
+_NAMES_SHOWN = 32
 """Of the security types in a refusal; a desktop may list 255."""
 
 _FAILED = {1: "wrong password?", 2: "too many attempts"}

@@ -14,56 +14,66 @@ _pointer_event = struct.Struct(">BBHH").pack
 
 HELD_KEYS_LIMIT = 256
 """A viewer that changes Shift between a key's press and its release leaves another keysym behind
-each time; beyond this many the oldest is forgotten."""
+each time; beyond this many the oldest is released."""
 
 _KEYSYM, _KEYCODE = 0, 1
+
+_NO_DELTA = 0x7FFF
+"""Deltas are around this (community specification, QEMU Pointer Motion Change)."""
 
 
 class Ledger:
     """Fed with every input that goes to the desktop."""
 
-    __slots__ = ("_x", "_y", "buttons", "keys")
+    __slots__ = ("buttons", "keys", "x", "y")
 
     def __init__(self) -> None:
-        # By keysym, or for the extended key events by keycode; the value is the keysym.
+        # By keysym, or for the extended key events by keycode where there is one (some viewers
+        # send 0); the value is the keysym.
         self.keys: dict[tuple[int, int], int] = {}
         self.buttons = 0
-        self._x = 0
-        self._y = 0
+        self.x = 0
+        self.y = 0
 
-    def key(self, keysym: int, down: bool) -> None:
-        """A KeyEvent (RFC 6143, Section 7.5.4)."""
-        self._note((_KEYSYM, keysym), keysym, down)
+    def key(self, keysym: int, down: bool) -> bytes:
+        """A KeyEvent (RFC 6143, Section 7.5.4). Returns what is to be released for it."""
+        return self._note((_KEYSYM, keysym), keysym, down)
 
-    def extended_key(self, keysym: int, keycode: int, down: bool) -> None:
-        """A QEMU Extended Key Event (community specification)."""
-        self._note((_KEYCODE, keycode), keysym, down)
+    def extended_key(self, keysym: int, keycode: int, down: bool) -> bytes:
+        """As `key`, for a QEMU Extended Key Event (community specification)."""
+        return self._note((_KEYCODE, keycode or keysym << 32), keysym, down)
 
-    def _note(self, key: tuple[int, int], keysym: int, down: bool) -> None:
-        if down:
-            self.keys[key] = keysym
-            if len(self.keys) > HELD_KEYS_LIMIT:
-                del self.keys[next(iter(self.keys))]
-        else:
+    def _note(self, key: tuple[int, int], keysym: int, down: bool) -> bytes:
+        if not down:
             self.keys.pop(key, None)
+            return b""
+        self.keys[key] = keysym
+        if len(self.keys) <= HELD_KEYS_LIMIT:
+            return b""
+        oldest = next(iter(self.keys))
+        return _released(*oldest, self.keys.pop(oldest))
 
     def pointer(self, buttons: int, x: int, y: int) -> None:
         """A PointerEvent (RFC 6143, Section 7.5.5), all its buttons as one mask."""
         self.buttons = buttons
-        self._x = x
-        self._y = y
+        self.x = x
+        self.y = y
 
-    def release(self, *, keys: bool = True, buttons: bool = True) -> bytes:
-        """Messages that release what is held, which then no longer is."""
+    def release(self, *, relative: bool, keys: bool = True, buttons: bool = True) -> bytes:
+        """Messages that release what is held, which then no longer is. `relative`: whether the
+        desktop reads positions as deltas."""
         messages = []
         if keys:
-            for (kind, code), keysym in self.keys.items():
-                if kind == _KEYSYM:
-                    messages.append(_key_event(4, 0, keysym))
-                else:
-                    messages.append(_extended_key_event(255, 0, 0, keysym, code))
+            messages += [_released(*key, keysym) for key, keysym in self.keys.items()]
             self.keys.clear()
         if buttons and self.buttons:
-            messages.append(_pointer_event(5, 0, self._x, self._y))
+            x, y = (_NO_DELTA, _NO_DELTA) if relative else (self.x, self.y)
+            messages.append(_pointer_event(5, 0, x, y))
             self.buttons = 0
         return b"".join(messages)
+
+
+def _released(kind: int, code: int, keysym: int) -> bytes:
+    if kind == _KEYSYM:
+        return _key_event(4, 0, keysym)
+    return _extended_key_event(255, 0, 0, keysym, code & 0xFFFFFFFF)

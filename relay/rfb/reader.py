@@ -124,8 +124,10 @@ class Reader:
         if stop - pos < clipboard.HEAD_BYTES:
             return NEED
         length = clipboard.announced(buf, pos, extended)
+        limit = self.state.bounds.clipboard_bytes
         allowed = own
         if clipboard.is_extended(buf, pos):
+            limit += 4  # the flags
             if stop - pos < clipboard.HEAD_BYTES + 4:
                 return NEED
             clipboard.check_flags(buf, pos, length)
@@ -133,7 +135,7 @@ class Reader:
             allowed = (own and about_own) or (other and about_other)
         buf[pos + 1 : pos + 4] = b"\0\0\0"
         end = pos + clipboard.HEAD_BYTES + length
-        if length > self.state.bounds.clipboard_bytes or not allowed:
+        if length > limit or not allowed:
             return self._drop(pos, end, stop)
         return self._body(pos, end, stop)
 

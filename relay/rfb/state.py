@@ -40,7 +40,6 @@ class State:
         "audio_enabled",
         "bounds",
         "bytes_per_pixel",
-        "clipboard_offered",
         "continuous_updates",
         "cpixel_bytes",
         "extended_buttons",
@@ -54,6 +53,7 @@ class State:
         "height",
         "jpeg_offered",
         "let_through",
+        "listed",
         "offered",
         "pixel_format",
         "pointer_relative",
@@ -61,6 +61,7 @@ class State:
         "tpixel_bytes",
         "width",
         "xvp",
+        "zrle_begun",
     )
 
     def __init__(
@@ -76,11 +77,13 @@ class State:
         self.height = init.height
         self.allowed: dict[int, Encoding] = {0: raw}
         self.offered: set[int] = set()
+        # The viewer's last list. `offered` and `allowed` have besides what the desktop may not yet
+        # know to be dropped.
+        self.listed: set[int] = set()
         self.rights = rights
         self.let_through = let_through
         # A quality level among the offers permits JPEG inside Tight.
         self.jpeg_offered = False
-        self.clipboard_offered = False
         # Each is false until the desktop has confirmed the extension; before that a viewer
         # must not use its messages.
         self.audio = False
@@ -92,6 +95,8 @@ class State:
         self.fences = False
         self.gii = False
         self.xvp = False
+        # Whether the zlib stream of ZRLE has begun.
+        self.zrle_begun = False
         # Whether the viewer has ever switched audio on.
         self.audio_enabled = False
         # Whether the desktop reads a PointerEvent's x and y as deltas.

@@ -95,6 +95,7 @@ REGISTRY: dict[int, Encoding] = {
     )
 }
 
+EXTENDED_MOUSE_BUTTONS = ExtendedMouseButtons.number
 LAST_RECT = -224
 GII = -305
 XVP = -309
@@ -136,3 +137,8 @@ LEVELS: tuple[range, ...] = (
     range(-256, -246),  # compression
     range(-768, -762),  # chroma subsampling
 )
+
+
+def is_quality(number: int) -> bool:
+    """Whether an offer permits JPEG inside Tight."""
+    return number in QUALITY_LEVELS or number in FINE_QUALITY_LEVELS

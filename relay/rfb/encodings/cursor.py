@@ -84,6 +84,8 @@ class _AlphaState:
     cpixel_bytes = 4
     tpixel_bytes = 4
     jpeg_offered = False
+    # Whether its stream is that of the framebuffer's rectangles depends on the desktop.
+    zrle_begun = True
 
 
 class CursorWithAlpha(Prefixed):
@@ -107,6 +109,8 @@ class CursorWithAlpha(Prefixed):
             raise Violation("cursor-encoding", f"encoding {number} inside a cursor")
         if number not in state.allowed:
             raise Violation("encoding-not-offered", f"encoding {number} was not offered")
+        if number == ZRLE.number:
+            state.zrle_begun = True
         alpha = cast(State, _AlphaState)
         size = inner.measure(buf, pos + 4, stop, w, h, alpha)
         return NEED if size == NEED else 4 + size

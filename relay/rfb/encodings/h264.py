@@ -6,6 +6,9 @@ from relay.rfb.encodings.base import NEED, Prefixed, u32
 from relay.rfb.errors import Violation
 from relay.rfb.state import State
 
+LIMIT_BYTES = 4_194_304
+"""Frames of several moments may be in one rectangle, so its size says nothing."""
+
 
 class H264(Prefixed):
     """An empty one only resets a viewer's contexts. Unknown flags are a viewer's to ignore."""
@@ -18,7 +21,6 @@ class H264(Prefixed):
         if stop - pos < 8:
             return NEED
         (length,) = u32(buf, pos)
-        # A whole picture is less than the pixels; several may be in one rectangle.
-        if length > 2 * w * h * 4 + 65_536:
-            raise Violation("h264-length", f"{length} bytes for {w}x{h}")
+        if length > LIMIT_BYTES:
+            raise Violation("h264-length", f"{length} bytes, at most {LIMIT_BYTES} make sense")
         return 8 + int(length)

@@ -57,8 +57,9 @@ class JPEG(Walker):
                         buf, pos, stop = yield pos
                     height = buf[pos + 5] << 8 | buf[pos + 6]
                     width = buf[pos + 7] << 8 | buf[pos + 8]
-                    # A few hundred bytes inflate to gigabytes in a viewer otherwise.
-                    if width > w or height > h:
+                    # A few hundred bytes inflate to gigabytes in a viewer otherwise. A height of 0
+                    # would be told behind the scan (T.81, B.2.5).
+                    if width > w or not 0 < height <= h:
                         raise Violation("jpeg-size", f"{width}x{height} in {w}x{h}", pos)
             left -= size
             if left < 0:
