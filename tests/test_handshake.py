@@ -139,12 +139,27 @@ REFUSES: dict[str, tuple[Script, str]] = {
     ),
     "not RFB": ([(b"SSH-2.0-Open\n\n", b"")], "this is not RFB"),
     "HTTP": ([(b"HTTP/1.1 400 Bad Request\r\n", b"")], "this is not RFB"),
+    "not quite RFB": ([(b"RFP 003.008\n", b"")], "this is not RFB"),
+    "a comma": ([(b"RFB 003,008\n", b"")], "this is not RFB"),
     "signs in the version": ([(b"RFB -03.+08\n", b"")], "this is not RFB"),
     "digits of elsewhere": ([(b"RFB 003.0\xd9\xa8\n", b"")], "this is not RFB"),
     "no line": ([(b"RFB 003.008\r", b"")], "this is not RFB"),
     "too old": ([(b"RFB 003.002\n", b"")], "version 3.2 is older than 3.3"),
     "a repeater": ([(b"RFB 000.000\n", b"")], "this is UltraVNC's repeater"),
     "no framebuffer": ([V33, (b"\0\0\0\x01", b"\x01"), (bytes(24), b"")], "framebuffer of 0x0"),
+    "33 others": (
+        [V38, (b"\x21" + bytes(range(50, 83)), b"")],
+        "type 80, type 81 and 1 more, which",
+    ),
+    "32 others": ([V38, (b"\x20" + bytes(range(50, 82)), b"")], "type 80, type 81, which"),
+    **{
+        f"a framebuffer of {w}x{h}": (
+            [V33, (b"\0\0\0\x01", b"\x01"), (struct.pack(">HH", w, h) + INIT[4:], b"")],
+            f"framebuffer of {w}x{h}",
+        )
+        # Wider, higher, and larger than the limits.
+        for w, h in ((0, 9), (9, 0), (16_385, 1), (1, 16_385), (8_192, 8_193), (16_384, 4_097))
+    },
     "24 bits per pixel": (
         [V33, (b"\0\0\0\x01", b"\x01"), (INIT[:4] + b"\x18" + INIT[5:], b"")],
         "ServerInit > pixel format: 24 bits per pixel",
@@ -325,3 +340,27 @@ async def test_pixel_formats_that_must_pass(pixel_format: str) -> None:
     assert init is not None
     flags = raw[:3] + bytes([bool(raw[3])])
     assert init.pixel_format.pack() == flags + raw[4:13] + b"\0\0\0"
+
+
+@pytest.mark.parametrize("size", [(16_384, 1), (1, 16_384), (8_192, 8_192), (16_384, 4_096)])
+async def test_the_largest_framebuffers(size: tuple[int, int]) -> None:
+    head = struct.pack(">HH", *size)
+    wire, _ = expected([V33, (b"\0\0\0\x01", b"\x01"), (head + INIT[4:], b"")])
+    end = await check(wire, None)
+    assert end.init is not None
+    assert (end.init.width, end.init.height) == size
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "kept"),
+    [
+        (b"a\xf0\x9f\x96\xa5b", 4, 1),
+        (b"a\xf0\x9f\x96\xa5b", 5, 5),
+        # No UTF-8: what is no beginning of a character is looked through for three bytes only.
+        (b"ab" + b"\x80" * 20, 10, 10),
+        (b"a\x80\x80\x80", 2, 2),
+    ],
+)
+def test_names_are_cut_before_a_character(name: bytes, limit: int, kept: int) -> None:
+    init = ServerInit(640, 480, parse(PIXEL_FORMAT), name)
+    assert init.pack(limit)[20:] == struct.pack(">I", kept) + name[:kept]

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import pytest
 
 from relay.limits import Limits
-from relay.rfb import encodings
+from relay.rfb import encodings, from_desktop
 from relay.rfb.conversation import Conversation
 from relay.rfb.errors import ProtocolError
 from relay.rfb.handshake import ServerInit
@@ -363,6 +363,29 @@ def test_only_capabilities_agree_to_the_extended_form() -> None:
         said = bytearray(cut_text(3, -4, struct.pack(">I", flags)))
         assert made.down.judge(said, 0, len(said)) == len(said)
         assert made.state.extended_clipboard is agreed
+
+
+def test_an_update_is_bounded_whatever_it_is_made_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(from_desktop, "_UPDATE_SLACK_BYTES", 100)
+    raw = rect(0, 0, 16, 16, 0, bytes(1024))
+    tile = b"\x18\x0e" + (PIXEL + b"\0\0") * 14  # 86 bytes
+    hextile = rect(0, 0, 16, 16, 5, tile)
+    for order in ((raw, raw, hextile, raw, raw), (hextile, *[raw] * 4), (*[raw] * 4, hextile)):
+        # 4,182 bytes of 4,196.
+        passes(lambda: sized(16, 16, 5), update(*order))
+        longer = update(*order, rect(0, 0, 1, 3, 0, PIXEL * 3), rect(0, 0, 1, 1, 0, PIXEL))
+        with pytest.raises(ProtocolError) as caught:
+            Feeder(sized(16, 16, 5).down, TAILS["down"]).feed(longer)
+        assert caught.value.rule == "update-length"
+
+
+def test_an_update_that_makes_the_framebuffer_smaller() -> None:
+    # It may have begun with as much as the larger one permits.
+    feeder = Feeder(everything().down, TAILS["down"])
+    feeder.feed(struct.pack(">BxH", 0, 400) + rect(0, 0, 1, 1, -223))
+    for _ in range(300):
+        feeder.feed(rect(0, 0, 1, 1, 6, u32(4100)))
+        feeder.reader.moved(4100)
 
 
 def test_cursors_in_one_update_are_bounded() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from relay import FULL
 from relay.rfb.conversation import Conversation
+from relay.rfb.errors import ProtocolError
 from relay.rfb.from_desktop import AUDIO_LIMIT_BYTES
 from tests.peers import UPDATE_REQUEST
 from tests.splits import check, check_refused, conversation
@@ -95,6 +96,33 @@ def test_nothing_before_the_desktop_has_said_that_it_can(wire: bytes) -> None:
 def test_nothing_that_was_not_offered(wire: bytes) -> None:
     where = {250: "xvp", 253: "gii"}[wire[0]]
     assert "not offered" in check_refused(lambda: conversation(7), "down", wire, 0, where)
+
+
+def test_a_failure_of_xvp_takes_nothing_back() -> None:
+    made = powerful()
+    said = bytearray(b"\xfa\xff\x01\0")
+    assert made.down.judge(said, 0, 4) == 4
+    assert said == b"\xfa\0\x01\0"
+    assert made.up.judge(bytearray(XVP_REBOOT), 0, 4) == 4
+
+
+def test_gii_is_input_and_may_be_empty() -> None:
+    made = confirmed()
+    for reader in (made.down, made.up):
+        empty = bytearray(b"\xfd\x80\0\0")
+        assert reader.judge(empty, 0, 4) == 4
+    assert made.up.inputs == 1
+
+
+def test_audio_of_a_mebibyte() -> None:
+    made = confirmed()
+    assert made.up.judge(bytearray(AUDIO_ON), 0, 4) == 4
+    most = bytearray(b"\xff\x01\0\x02\0\x10\0\0")
+    assert made.down.judge(most, 0, 8) == 8
+    made.down.moved(1 << 20)
+    with pytest.raises(ProtocolError) as caught:
+        made.down.judge(bytearray(b"\xff\x01\0\x02\0\x10\0\x01"), 0, 8)
+    assert caught.value.rule == "audio-length"
 
 
 def test_an_unknown_xvp_code() -> None:

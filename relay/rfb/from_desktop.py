@@ -92,11 +92,6 @@ class FromDesktop(Reader):
             self.edits.clear()
         if self.opaque:
             pos = self._pass_opaque(pos, stop)
-            if pos == stop and self.opaque:
-                self.offset += pos - start
-                return pos
-        # A walk can end exactly where its opaque bytes do, so it may have to be resumed without
-        # a further byte; everything else waits for one.
         while pos < stop:
             if self._rects:
                 reached = self._rectangles(buf, pos, stop, start)
@@ -201,7 +196,6 @@ class FromDesktop(Reader):
                 left -= 1
                 if dropped:
                     pos = self._drop_rectangle(buf, pos - 12 - size, pos, stop)
-                    paused = self.discarding
             if not left:
                 self.flow.update_ends(painted)
         except Violation as violation:

@@ -158,13 +158,7 @@ def parse_banner(banner: bytes) -> int:
     Raises ProtocolError where it is none, HandshakeRefused for a repeater.
     """
     digits = banner[4:7] + banner[8:11]
-    if (
-        len(banner) != 12
-        or banner[:4] != b"RFB "
-        or banner[7:8] != b"."
-        or banner[11:] != b"\n"
-        or not digits.isdigit()
-    ):
+    if banner[:4] != b"RFB " or banner[7:8] != b"." or banner[11:] != b"\n" or not digits.isdigit():
         raise _fault(
             "banner", "this is not RFB: the greeting is not 'RFB xxx.yyy'", "ProtocolVersion"
         )

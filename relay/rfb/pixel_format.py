@@ -46,7 +46,6 @@ class PixelFormat:
         """Bytes of a TPIXEL, as Tight uses it (community specification, Tight Encoding)."""
         if (
             self.true_colour
-            and self.bits_per_pixel == 32
             and self.depth == 24
             and self.red_max == self.green_max == self.blue_max == 255
         ):
