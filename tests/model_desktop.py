@@ -176,8 +176,20 @@ class FromDesktop(Rectangles):
             r.need(self.pseudo_room >= 0, "update-length")
             if (known.width, known.height) != before:
                 self.room = max(self.room, self.limit())
-        self.reading.events.append(event)
+        if event not in self.reading.events[-1:]:
+            self.reading.events.append(event)
         return size
+
+    def chain_in_cursor(self, r: Rectangle) -> int:
+        """Hextile inside CursorWithAlpha: told when its head has passed, and counted as pixels
+        are (policy)."""
+        start = self.b.at
+        self.reading.events.append(("rectangle", r.encoding, r.at))
+        CHAINS[5](self, r)
+        size = self.b.at - start
+        self.spend(r, size, self.b.at)
+        self.pseudo_room += size
+        return 0
 
     def spend(self, r: Rectangle, size: int, at: int) -> None:
         """Policy: one update has at most four times its framebuffer in bytes, and some."""

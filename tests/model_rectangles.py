@@ -55,6 +55,9 @@ class Rectangles(Model):
     def raw_bytes(self, r: Rectangle) -> int:
         return r.w * r.h * self.known.pixel_format.pixel
 
+    def chain_in_cursor(self, r: Rectangle) -> int:
+        raise NotImplementedError
+
     # Encodings with a head; each returns how many bytes follow it.
 
     def raw(self, r: Rectangle) -> int:
@@ -111,7 +114,9 @@ class Rectangles(Model):
             return self.image(r, b"\xff\xd8")
         if control == 10 and png:
             return self.image(r, b"\x89P")
-        r.need(control < 8 and not png, "tight-control")
+        # In TightPNG at 8 bits only, where QEMU and libvncserver send it.
+        basic = not png or self.known.pixel_format.bits == 8
+        r.need(control < 8 and basic, "tight-control")
         return self.tight_basic(r, control)
 
     def tight_png(self, r: Rectangle) -> int:
@@ -324,11 +329,13 @@ class Rectangles(Model):
     def alpha_cursor(self, r: Rectangle) -> int:
         r.need(r.w <= CURSOR_SIDE_PX and r.h <= CURSOR_SIDE_PX, "cursor-size")
         encoding = signed(self.b.take(4))
-        r.need(encoding in (0, 7, 16), "cursor-encoding")
+        r.need(encoding in (0, 5, 7, 16), "cursor-encoding")
         r.need(encoding == 0 or encoding in self.known.offered, "encoding-not-offered")
         pixel_format = self.known.pixel_format
         self.known.pixel_format = ALPHA
         try:
+            if encoding == 5:
+                return self.chain_in_cursor(r)
             return PIXELS[encoding](self, r)
         finally:
             self.known.pixel_format = pixel_format

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import replace
 
-from tests.model import JPEG_QUALITIES
+from tests.model import JPEG_QUALITIES, Format
 from tests.model_desktop import FromDesktop
 from tests.model_rectangles import CHAINS, LAST_RECT, PIXELS, PSEUDO, ULTRA_ZIP, VMWARE
 from tests.stream_viewer import (
@@ -169,10 +169,9 @@ class DesktopWriter(Writer):
     def tight(self, w: int, h: int, *, png: bool = False, alpha: bool = False) -> None:
         tpixel = 4 if alpha else self.format.tpixel
         wide = alpha or self.format.bits != 8
-        jpeg = wide and not alpha and self.known.offered.intersection(JPEG_QUALITIES)
-        kind = self.pick(
-            ["fill"] + ["jpeg"] * bool(jpeg) + (["png"] if png else ["copy", "filter", "filter"])
-        )
+        jpeg = not alpha and self.known.offered.intersection(JPEG_QUALITIES)
+        basic = [] if png and wide else ["copy", "filter", "filter"]
+        kind = self.pick(["fill"] + ["jpeg"] * bool(jpeg) + ["png"] * png + basic)
         codes = {"fill": 8, "jpeg": 9, "png": 10, "copy": self.upto(3), "filter": 4 + self.upto(3)}
         self.s.put("B", codes[kind] << 4 | self.pick([0, 15]))
         if kind == "fill":
@@ -279,10 +278,14 @@ class DesktopWriter(Writer):
 
     def alpha_cursor(self, number: int) -> None:
         w, h = self.small(number)
-        inner = self.pick([0, *(n for n in (7, 16) if n in self.known.offered)])
+        inner = self.pick([0, *(n for n in (5, 7, 16) if n in self.known.offered)])
         self.s.put("i", inner)
         if inner == 0:
             self.fill(w * h * 4)
+        elif inner == 5:
+            self.format, outside = Format(32, 32), self.format
+            self.hextile(w, h)
+            self.format = outside
         elif inner == 7:
             self.tight(w, h, alpha=True)
         else:

@@ -357,6 +357,22 @@ def test_the_rows_of_a_mask_fill_whole_bytes() -> None:
 # Fences, colour maps, empty messages.
 
 
+def test_hextile_inside_a_cursor() -> None:
+    # 20x17: a tile in sub-rectangles, a raw one of four bytes a pixel, two of a background.
+    tiles = b"\x18\x01rgba\x00\xff" + b"\x01" + b"r" * 256 + b"\x02rgba" + b"\x00"
+    cursor = rect(9, 9, 20, 17, -314, b"\0\0\0\x05" + tiles)
+    passes(everything, update(cursor, rect(0, 0, 1, 1, 0, PIXEL)), update(cursor))
+    # Pixels of the framebuffer are of one byte meanwhile.
+    passes(lambda: in_format(BGR233), update(cursor, rect(0, 0, 1, 1, 0, b"p")))
+    where = rectangle("CursorWithAlpha")
+    wrong = update(rect(0, 0, 20, 17, -314, b"\0\0\0\x05" + b"\x20" + tiles[1:]))
+    assert refused(everything, wrong, 20, where) == "hextile-mask"
+    wide = update(rect(0, 0, 1025, 1, -314, b"\0\0\0\x05" + tiles))
+    assert refused(everything, wide, 4, where) == "cursor-size"
+    alone = update(rect(0, 0, 20, 17, -314, b"\0\0\0\x05" + tiles))
+    assert refused(lambda: conversation(-314), alone, 4, where) == "encoding-not-offered"
+
+
 def test_only_capabilities_agree_to_the_extended_form() -> None:
     for flags, agreed in ((1 << 27 | 1, False), (1 << 24, True), (1 << 24 | 1 << 27, True)):
         made = everything()

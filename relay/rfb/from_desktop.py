@@ -158,9 +158,10 @@ class FromDesktop(Reader):
                     if encoding.walks:
                         if observer is not None:
                             observer("rectangle", number, self.offset + pos - start)
+                        assert isinstance(encoding, Walker)
                         self._rects = left
                         self._room_bytes = room
-                        self._begin(encoding, w, h)
+                        self._begin(encoding, encoding.walk(w, h, state))
                         pos = self._resume(buf, pos + 12, stop)
                         left = self._rects
                         room = self._room_bytes
@@ -192,7 +193,17 @@ class FromDesktop(Reader):
                     room = max(room, self._update_limit_bytes())
                 if observer is not None:
                     observer("rectangle", number, self.offset + pos - start)
+                walk = encoding.behind(buf, pos + 12, w, h)
                 pos += 12 + size
+                if walk is not None:
+                    self._rects = left
+                    self._room_bytes = room
+                    self._begin(encoding, walk)
+                    pos = self._resume(buf, pos, stop)
+                    left = self._rects
+                    room = self._room_bytes
+                    paused = self._walk is not None
+                    continue
                 left -= 1
                 if dropped:
                     pos = self._drop_rectangle(buf, pos - 12 - size, pos, stop)
@@ -218,11 +229,10 @@ class FromDesktop(Reader):
             return self._drop(pos + 12, end, stop)
         return end
 
-    def _begin(self, encoding: Encoding, w: int, h: int) -> None:
-        assert isinstance(encoding, Walker)
-        self._walk = encoding.walk(w, h, self.state)
+    def _begin(self, encoding: Encoding, walk: Generator[int, Window, int]) -> None:
+        self._walk = walk
         self._walking = encoding
-        next(self._walk)
+        next(walk)
 
     def _resume(self, buf: bytearray, pos: int, stop: int) -> int:
         """Lets the walk read on; a walk that ends has read its rectangle."""

@@ -40,6 +40,13 @@ class Encoding:
         before its head does end. Raises Violation. What is behind the head is opaque."""
         raise NotImplementedError
 
+    def behind(
+        self, buf: bytearray, pos: int, w: int, h: int
+    ) -> Generator[int, Window, int] | None:
+        """A walk over what follows the head at `buf[pos]` besides what `measure` counts, where
+        there is such a thing."""
+        return None
+
     def applied(
         self, buf: bytearray, pos: int, x: int, y: int, w: int, h: int, state: State
     ) -> bool:

@@ -6,7 +6,8 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, cast
 
-from relay.rfb.encodings.base import NEED, Fixed, Prefixed
+from relay.rfb.encodings.base import NEED, Fixed, Prefixed, Walker
+from relay.rfb.encodings.hextile import Hextile
 from relay.rfb.encodings.raw import Raw
 from relay.rfb.encodings.tight import Tight
 from relay.rfb.encodings.zrle import ZRLE
@@ -14,7 +15,9 @@ from relay.rfb.errors import Violation
 from relay.rfb.state import State
 
 if TYPE_CHECKING:
-    from relay.rfb.encodings.base import Encoding
+    from collections.abc import Generator
+
+    from relay.rfb.encodings.base import Encoding, Window
 
 _inner_number = struct.Struct(">i").unpack_from
 
@@ -88,6 +91,9 @@ class _AlphaState:
     zrle_begun = True
 
 
+_ALPHA = cast(State, _AlphaState)
+
+
 class CursorWithAlpha(Prefixed):
     """An encoding number, then that encoding's payload in a fixed 32-bit format."""
 
@@ -97,7 +103,9 @@ class CursorWithAlpha(Prefixed):
     element_limit_bytes = 4 + Tight.element_limit_bytes
 
     # Only real encodings may stand inside, and never one that copies from the framebuffer.
-    _inner: dict[int, Encoding] = {e.number: e for e in (Raw(), Tight(), ZRLE())}  # noqa: RUF012
+    _inner: dict[int, Encoding] = {  # noqa: RUF012
+        e.number: e for e in (Raw(), Hextile(), Tight(), ZRLE())
+    }
 
     def measure(self, buf: bytearray, pos: int, stop: int, w: int, h: int, state: State) -> int:
         _check_side(w, h, state)
@@ -111,6 +119,13 @@ class CursorWithAlpha(Prefixed):
             raise Violation("encoding-not-offered", f"encoding {number} was not offered")
         if number == ZRLE.number:
             state.zrle_begun = True
-        alpha = cast(State, _AlphaState)
-        size = inner.measure(buf, pos + 4, stop, w, h, alpha)
+        if inner.walks:
+            return 4
+        size = inner.measure(buf, pos + 4, stop, w, h, _ALPHA)
         return NEED if size == NEED else 4 + size
+
+    def behind(
+        self, buf: bytearray, pos: int, w: int, h: int
+    ) -> Generator[int, Window, int] | None:
+        inner = self._inner[_inner_number(buf, pos)[0]]
+        return inner.walk(w, h, _ALPHA) if isinstance(inner, Walker) else None

@@ -136,9 +136,12 @@ class TightPNG(Tight):
 
     number = -260
     name = "TightPNG"
-    element_limit_bytes = 6  # a control byte, a length, and how an image begins
+    element_limit_bytes = 1 + 1 + 1 + 256 + 3
 
     def _basic(self, buf: bytearray, pos: int, stop: int, w: int, h: int, state: State) -> int:
+        # QEMU and libvncserver have no PNG at 8 bits per pixel.
+        if state.bytes_per_pixel == 1:
+            return super()._basic(buf, pos, stop, w, h, state)
         raise Violation("tight-control", "basic compression inside TightPNG")
 
     def _extra(
