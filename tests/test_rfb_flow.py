@@ -342,21 +342,63 @@ def test_without_fences_one_pixel_is_asked_for(talk: Talk) -> None:
     talk.up(request() + SET_SMALL)
     talk.flow.expire()
     assert talk.due() == request(0, 0, 1, 1, incremental=0)
-    # One update or two: silence tells.
+    # One update for both requests, or another to come: silence behind an answer tells.
     assert talk.down(raw(4)) == b""
     talk.flow.expire()
-    assert talk.due() == SET_SMALL
-    assert talk.bits == 8
-
-
-def test_a_viewer_that_has_its_answer_gets_no_other_in_the_old_format(talk: Talk) -> None:
-    talk.up(request() + request(incremental=0))
-    talk.down(raw(4))
-    # It may believe in the new format from here on.
-    assert talk.up(SET_SMALL) == b""
+    assert talk.due() == b""
     talk.flow.expire()
     assert talk.due() == SET_SMALL
     assert talk.bits == 8
+
+
+def test_silence_of_a_desktop_that_answers_nothing_tells_nothing(talk: Talk) -> None:
+    talk.up(request() + request(incremental=0))
+    talk.down(raw(4))
+    assert talk.up(SET_SMALL) == b""
+    talk.flow.expire()
+    assert talk.due() == request(0, 0, 1, 1, incremental=0)
+    for _ in range(10):
+        talk.flow.expire()
+        assert talk.due() == b""
+    assert talk.down(raw(4)) == b""
+    talk.flow.expire()
+    assert talk.due() == b""
+    # Whatever comes begins the silence anew; as many as were asked for, and it is certain.
+    assert talk.down(CURSOR_ONLY) == b""
+    assert talk.down(raw(4)) == SET_SMALL
+
+
+def test_a_pixel_that_a_cursor_came_for_is_asked_for_again(talk: Talk) -> None:
+    # Xvnc 1.12 answers with a cursor that is due, and with nothing else.
+    talk.up(request() + request(incremental=0))
+    talk.down(raw(4))
+    assert talk.up(SET_SMALL) == b""
+    for _ in range(3):
+        talk.flow.expire()
+        assert talk.due() == request(0, 0, 1, 1, incremental=0)
+        assert talk.down(CURSOR_ONLY) == b""
+    talk.flow.expire()
+    assert talk.due() == request(0, 0, 1, 1, incremental=0)
+    # Behind the pixels a cursor changes nothing.
+    assert talk.down(raw(4) + CURSOR_ONLY) == b""
+    talk.flow.expire()
+    assert talk.due() == b""
+    talk.flow.expire()
+    assert talk.due() == SET_SMALL
+
+
+def test_an_answer_in_between_begins_the_silence_anew(talk: Talk) -> None:
+    talk.up(request() + request(incremental=0))
+    talk.down(raw(4))
+    talk.up(request() + SET_SMALL)
+    talk.flow.expire()
+    assert talk.due() == request(0, 0, 1, 1, incremental=0)
+    for _ in range(2):
+        assert talk.down(raw(4)) == b""
+        talk.flow.expire()
+        assert talk.due() == b""
+    talk.flow.expire()
+    assert talk.due() == SET_SMALL
 
 
 def test_whether_a_cursor_answers_a_request_is_learned_from_silence(talk: Talk) -> None:

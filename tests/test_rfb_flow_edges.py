@@ -208,11 +208,23 @@ def silence(talk: Talk, wanted: bytes) -> None:
     assert talk.due() == wanted
 
 
+def settled(talk: Talk, wanted: bytes, bytes_per_pixel: int) -> None:
+    """A format that waits, for which a pixel is asked for; that comes, and nothing more."""
+    assert talk.up(wanted) == b""
+    talk.flow.expire()
+    assert talk.due() == request(0, 0, 1, 1, incremental=0)
+    assert talk.down(raw(bytes_per_pixel)) == b""
+    talk.flow.expire()
+    assert talk.due() == b""
+    talk.flow.expire()
+    assert talk.due() == wanted
+
+
 def test_one_cursor_for_two_requests_tells_nothing(talk: Talk) -> None:
-    for wanted in (SET_SMALL, SET_LARGE):
+    for wanted, before in ((SET_SMALL, 4), (SET_LARGE, 1)):
         talk.up(request() + request(incremental=0))
         talk.down(CURSOR_ONLY)
-        silence(talk, wanted)
+        settled(talk, wanted, before)
     talk.up(request())
     talk.down(CURSOR_ONLY)
     assert talk.up(SET_SMALL) == b""
@@ -222,7 +234,7 @@ def test_cursors_beside_one_that_answers_tell_nothing(talk: Talk) -> None:
     # The pixels may have answered both requests.
     talk.up(request() + request(incremental=0))
     talk.down(CURSOR_ONLY + raw() + CURSOR_ONLY)
-    silence(talk, SET_SMALL)
+    settled(talk, SET_SMALL, 4)
     talk.up(request())
     talk.down(CURSOR_ONLY)
     assert talk.up(SET_LARGE) == b""
@@ -398,8 +410,20 @@ def test_without_fences_it_does_when_nothing_comes(talk: Talk) -> None:
     assert talk.up(SET_SMALL) == b""
     assert talk.down(raw(4)) == b""
     talk.flow.expire()
+    assert talk.due() == request(0, 0, 1, 1, incremental=0)
+    talk.flow.expire()
+    assert talk.due() == b""
+    assert talk.down(raw(4)) == b""
+    talk.flow.expire()
     assert talk.due() == enable(0) + SET_SMALL + enable(1)
-    talk.down(raw(4) + END + raw(1))
+    # The end is waited for, however long.
+    assert talk.up(SET_LARGE) == b""
+    talk.flow.expire()
+    assert not talk.flow.wake
+    assert talk.down(raw(4) + END) == enable(0) + SET_LARGE + enable(1)
+    # A cursor is no answer, and none has been asked for.
+    talk.down(CURSOR_ONLY + END + raw(4))
+    assert talk.flow._bare_answers is None
 
 
 def test_a_late_format_goes_behind_a_fence_inside_continuous_updates(fenced: Talk) -> None:

@@ -16,7 +16,7 @@ format it believes an update to have, and checks that against the update:
 
 - rude: changes right behind a request.
 - rude-both: changes right behind an incremental request and one for everything. Servers answer
-  both with one update or with two; which, only silence tells. A 25th of the changes.
+  both with one update or with two; which, only silence tells. A hundredth of the changes.
 - rude-fence: the same with fences and no patience: the relay takes a fence at once.
 - rude-continuous: changes within continuous updates.
 """
@@ -326,8 +326,8 @@ async def toggle(
 async def _main(arguments: argparse.Namespace) -> None:
     for server in arguments.server or COMBINATIONS:
         for mode in arguments.mode or COMBINATIONS[server]:
-            # Every other change of this one waits in vain: hours, with two seconds each.
-            changes = arguments.changes // (25 if mode == "rude-both" else 1)
+            # Every other change of this one waits in vain: hours, with six seconds each.
+            changes = arguments.changes // (100 if mode == "rude-both" else 1)
             async with desktop(server) as address:
                 report = await toggle(server, address, mode, changes)
             print(json.dumps(dataclasses.asdict(report)), flush=True)

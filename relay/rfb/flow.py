@@ -46,6 +46,9 @@ UNREQUESTED_LIMIT = 64
 """Updates with pixels that nobody asked for. Some desktops send a few around a resize."""
 
 
+_NOT_ASKED, _ASKED, _ANSWERED, _SILENT = range(4)
+
+
 ENDS_LIMIT = 256
 """EndOfContinuousUpdates that may be due at a time: a viewer's switching off costs memory until the
 desktop has answered it."""
@@ -108,13 +111,13 @@ class Flow:
         "_ends_seen",
         "_fenced",
         "_fences",
+        "_flush",
         "_held",
         "_held_enables",
         "_late",
         "_list",
         "_list_fence",
         "_next",
-        "_pixel_asked",
         "_state",
         "_unrequested",
         "_wanted",
@@ -165,10 +168,10 @@ class Flow:
         self._wanted: PixelFormat | None = None
         self._fenced: PixelFormat | None = None
         self._next: PixelFormat | None = None
-        # Whether the one that is held back has waited for too long, and whether a pixel was asked
-        # for because of it.
+        # Whether the one that is held back has waited for too long, and what is known of the pixel
+        # that was asked for because of it.
         self._late = False
-        self._pixel_asked = False
+        self._flush = _NOT_ASKED
         # The viewer's last list, while what it dropped may still come.
         self._list: set[int] | None = None
         self._list_fence = 0
@@ -235,6 +238,11 @@ class Flow:
     def update_ends(self, painted: bool) -> None:
         """An update has been read to its end. Raises Violation."""
         self.in_update = False
+        if painted and self._flush != _NOT_ASKED:
+            self._flush = _ANSWERED
+        elif self._flush == _ASKED:
+            # TigerVNC answers with a cursor that is due, and forgets what was asked for.
+            self._flush = _NOT_ASKED
         asked = self._asked
         asked[0] = asked[1] = None
         # QEMU sends cursors and sizes on its own schedule, in updates of their own; TigerVNC and
@@ -298,7 +306,7 @@ class Flow:
         self._wanted = wanted
         self.waits += 1
         self._late = False
-        self._pixel_asked = False
+        self._flush = _NOT_ASKED
         self.wake = True
         return b""
 
@@ -332,23 +340,33 @@ class Flow:
             return
         if self.in_update or self._fenced is not None:
             return
-        self.wake = True
         if self._can_fence():
             self._late = True
-        elif self._owed():
-            # A desktop answers a request for everything at once, or as soon as it can.
-            if not self._pixel_asked:
-                self._pixel_asked = True
-                self.requests += 1
-                self.injected += _request(3, 0, 0, 0, 1, 1)
-        else:
-            # Nothing comes any more: one update has answered several requests, or one without
-            # pixels did. A viewer that has had its answer may believe in the new format by now,
-            # so it must get none in the old one that the relay has asked for.
-            if self._bare == self.requests and self._bare_answers is None:
+        elif not self.requests:
+            # An end is due, nothing else.
+            return
+        elif self._bare == self.requests:
+            # The viewer may have had its answers, in updates without pixels, and believe in the
+            # new format by now: it must get nothing in the old one that the relay has asked for.
+            if self._bare_answers is None:
                 self._bare_answers = True
-            self._bare = 0
-            self.requests = 0
+            self._settle()
+        elif self._flush == _NOT_ASKED:
+            # A desktop answers a request for everything as soon as it can.
+            self._flush = _ASKED
+            self.requests += 1
+            self.injected += _request(3, 0, 0, 0, 1, 1)
+        elif self._flush == _ANSWERED and not self.continuous:
+            self._flush = _SILENT
+        elif self._flush != _ASKED:
+            # It has answered and has nothing more to say: one update was for several requests.
+            self._settle()
+        self.wake = True
+
+    def _settle(self) -> None:
+        """No request will be answered any more."""
+        self._bare = 0
+        self.requests = 0
 
     def _fence_format(self, wanted: PixelFormat) -> bytes:
         """The format behind a fence, at whose answer it begins to hold."""
