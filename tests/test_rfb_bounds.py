@@ -137,6 +137,15 @@ def test_zrle_counts_tiles() -> None:
     assert refused(everything, wire, 4, rectangle("ZRLE")) == "zrle-length"
 
 
+def test_zrle_may_begin_in_a_cursor() -> None:
+    # Whether the stream is the same depends on the desktop.
+    cursor = rect(0, 0, 3, 5, -314, b"\0\0\0\x10" + u32(2) + b"\x79\x9c")
+    passes(everything, update(cursor, rect(0, 0, 3, 5, 16, u32(2) + b"\x9c\x9c")))
+    plain = rect(0, 0, 1, 1, -314, b"\0\0\0\0rgba")
+    wire = update(plain, rect(0, 0, 3, 5, 16, u32(2) + b"\x9c\x9c"))
+    assert refused(everything, wire, 24 + 8, "FramebufferUpdate > rectangle 1 > ZRLE")
+
+
 @pytest.mark.parametrize("number", [16, 17])
 def test_zrle_begins_a_zlib_stream(number: int) -> None:
     def tile(body: bytes) -> bytes:

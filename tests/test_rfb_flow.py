@@ -365,7 +365,8 @@ def test_silence_of_a_desktop_that_answers_nothing_tells_nothing(talk: Talk) -> 
     assert talk.due() == b""
     # Whatever comes begins the silence anew; as many as were asked for, and it is certain.
     assert talk.down(CURSOR_ONLY) == b""
-    assert talk.down(raw(4)) == SET_SMALL
+    # What the viewer has not seen is asked for again.
+    assert talk.down(raw(4)) == SET_SMALL + request(0, 0, 3, 1, incremental=0)
 
 
 def test_a_pixel_that_a_cursor_came_for_is_asked_for_again(talk: Talk) -> None:
@@ -384,7 +385,7 @@ def test_a_pixel_that_a_cursor_came_for_is_asked_for_again(talk: Talk) -> None:
     talk.flow.expire()
     assert talk.due() == b""
     talk.flow.expire()
-    assert talk.due() == SET_SMALL
+    assert talk.due() == SET_SMALL + request(0, 0, 3, 1, incremental=0)
 
 
 def test_an_answer_in_between_begins_the_silence_anew(talk: Talk) -> None:
@@ -424,7 +425,7 @@ def test_a_desktop_that_answers_after_a_cursor_is_waited_for(talk: Talk) -> None
     talk.up(request())
     talk.down(CURSOR_ONLY)
     assert talk.up(SET_LARGE) == b""
-    assert talk.down(raw(1)) == SET_LARGE
+    assert talk.down(raw(1)) == SET_LARGE + request(0, 0, 3, 1, incremental=0)
 
 
 def test_in_continuous_updates_a_format_changes_between_off_and_on(fenced: Talk) -> None:
@@ -476,7 +477,8 @@ def test_of_formats_in_continuous_updates_the_last_counts(fenced: Talk) -> None:
     toggle = enable(0) + SET_SMALL + enable(1)
     assert fenced.up(SET_SMALL + (SET_LARGE + SET_SMALL) * ENDS_LIMIT + SET_LARGE) == toggle
     fenced.down(raw(4))
-    assert fenced.down(END) == enable(0) + SET_LARGE + enable(1)
+    again = request(0, 0, 3, 1, incremental=0)
+    assert fenced.down(END) == enable(0) + SET_LARGE + enable(1) + again
     fenced.down(raw(1) + END + raw(4))
 
 

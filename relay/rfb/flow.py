@@ -10,6 +10,10 @@ only where both sides agree on the byte from which it holds:
 - otherwise after what is under way has come. Where it does not, at the answer to a fence; and
   without fences after a request that a desktop answers at once.
 
+A viewer that has had its answer when it sends a format believes in it from then on. What comes in
+the old one all the same, because an update without pixels was the answer (QEMU) or the relay has
+asked, is not for its eyes: its rectangles are emptied, and asked for again in the new format.
+
 What is held back meanwhile is at most one request of each kind and one format. A request
 that reaches beyond the one under way goes up when that has not been answered for a while: nothing
 may change in the part that was asked for.
@@ -22,14 +26,13 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from relay.rfb import encodings
+from relay.rfb.area import Area, contains, has_pixels, union
 from relay.rfb.errors import Violation
+from relay.rfb.offers import Offers
 from relay.rfb.pixel_format import PixelFormat
 
 if TYPE_CHECKING:
     from relay.rfb.state import State
-
-Area = tuple[int, int, int, int]
-"""x, y, width, height."""
 
 _request = struct.Struct(">BBHHHH").pack
 _enable = _request
@@ -52,30 +55,6 @@ _NOT_ASKED, _ASKED, _ANSWERED, _SILENT = range(4)
 ENDS_LIMIT = 256
 """EndOfContinuousUpdates that may be due at a time: a viewer's switching off costs memory until the
 desktop has answered it."""
-
-
-def _contains(outer: Area, inner: Area) -> bool:
-    return (
-        outer[0] <= inner[0]
-        and outer[1] <= inner[1]
-        and outer[0] + outer[2] >= inner[0] + inner[2]
-        and outer[1] + outer[3] >= inner[1] + inner[3]
-    )
-
-
-def _some(area: Area) -> bool:
-    return area[2] > 0 and area[3] > 0
-
-
-def _in_pixels(number: int) -> bool:
-    """Whether an offer is about pixels, which come in answer to a request."""
-    encoding = encodings.REGISTRY.get(number)
-    return encoding.pixels if encoding is not None else number not in encodings.SIGNALS
-
-
-def _union(a: Area, b: Area) -> Area:
-    x, y = min(a[0], b[0]), min(a[1], b[1])
-    return x, y, max(a[0] + a[2], b[0] + b[2]) - x, max(a[1] + a[3], b[1] + b[3]) - y
 
 
 class _End:
@@ -114,10 +93,11 @@ class Flow:
         "_flush",
         "_held",
         "_held_enables",
+        "_hides",
         "_late",
-        "_list",
         "_list_fence",
         "_next",
+        "_offers",
         "_state",
         "_unrequested",
         "_wanted",
@@ -172,8 +152,9 @@ class Flow:
         # that was asked for because of it.
         self._late = False
         self._flush = _NOT_ASKED
-        # The viewer's last list, while what it dropped may still come.
-        self._list: set[int] | None = None
+        # Whether the viewer believes in it already.
+        self._hides = False
+        self._offers = Offers(state)
         self._list_fence = 0
         self._fences = 0
 
@@ -204,8 +185,7 @@ class Flow:
                 return False
             if self.viewer_behind or self._wanted is not None or self._waits(incremental, area):
                 waited = self.waiting
-                held = self._held[incremental]
-                self._held[incremental] = area if held is None else _union(held, area)
+                self._held[incremental] = union(self._held[incremental], area)
                 self.waits += self.waiting > waited
                 return False
             self._ask(incremental, area)
@@ -217,11 +197,11 @@ class Flow:
         """Whether a request has to wait for the answer to another."""
         asked, full = self._asked[incremental], self._asked[0]
         # Behind a full one it would be answered together with it, or not: nobody could tell.
-        if incremental and full is not None and _some(full):
+        if incremental and full is not None and has_pixels(full):
             return True
         # One for nothing (viewers send them, for cursors and sizes) may never be answered, so
         # only another for nothing waits for it.
-        return asked is not None and (_some(asked) or not _some(area))
+        return asked is not None and (has_pixels(asked) or not has_pixels(area))
 
     def _beyond(self, incremental: int) -> bool:
         """Whether a request is held back that what is under way need not answer."""
@@ -229,11 +209,10 @@ class Flow:
         if held is None:
             return False
         asked = [area for area in self._asked[: incremental + 1] if area is not None]
-        return bool(asked) and not any(_contains(area, held) for area in asked)
+        return bool(asked) and not any(contains(area, held) for area in asked)
 
     def _ask(self, incremental: int, area: Area) -> None:
-        asked = self._asked[incremental]
-        self._asked[incremental] = area if asked is None else _union(asked, area)
+        self._asked[incremental] = union(self._asked[incremental], area)
 
     def update_ends(self, painted: bool) -> None:
         """An update has been read to its end. Raises Violation."""
@@ -268,8 +247,8 @@ class Flow:
             self._next = None
         if self.holding or self._wanted is not None:
             self.wake = True
-        if self._list is not None and self._quiet():
-            self._apply_pixels()
+        if self._offers.dropping and self._quiet():
+            self._offers.quiet()
 
     # Pixel formats.
 
@@ -307,8 +286,21 @@ class Flow:
         self.waits += 1
         self._late = False
         self._flush = _NOT_ASKED
+        # TigerVNC's viewer sends it as soon as an update begins.
+        self._hides = self._hides or self.in_update or not self._owed()
         self.wake = True
         return b""
+
+    def update_begins(self) -> bool:
+        """Whether the viewer is not to see the pixels of an update, which are in a format that
+        it does not believe in any more."""
+        self.in_update = True
+        self._hides = self._hides and (self._wanted is not None or self._fenced is not None)
+        return self._hides
+
+    def hidden(self, area: Area) -> None:
+        """What the viewer has not seen of an update; it is asked for again."""
+        self._held[0] = union(self._held[0], area)
 
     def _change(self, wanted: PixelFormat) -> bytes:
         """What changes the format at a byte that both sides know; nothing where there is no
@@ -386,9 +378,8 @@ class Flow:
             self._state.set_pixel_format(self._fenced)
             self._fenced = None
             self.wake = self.wake or self._wanted is not None
-        elif purpose == _FOR_LIST and number == self._list_fence and self._list is not None:
-            self._offer(self._list)
-            self._list = None
+        elif purpose == _FOR_LIST and number == self._list_fence:
+            self._offers.read()
 
     # Continuous updates.
 
@@ -441,31 +432,23 @@ class Flow:
             self._state.set_pixel_format(end.pixel_format)
         if self._wanted is not None:
             self.wake = True
-        if self._list is not None and self._quiet():
-            self._apply_pixels()
+        if self._offers.dropping and self._quiet():
+            self._offers.quiet()
         return not end.ours
 
     # Lists of encodings.
 
     def encodings(self, listed: set[int]) -> bytes:
-        """A new list of the viewer's: what to send behind it.
-
-        What it drops may still come: pixels until nothing is under way; all else, which no request
-        brings, until the desktop has answered a fence behind the list, and where it answers none
-        for good.
-        """
-        state = self._state
-        state.listed = listed
+        """A new list of the viewer's: what to send behind it."""
         if self.passive:
+            self._state.listed = listed
             return b""
-        both = state.offered | listed
-        self._offer(both)
-        self._list = None
-        if len(both) == len(listed):
+        # A fence behind an earlier list tells nothing of this one.
+        self._list_fence = 0
+        if not self._offers.replace(listed):
             return b""
-        self._list = listed
         if self._quiet():
-            self._apply_pixels()
+            self._offers.quiet()
         if not self._can_fence():
             return b""
         fence = self._our_fence(_REQUEST | _BLOCK_BEFORE, _FOR_LIST)
@@ -474,17 +457,6 @@ class Flow:
 
     def _can_fence(self) -> bool:
         return self._state.fences and encodings.FENCE in self._state.listed
-
-    def _offer(self, offered: set[int]) -> None:
-        state = self._state
-        state.offered = offered
-        state.allowed = {n: encodings.REGISTRY[n] for n in (0, *offered) if n in encodings.REGISTRY}
-        state.jpeg_offered = any(map(encodings.is_quality, offered))
-
-    def _apply_pixels(self) -> None:
-        listed = self._list
-        assert listed is not None
-        self._offer({n for n in self._state.offered if n in listed or not _in_pixels(n)})
 
     # What goes up by itself.
 

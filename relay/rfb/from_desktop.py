@@ -50,6 +50,7 @@ class FromDesktop(Reader):
     __slots__ = (
         "_bells",
         "_count",
+        "_hidden",
         "_painted",
         "_pseudo_room_bytes",
         "_rects",
@@ -65,8 +66,10 @@ class FromDesktop(Reader):
         # Rectangles left in the FramebufferUpdate being read, and how many it announced.
         self._rects = 0
         self._count = 0
-        # Whether that update holds pixels: one without answers no request.
+        # Whether that update holds pixels: one without answers no request. And whether they are
+        # kept from the viewer.
         self._painted = False
+        self._hidden = False
         # Bytes of encoded pixels that it may still have, those of other rectangles, and those of
         # the walk under way.
         self._room_bytes = 0
@@ -127,11 +130,15 @@ class FromDesktop(Reader):
         painted = self._painted
         encoding: Encoding | None = None
         observer = self.observer
+        hidden = self._hidden
         paused = False
         try:
             if self._walk is not None:
                 encoding = self._walking
+                assert encoding is not None
                 pos = self._resume(buf, pos, stop)
+                if hidden and encoding.pixels:
+                    pos = self._drop(first, pos, stop)
                 left = self._rects
                 room = self._room_bytes
                 paused = self._walk is not None
@@ -155,6 +162,8 @@ class FromDesktop(Reader):
                             f"{w}x{h} at {x},{y} outside the framebuffer of {width}x{height}",
                         )
                     painted = True
+                    if hidden:
+                        self.flow.hidden((x, y, w, h))
                     if encoding.walks:
                         if observer is not None:
                             observer("rectangle", number, self.offset + pos - start)
@@ -162,7 +171,11 @@ class FromDesktop(Reader):
                         self._rects = left
                         self._room_bytes = room
                         self._begin(encoding, encoding.walk(w, h, state))
-                        pos = self._resume(buf, pos + 12, stop)
+                        begins = pos + 12
+                        pos = self._resume(buf, begins, stop)
+                        if hidden:
+                            buf[begins - 12 : begins] = bytes(12)
+                            pos = self._drop(begins, pos, stop)
                         left = self._rects
                         room = self._room_bytes
                         paused = self._walk is not None
@@ -175,7 +188,10 @@ class FromDesktop(Reader):
                         raise self._too_long()
                     if observer is not None:
                         observer("rectangle", number, self.offset + pos - start)
-                    pos += 12 + size
+                    if hidden:
+                        pos = self._drop_rectangle(buf, pos, pos + 12 + size, stop)
+                    else:
+                        pos += 12 + size
                     left -= 1
                     continue
                 size = encoding.measure(buf, pos + 12, stop, w, h, state)
@@ -188,6 +204,7 @@ class FromDesktop(Reader):
                         f"more than {PSEUDO_LIMIT_BYTES} bytes besides pixels in one update",
                     )
                 dropped = encoding.applied(buf, pos + 12, x, y, w, h, state)
+                dropped = dropped or (hidden and encoding.in_pixel_format)
                 if state.width != width or state.height != height:
                     width, height = state.width, state.height
                     room = max(room, self._update_limit_bytes())
@@ -223,7 +240,7 @@ class FromDesktop(Reader):
 
     def _drop_rectangle(self, buf: bytearray, pos: int, end: int, stop: int) -> int:
         """An update has said how many rectangles it has, so in the place of one that is not for
-        the viewer goes an empty one in Raw."""
+        the viewer goes an empty one in Raw. As `_drop`."""
         buf[pos : pos + 12] = bytes(12)
         if end > pos + 12:
             return self._drop(pos + 12, end, stop)
@@ -268,9 +285,9 @@ class FromDesktop(Reader):
         # 65535 is no special number: with LastRect any update may end early, without it none.
         self._rects = self._count = _two(buf, pos)[1]
         self._painted = False
+        self._hidden = self.flow.update_begins()
         self._room_bytes = self._update_limit_bytes()
         self._pseudo_room_bytes = PSEUDO_LIMIT_BYTES
-        self.flow.in_update = True
         if not self._count:
             self.flow.update_ends(False)
         return pos + 4

@@ -6,8 +6,9 @@ import struct
 from collections.abc import Callable
 
 from relay.rfb import encodings, pixel_format
+from relay.rfb.area import Area
 from relay.rfb.errors import CloseCode, Direction, Violation
-from relay.rfb.flow import OUR_FENCE, Area, Flow
+from relay.rfb.flow import OUR_FENCE, Flow
 from relay.rfb.ledger import Ledger
 from relay.rfb.rate import Rate
 from relay.rfb.reader import FENCE_LIMIT_BYTES, NEED, Reader, gii_length

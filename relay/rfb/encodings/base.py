@@ -25,6 +25,7 @@ class Encoding:
 
     `pixels` says that x, y, w and h are an area of the framebuffer and must lie inside it;
     pseudo-encodings use those fields for anything. `walks` is true for a `Walker`.
+    `in_pixel_format` says of a pseudo-encoding that its payload is in the viewer's format.
     `element_limit_bytes` is the most that waits for more, behind the rectangle's header: a
     head, or an element of a walk, less than whole.
     """
@@ -33,6 +34,7 @@ class Encoding:
     name: str
     pixels = True
     walks = False
+    in_pixel_format = False
     element_limit_bytes = 0
 
     def measure(self, buf: bytearray, pos: int, stop: int, w: int, h: int, state: State) -> int:

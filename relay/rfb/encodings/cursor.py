@@ -32,6 +32,7 @@ class Cursor(Fixed):
     number = -239
     name = "Cursor"
     pixels = False
+    in_pixel_format = True
 
     def size(self, w: int, h: int, state: State) -> int:
         _check_side(w, h, state)
@@ -67,6 +68,7 @@ class VMwareCursor(Prefixed):
     number = 0x574D5664
     name = "VMware cursor"
     pixels = False
+    in_pixel_format = True
     element_limit_bytes = 2
 
     def measure(self, buf: bytearray, pos: int, stop: int, w: int, h: int, state: State) -> int:

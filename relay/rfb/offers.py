@@ -1,0 +1,54 @@
+"""What the viewer's SetEncodings offers, and how long what a new one drops may still come."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from relay.rfb import encodings
+
+if TYPE_CHECKING:
+    from relay.rfb.state import State
+
+
+def _in_pixels(number: int) -> bool:
+    """Whether an offer is about pixels, which come in answer to a request."""
+    encoding = encodings.REGISTRY.get(number)
+    return encoding.pixels if encoding is not None else number not in encodings.SIGNALS
+
+
+class Offers:
+    """Sets the offers in the state. Pixels that a list drops may come until nothing is under way
+    (`quiet`); all else, which no request brings, until the desktop has answered a fence behind
+    the list (`read`), and where it answers none for good."""
+
+    __slots__ = ("_state", "dropping")
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        # Whether pixels are still to be dropped.
+        self.dropping = False
+
+    def replace(self, listed: set[int]) -> bool:
+        """A new list; whether it drops something."""
+        self._state.listed = listed
+        both = self._state.offered | listed
+        self._offer(both)
+        self.dropping = len(both) > len(listed)
+        return self.dropping
+
+    def quiet(self) -> None:
+        """Nothing is under way."""
+        listed = self._state.listed
+        self._offer({n for n in self._state.offered if n in listed or not _in_pixels(n)})
+        self.dropping = False
+
+    def read(self) -> None:
+        """The desktop has read the last list."""
+        self._offer(self._state.listed)
+        self.dropping = False
+
+    def _offer(self, offered: set[int]) -> None:
+        state = self._state
+        state.offered = offered
+        state.allowed = {n: encodings.REGISTRY[n] for n in (0, *offered) if n in encodings.REGISTRY}
+        state.jpeg_offered = any(map(encodings.is_quality, offered))
