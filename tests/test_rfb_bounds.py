@@ -143,7 +143,7 @@ def test_zrle_may_begin_in_a_cursor() -> None:
     passes(everything, update(cursor, rect(0, 0, 3, 5, 16, u32(2) + b"\x9c\x9c")))
     plain = rect(0, 0, 1, 1, -314, b"\0\0\0\0rgba")
     wire = update(plain, rect(0, 0, 3, 5, 16, u32(2) + b"\x9c\x9c"))
-    assert refused(everything, wire, 24 + 8, "FramebufferUpdate > rectangle 1 > ZRLE")
+    assert refused(everything, wire, 24, "FramebufferUpdate > rectangle 1 > ZRLE")
 
 
 @pytest.mark.parametrize("number", [16, 17])

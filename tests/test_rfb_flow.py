@@ -128,6 +128,10 @@ def test_a_full_request_for_nothing_holds_nothing_up(talk: Talk) -> None:
             talk.down(raw())
             talk.flow.due()
             talk.down(raw())
+        # Nor an incremental one.
+        assert talk.up(request(0, 0, *size, incremental=0)) == request(0, 0, *size, incremental=0)
+        assert talk.up(request()) == request()
+        talk.down(raw())
     nothing = request(0, 0, 0, 9, incremental=0)
     talk.up(nothing)
     talk.flow.viewer_behind = True
@@ -220,6 +224,7 @@ def test_while_the_viewer_is_behind_nothing_is_asked_for(talk: Talk) -> None:
     key = bytes.fromhex("0401000000000061")
     assert talk.up(request() + key) == key
     assert talk.flow.holding
+    assert not talk.waiting(), "for the viewer, not for the desktop"
     assert talk.down(CURSOR_ONLY) == b""
     talk.flow.viewer_behind = False
     assert talk.due() == request()
@@ -264,7 +269,10 @@ def test_continuous_updates_are_not_bounded(fenced: Talk) -> None:
 
 
 def test_a_format_changes_at_once_while_nothing_is_under_way(talk: Talk) -> None:
-    assert talk.up(SET_SMALL + request()) == SET_SMALL + request()
+    assert talk.up(SET_SMALL) == SET_SMALL
+    assert talk.conversation.up.edits == [], "it goes up as it is"
+    assert not talk.waiting()
+    assert talk.up(request()) == request()
     talk.down(raw(1))
     assert talk.bits == 8
 
@@ -279,7 +287,9 @@ def test_a_format_of_the_same_sizes_changes_at_once(talk: Talk) -> None:
 def test_a_format_waits_for_the_update_under_way(talk: Talk) -> None:
     talk.up(request())
     key = bytes.fromhex("0401000000000061")
-    assert talk.up(SET_SMALL + request() + key) == key
+    assert talk.up(SET_SMALL + key) == key
+    assert talk.waiting()
+    assert talk.up(request()) == b""
     # The old format still, and then the new one and what was asked for behind it.
     assert talk.down(raw(4)) == SET_SMALL + request()
     talk.down(raw(1))
@@ -466,6 +476,7 @@ def test_more_ends_than_there_can_be(fenced: Talk) -> None:
 
 
 def test_ends_that_never_come_are_bounded(fenced: Talk) -> None:
+    assert ENDS_LIMIT == 256
     fenced.up(enable(0) * ENDS_LIMIT)
     assert not fenced.rule()
     fenced.up(enable(0))

@@ -436,6 +436,16 @@ def test_a_format_behind_the_end_that_brings_another(fenced: Talk) -> None:
     fenced.down(raw(4))
 
 
+def test_a_format_waits_for_the_one_behind_a_fence(fenced: Talk) -> None:
+    fenced.up(request() + SET_SMALL)
+    fenced.flow.expire()
+    assert fenced.due().endswith(SET_SMALL)
+    fenced.down(raw(4))
+    # Nothing has been asked for any more.
+    assert fenced.up(SET_16) == b""
+    assert fenced.down(answer(b"F", 1)) == SET_16
+
+
 def test_a_late_format_is_not_overtaken(fenced: Talk) -> None:
     fenced.up(request(0, 0, 9, 9) + SET_SMALL)
     text = struct.pack(">BxxxI", 6, 20)

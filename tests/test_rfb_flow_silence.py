@@ -10,10 +10,12 @@ from relay.websocket import FrameReader
 from tests.test_rfb_flow import (
     BELL,
     CURSOR_ONLY,
+    END,
     SET_LARGE,
     SET_SMALL,
     Talk,
     copyrect,
+    enable,
     fenced,
     raw,
     request,
@@ -134,6 +136,17 @@ def test_a_viewer_that_waits_for_its_answer_sees_it(talk: Talk) -> None:
     talk.up(request() + SET_SMALL)
     assert shown(talk, raw()) == raw()
     assert talk.due() == SET_SMALL
+
+
+def test_cursors_around_continuous_updates_tell_nothing(talk: Talk) -> None:
+    talk.down(END)
+    talk.up(request())
+    talk.down(CURSOR_ONLY)
+    talk.up(enable(1))
+    talk.down(raw())
+    talk.up(enable(0))
+    talk.down(END + CURSOR_ONLY)
+    settled(talk, SET_SMALL, 4)
 
 
 def test_after_a_silence_cursors_tell_again(talk: Talk) -> None:

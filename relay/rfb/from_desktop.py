@@ -236,7 +236,7 @@ class FromDesktop(Reader):
         self._painted = painted
         if pos == first:
             return NEED
-        return pos if self.discarding else self._body(first, pos, stop)
+        return self._body(first, pos, stop)
 
     def _drop_rectangle(self, buf: bytearray, pos: int, end: int, stop: int) -> int:
         """An update has said how many rectangles it has, so in the place of one that is not for
