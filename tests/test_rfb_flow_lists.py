@@ -6,6 +6,9 @@ import struct
 
 import pytest
 
+from relay.limits import Limits
+from relay.rfb.conversation import Conversation
+from tests.peers import INIT
 from tests.splits import conversation
 from tests.test_rfb_flow import (
     CURSOR_ONLY,
@@ -81,6 +84,14 @@ def test_a_desktop_without_fences_may_go_on_with_what_comes_unasked(talk: Talk) 
     for _ in range(3):
         talk.down(CURSOR_ONLY + CAPABILITIES)
     assert refuses(talk, copyrect()) == "encoding-not-offered"
+
+
+def test_a_fence_tells_only_of_its_own_list(fenced: Talk) -> None:
+    fenced.up(offers(7, -239, -312))
+    fenced.up(offers(7))
+    fenced.down(answer(b"L", 1))
+    # The desktop has not read the second one.
+    fenced.down(CURSOR_ONLY)
 
 
 def test_an_answer_to_the_relay_crosses_a_list_without_fences(fenced: Talk) -> None:
@@ -163,3 +174,13 @@ def test_an_end_that_only_announces_goes_to_the_viewer(fenced: Talk) -> None:
     end = bytearray(END)
     assert fenced.conversation.down.judge(end, 0, 1) == 1
     assert not fenced.conversation.down.edits
+
+
+def test_a_recorded_list_says_how_long_buttons_are() -> None:
+    talk = Talk(Conversation(INIT, Limits(), passive=True))
+    talk.down(struct.pack(">BxHHHHHi", 0, 1, 0, 0, 0, 0, -316))
+    seven, key = bytes.fromhex("0580000a001401"), bytes.fromhex("0401000000000061")
+    talk.up(offers(7, -316) + seven + key)
+    assert talk.conversation.up.messages == 3
+    talk.up(offers(7) + seven[:6] + key)
+    assert talk.conversation.up.messages == 6

@@ -122,6 +122,15 @@ def test_pixels_behind_a_fence_are_hidden_until_the_format_holds(fenced: Talk) -
     assert shown(fenced, answer(b"F", 1) + raw(1)) == raw(1)
 
 
+def test_a_request_between_two_formats_shows_nothing_again(fenced: Talk) -> None:
+    fenced.up(request() + request(incremental=0))
+    fenced.down(raw(4))
+    assert fenced.up(SET_SMALL + request()).endswith(SET_SMALL + request())
+    assert fenced.up(SET_LARGE) == b""
+    assert shown(fenced, raw(4)) == begun(NO_RECTANGLE, 1)
+    assert shown(fenced, answer(b"F", 1) + raw(1)) == begun(NO_RECTANGLE, 1)
+
+
 def test_an_update_that_has_begun_is_shown(talk: Talk) -> None:
     # TigerVNC's viewer sends the format when an update begins, and it holds from its end on.
     talk.up(request() + request(incremental=0))
