@@ -395,12 +395,18 @@ def test_an_update_is_bounded_whatever_it_is_made_of(monkeypatch: pytest.MonkeyP
     raw = rect(0, 0, 16, 16, 0, bytes(1024))
     tile = b"\x18\x0e" + (PIXEL + b"\0\0") * 14  # 86 bytes
     hextile = rect(0, 0, 16, 16, 5, tile)
-    for order in ((raw, raw, hextile, raw, raw), (hextile, *[raw] * 4), (*[raw] * 4, hextile)):
+    cursor = rect(0, 0, 16, 16, -314, b"\0\0\0\x05" + tile)
+    for order in (
+        (raw, raw, hextile, raw, raw),
+        (hextile, *[raw] * 4),
+        (*[raw] * 4, hextile),
+        (*[raw] * 4, cursor),
+    ):
         # 4,182 bytes of 4,196.
-        passes(lambda: sized(16, 16, 5), update(*order))
+        passes(lambda: sized(16, 16, 5, -314), update(*order))
         longer = update(*order, rect(0, 0, 1, 3, 0, PIXEL * 3), rect(0, 0, 1, 1, 0, PIXEL))
         with pytest.raises(ProtocolError) as caught:
-            Feeder(sized(16, 16, 5).down, TAILS["down"]).feed(longer)
+            Feeder(sized(16, 16, 5, -314).down, TAILS["down"]).feed(longer)
         assert caught.value.rule == "update-length"
 
 

@@ -142,6 +142,14 @@ def test_the_ledger_is_bounded() -> None:
     assert book.release(relative=False)[-20:-12] == struct.pack(">BBxxI", 4, 0, 9_999)
 
 
+def test_one_key_too_many_releases_the_oldest() -> None:
+    talk = Talk(confirmed())
+    presses = b"".join(struct.pack(">BBxxI", 4, 1, keysym) for keysym in range(1000, 1256))
+    assert talk.up(presses) == presses
+    for key, oldest in ((KEY, 1000), (QEMU_KEY, 1001)):
+        assert talk.up(key) == key + struct.pack(">BBxxI", 4, 0, oldest)
+
+
 def test_keys_without_a_keycode_are_told_apart() -> None:
     book = Ledger()
     for keysym in (0x61, 0x62, 0x63):
