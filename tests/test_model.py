@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -63,8 +62,6 @@ def conversation(known: Known, way: str, *, passive: bool) -> Conversation:
         Limits(),
         let_through=encodings.REGISTRY.keys() | encodings.SIGNALS,
         passive=passive,
-        # So slow that nothing comes too often.
-        clock=itertools.count(0.0, 10.0).__next__,
     )
     state = made.state
     if way == "down":

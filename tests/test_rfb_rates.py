@@ -66,8 +66,8 @@ def test_bells_have_a_rate() -> None:
     assert heard(50) == 10
 
 
-def test_of_a_recorded_conversation_every_bell_is_shown() -> None:
-    made = Conversation(INIT, Limits(), passive=True, clock=Clock())
+def test_without_a_clock_nothing_comes_too_often() -> None:
+    made = Conversation(INIT, Limits(), passive=True)
     feeder = Feeder(made.down, TAILS["down"])
     feeder.feed(b"\x02" * 100)
     assert len(feeder.forwarded) == 100

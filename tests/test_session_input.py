@@ -284,3 +284,17 @@ async def test_a_session_ends_for_a_viewer_that_never_lets_go(
         assert await lab.hear(8) == KEY_UP
         assert await lab.desktop.receive_some(1) == b""
     assert lab.ended.reason is Reason.VIEWER_SILENT
+
+
+@both_drivers
+async def test_a_session_has_a_clock(make: MakeLab, autojump_clock: trio.testing.MockClock) -> None:
+    lab = make()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lab.run)
+        await lab.greet()
+        update = raw_rectangle(1, 1)
+        for _ in range(2):
+            await lab.desktop.send_all(BELL * 100 + update)
+            assert await lab.frames.binary(10 + len(update)) == BELL * 10 + update
+            await trio.sleep(1)
+        nursery.cancel_scope.cancel()

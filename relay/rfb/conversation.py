@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection
 
 from relay.rfb.encodings import LET_THROUGH, REGISTRY, SIGNALS
@@ -21,7 +20,7 @@ class Conversation:
 
     `let_through` are the encodings that a viewer may offer. A `passive` conversation looks at
     what others recorded: everything that is framed counts as offered, and nothing is held back.
-    `clock` tells seconds, for what may happen only so often.
+    `clock` tells seconds, for what may happen only so often; without one anything may.
     """
 
     __slots__ = ("down", "flow", "state", "up")
@@ -34,7 +33,7 @@ class Conversation:
         rights: Rights = FULL,
         let_through: Collection[int] = LET_THROUGH,
         passive: bool = False,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         if passive:
             let_through = REGISTRY.keys() | SIGNALS

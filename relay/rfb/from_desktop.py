@@ -60,7 +60,7 @@ class FromDesktop(Reader):
         "_walking",
     )
 
-    def __init__(self, state: State, flow: Flow, clock: Callable[[], float]) -> None:
+    def __init__(self, state: State, flow: Flow, clock: Callable[[], float] | None) -> None:
         super().__init__(state, flow)
         self._bells = Rate(BELLS_PER_S, BELLS_PER_S, clock)
         # Rectangles left in the FramebufferUpdate being read, and how many it announced.
@@ -308,7 +308,7 @@ class FromDesktop(Reader):
         return self._body(pos, end, stop)
 
     def _bell(self, buf: bytearray, pos: int, stop: int) -> int:
-        if not self.flow.passive and not self._bells.allows():
+        if not self._bells.allows():
             return self._drop(pos, pos + 1, stop)
         return pos + 1
 

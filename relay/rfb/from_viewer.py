@@ -52,7 +52,7 @@ class FromViewer(Reader):
 
     __slots__ = ("_keys", "_move", "filler", "inputs", "ledger")
 
-    def __init__(self, state: State, flow: Flow, clock: Callable[[], float]) -> None:
+    def __init__(self, state: State, flow: Flow, clock: Callable[[], float] | None) -> None:
         super().__init__(state, flow)
         self._keys = Rate(KEYS_PER_S, 2 * KEYS_PER_S, clock)
         # What a body under way may end with where its rest is not to be had.
