@@ -216,6 +216,9 @@ def test_a_cut_text_at_the_limit() -> None:
     check(make, "down", cut_text(3, -21, caps + b"more!") + BELL, BELL)
     passes(everything, cut_text(3, 0, b""))
     passes_head(everything, cut_text(3, 262_144, b""), 262_144)
+    within = Feeder(everything().down, TAILS["down"])
+    within.feed(cut_text(3, 262_144, b""))
+    assert not within.reader.discarding
     for length in (262_145, 0x7F000000):
         over = Feeder(everything().down, TAILS["down"])
         over.feed(cut_text(3, length, b""))

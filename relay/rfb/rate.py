@@ -16,7 +16,7 @@ class Rate:
         self._burst = burst
         self._clock = clock
         self._left = float(burst)
-        self._seen = clock() if clock is not None else 0.0
+        self._seen = 0.0
 
     def allows(self) -> bool:
         """Whether it may happen once more; if so, it has."""
