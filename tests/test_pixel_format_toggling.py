@@ -1,6 +1,6 @@
 """A viewer that changes its pixel format as fast as it can keeps step, on real desktops; and so
-does the relay where the viewer does what it may not (tests/toggling.py; 10,000 changes each:
-`python -m tests.toggling`)."""
+does the relay where the viewer does what it may not (tests/toggling.py; 10,000 changes each,
+of rude-both a hundred: `python -m tests.toggling`)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _need(server: str) -> None:
 )
 async def test_nobody_loses_step(desktops_home: Path, server: str, mode: str) -> None:
     _need(server)
-    # Every other change of this one waits in vain for a second answer.
+    # Every other change of this one waits in vain for a second answer, three times its patience.
     changes, patience_s = (16, 0.5) if mode == "rude-both" else (200, None)
     async with desktop(server) as address:
         report = await toggle(server, address, mode, changes, patience_s)
