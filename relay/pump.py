@@ -71,13 +71,16 @@ class Pumps:
             self.pinged_at = trio.current_time()
         self._send_control(_PING)
 
+    def wake_watch(self) -> None:
+        """Has the session's watch compute its deadlines anew."""
+        self.nap.cancel()
+
     def _viewer_said(self) -> None:
         """After the up leg took bytes: answers control frames and notes the times."""
         if self.flow.waits != self._waits:
             self._waits = self.flow.waits
             self.waits_since = trio.current_time()
-            # The watch computes its deadlines anew.
-            self.nap.cancel()
+            self.wake_watch()
         inputs = self.up.reader.inputs
         if inputs != self._inputs:
             self._inputs = inputs

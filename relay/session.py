@@ -98,7 +98,7 @@ class Session:
         self._rights = rights
         if self._conversation is not None and self._pumps is not None:
             self._conversation.set_rights(rights)
-            self._pumps.nap.cancel()
+            self._pumps.wake_watch()
 
     def stop(self, close_code: int, reason: str) -> None:
         """Ends the session soon, telling the viewer `close_code` and `reason` (at most 123
@@ -161,8 +161,9 @@ class Session:
         up = UpLeg(conversation.up, frames, bytes(wire.rest))
         viewer, desktop = self._viewer, self._desktop.stream
         if isinstance(viewer, trio.SocketStream) and isinstance(desktop, trio.SocketStream):
-            self._pumps = pumps = RawPumps(down, up, self._end, limits, viewer, desktop)
-            await pumps.run(switchboard.current(), self._watch)
+            board = switchboard.current()
+            self._pumps = pumps = RawPumps(down, up, self._end, limits, viewer, desktop, board)
+            await pumps.run(self._watch)
         else:
             self._pumps = streams = StreamPumps(down, up, self._end, limits, viewer, desktop)
             await streams.run(self._watch)

@@ -15,6 +15,7 @@ import os
 import socket
 import termios
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import trio
 
@@ -79,7 +80,7 @@ def _give_pipe(pipe: tuple[int, int], *, empty: bool) -> None:
 
 
 class RawPumps(Pumps):
-    """The pumps of one session over two sockets. Handlers run inside the switchboard's task."""
+    """The pumps of one session over two sockets. The switchboard calls the handlers."""
 
     def __init__(
         self,
@@ -89,8 +90,10 @@ class RawPumps(Pumps):
         limits: Limits,
         viewer: trio.SocketStream,
         desktop: trio.SocketStream,
+        board: Switchboard,
     ) -> None:
-        super().__init__(down, up, end, limits)
+        super().__init__(down, up, lambda how: board.tell_trio(partial(end, how)), limits)
+        self._board = board
         self._low_water_bytes = limits.low_water_bytes
         self._read_bytes = min(limits.read_bytes, _READ_LIMIT_BYTES)
         self._viewer = viewer
@@ -115,11 +118,10 @@ class RawPumps(Pumps):
         self._desktop_hung_up = False
         self._over = False
         self.bug: Exception | None = None
-        self._board: Switchboard | None = None
 
-    async def run(self, board: Switchboard, watch: Callable[[], Awaitable[None]]) -> None:
+    async def run(self, watch: Callable[[], Awaitable[None]]) -> None:
         """Pumps until cancelled, `watch` beside."""
-        self._board = board
+        board = self._board
         if self._viewer.socket.family in (socket.AF_INET, socket.AF_INET6):
             # With this a socket that has more unsent takes nothing, and tells when it has less.
             self._viewer.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, self._low_water_bytes)
@@ -164,7 +166,10 @@ class RawPumps(Pumps):
             self._finished(ended_by_fault(self.up.fault))
         self._viewer_said()
 
-    # What the switchboard calls. Its task is that of all sessions, so nothing may be raised.
+    def wake_watch(self) -> None:
+        self._board.tell_trio(super().wake_watch)
+
+    # What the switchboard calls. It serves all sessions, so nothing may be raised.
 
     def _viewer_event(self, mask: int) -> None:
         try:
@@ -212,7 +217,6 @@ class RawPumps(Pumps):
         rounds = _ROUNDS
         while self._desktop_readable and not self._viewer_busy() and not self._over:
             if not rounds:
-                assert self._board is not None
                 return self._board.again(self._again)
             rounds -= 1
             if leg.reader.opaque >= _SPLICE_FROM_BYTES and self._splice():
@@ -310,7 +314,6 @@ class RawPumps(Pumps):
         rounds = _ROUNDS
         while self._viewer_readable and not self._to_desktop and not self._over:
             if not rounds:
-                assert self._board is not None
                 return self._board.again(self._again)
             rounds -= 1
             held = len(leg.tail)
