@@ -5,6 +5,7 @@ Plain ASGI below Starlette's routes: after the 101 nothing of a framework is lef
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 from uuid import uuid4
 
@@ -110,7 +111,14 @@ async def _serve(request: HTTPConnection, send: Send) -> None:
             if live.ending is not None:
                 raise _ending(live.ending[0])
             return  # The viewer has left: nobody is there to be told.
-        await _relay(services, live, connection, desktop, rights, send, log)
+        session = await _take_over(services, connection, desktop, rights, send, log)
+        if session is None:
+            return
+        # No checkpoint between here and the session's `run`, which closes both ends whatever
+        # happens: the connection's task calls it, as soon as Hypercorn is done.
+        live.attach(session)
+        live.stay()
+        connection.hand_over(partial(_carry, services, session, live, log))
 
 
 async def _identify(request: HTTPConnection, services: Services) -> Identity:
@@ -184,27 +192,26 @@ async def _open(
     return None
 
 
-async def _relay(
+async def _take_over(
     services: Services,
-    live: LiveSession,
     connection: Connection,
     desktop: DesktopEnd,
     rights: Rights,
     send: Send,
     log: structlog.stdlib.BoundLogger,
-) -> None:
-    """Takes the socket over and runs the session."""
+) -> Session | None:
+    """The session on a connection's socket, which has had its 101; None if the viewer has left."""
     try:
         viewer, early = await connection.take_over(send)
     except NotUpgraded as error:
         await trio.aclose_forcefully(desktop.stream)
         log.info("upgrade failed", problem=str(error))
-        return
+        return None
     except BaseException:
         await trio.aclose_forcefully(desktop.stream)
         raise
-    # No checkpoint between here and `run`, which closes both ends whatever happens.
-    session = Session(
+    log.info("session begins", desktop=desktop.name, size=f"{desktop.width}x{desktop.height}")
+    return Session(
         viewer,
         desktop,
         limits=services.limits,
@@ -212,14 +219,20 @@ async def _relay(
         rights=rights,
         let_through=services.settings.let_through,
     )
-    log.info("session begins", desktop=desktop.name, size=f"{desktop.width}x{desktop.height}")
-    live.attach(session)
+
+
+async def _carry(
+    services: Services,
+    session: Session,
+    live: LiveSession,
+    log: structlog.stdlib.BoundLogger,
+) -> None:
     services.metrics.session_begins()
     try:
         ended = await session.run()
     finally:
-        connection.release()
         services.metrics.session_leaves()
+        live.leave()
     services.metrics.session_ended(ended)
     _log_end(log, ended)
 

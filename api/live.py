@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import logging
 import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Final
+from typing import Final, Self
 from uuid import UUID
 
 import trio
@@ -50,15 +48,44 @@ def reserve_capacity() -> int:
 class LiveSession:
     """One request for a desktop, later the session on it; `too_many` for one over the capacity."""
 
-    __slots__ = ("_session", "chat_id", "ending", "starting", "token_id", "too_many")
+    __slots__ = (
+        "_listed",
+        "_session",
+        "_stays",
+        "chat_id",
+        "ending",
+        "starting",
+        "token_id",
+        "too_many",
+    )
 
-    def __init__(self, chat_id: str, token_id: str, *, too_many: bool) -> None:
+    def __init__(
+        self, listed: set[LiveSession], chat_id: str, token_id: str, *, too_many: bool
+    ) -> None:
+        self._listed = listed
+        self._stays = False
         self.chat_id = chat_id
         self.token_id = token_id
         self.too_many = too_many
         self.starting = trio.CancelScope()
         self.ending: tuple[CloseCode, str] | None = None
         self._session: Session | None = None
+
+    def __enter__(self) -> Self:
+        self._listed.add(self)
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        if not self._stays:
+            self.leave()
+
+    def stay(self) -> None:
+        """It is listed until `leave`, also after the block."""
+        self._stays = True
+
+    def leave(self) -> None:
+        """There is no such session any more."""
+        self._listed.discard(self)
 
     def attach(self, session: Session) -> None:
         """From here on it is `session` that `end` ends; at once, if `end` was called already."""
@@ -82,15 +109,9 @@ class LiveSessions:
         self.capacity = capacity
         self._sessions: set[LiveSession] = set()
 
-    @contextmanager
-    def enter(self, chat_id: str, token_id: str) -> Iterator[LiveSession]:
-        """Lists a session while the block runs. `chat_id` is a UUID's text."""
-        session = LiveSession(chat_id, token_id, too_many=self.count >= self.capacity)
-        self._sessions.add(session)
-        try:
-            yield session
-        finally:
-            self._sessions.discard(session)
+    def enter(self, chat_id: str, token_id: str) -> LiveSession:
+        """A session that is listed inside a `with` block. `chat_id` is a UUID's text."""
+        return LiveSession(self._sessions, chat_id, token_id, too_many=self.count >= self.capacity)
 
     @property
     def count(self) -> int:

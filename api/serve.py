@@ -161,7 +161,10 @@ class _Connections:
         connection = Connection(stream)
         self._open.add(connection)
         try:
-            await HttpServer(self._app, self._config, self._context, connection)
+            try:
+                await HttpServer(self._app, self._config, self._context, connection)
+            finally:
+                await connection.finish()
         except Exception:  # noqa: BLE001 - one connection is not worth the others
             # Hypercorn lets some of its own errors out.
             _log.exception("a connection failed unexpectedly")

@@ -10,6 +10,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 from urllib.parse import urlsplit
@@ -215,7 +216,7 @@ class Settings(BaseSettings):
 
     desktop: DesktopSettings = DesktopSettings()
 
-    @property
+    @cached_property
     def let_through(self) -> frozenset[int]:
         """The encodings that viewers may ask for."""
         return LET_THROUGH | frozenset(self.risky_encodings)

@@ -5,7 +5,9 @@ shielded, without a deadline), permessage-deflate cannot be declined (Hypercorn 
 every browser), and a small round trip costs three times the CPU. So the application takes the
 socket: `take_over` parks Hypercorn's reader, the application's `websocket.accept` makes Hypercorn
 write the 101 through the wrapper, and from then on nothing of Hypercorn's reaches the socket.
-`release` lets the parked reader see the end of the stream, and Hypercorn cleans up as always.
+`hand_over` says who has the socket now, and lets the parked reader see the end of the stream:
+Hypercorn cleans up as always, and only then does the connection's task carry the session, so that
+nothing of Hypercorn's, of the framework's and of the request is kept while it lasts (30 KiB).
 
 What is behind an upgrade request never reaches Hypercorn: it would refuse a viewer that speaks
 early, after the desktop was started for it. Those bytes wait for the session.
@@ -95,6 +97,7 @@ class Connection:
         self._on_left: Callable[[], object] | None = None
         self._switching = False
         self._switched = False
+        self._carry: Callable[[], Awaitable[None]] | None = None
         _current.set(self)
 
     # What Hypercorn calls.
@@ -187,9 +190,17 @@ class Connection:
         assert self._early is not None
         return self._stream, bytes(self._early)
 
-    def release(self) -> None:
-        """Lets Hypercorn see the end of the connection and clean up."""
+    def hand_over(self, carry: Callable[[], Awaitable[None]]) -> None:
+        """Has `carry` called once Hypercorn, which sees the end of the connection now, has cleaned
+        up. It closes the socket in the end, also where it is cancelled at once."""
+        self._carry = carry
         self._released.set()
+
+    async def finish(self) -> None:
+        """Carries what was handed over, if anything was."""
+        if self._carry is not None:
+            carry, self._carry = self._carry, None
+            await carry()
 
 
 class _Http1(H11Protocol):

@@ -37,6 +37,22 @@ class Pumps:
     began to wait for an update, or infinity. The session's watch sleeps in `nap`.
     """
 
+    __slots__ = (
+        "_end",
+        "_inputs",
+        "_read_bytes",
+        "_waits",
+        "desktop_stalled_since",
+        "down",
+        "flow",
+        "input_at",
+        "nap",
+        "pinged_at",
+        "up",
+        "viewer_stalled_since",
+        "waits_since",
+    )
+
     def __init__(
         self, down: DownLeg, up: UpLeg, end: Callable[[Ended], None], limits: Limits
     ) -> None:

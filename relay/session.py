@@ -66,6 +66,19 @@ class Session:
     the encodings the viewer may offer (`relay.rfb.encodings` says which others are framed).
     """
 
+    __slots__ = (
+        "_conversation",
+        "_desktop",
+        "_early",
+        "_ended",
+        "_let_through",
+        "_limits",
+        "_pumps",
+        "_rights",
+        "_scope",
+        "_viewer",
+    )
+
     def __init__(
         self,
         viewer: trio.abc.Stream,
@@ -137,6 +150,12 @@ class Session:
         return dataclasses.replace(how, counters=self._counters())
 
     async def _carry(self) -> None:
+        pumps = await self._greet()
+        if pumps is not None:
+            await pumps.run(self._watch)
+
+    async def _greet(self) -> RawPumps | StreamPumps | None:
+        """The viewer's handshake, and the pumps for what follows; None if it has ended there."""
         limits = self._limits
         frames = FrameReader(mask_expected=True, limit_bytes=limits.viewer_frame_bytes)
         wire = _ViewerWire(self._viewer, frames, self._early)
@@ -145,11 +164,14 @@ class Session:
             with trio.fail_after(limits.handshake_timeout_s):
                 await drive(handshake.greet(init.pack(limits.viewer_name_bytes)), wire)
         except trio.TooSlowError:
-            return self._end(ended(Reason.VIEWER_SLOW_HANDSHAKE))
+            self._end(ended(Reason.VIEWER_SLOW_HANDSHAKE))
+            return None
         except ProtocolError as error:
-            return self._end(ended_by_fault(error))
+            self._end(ended_by_fault(error))
+            return None
         except (PeerClosed, trio.BrokenResourceError, trio.ClosedResourceError):
-            return self._end(ended(Reason.VIEWER_LOST, "in the handshake"))
+            self._end(ended(Reason.VIEWER_LOST, "in the handshake"))
+            return None
         self._conversation = conversation = Conversation(
             init,
             limits,
@@ -162,12 +184,10 @@ class Session:
         viewer, desktop = self._viewer, self._desktop.stream
         if isinstance(viewer, trio.SocketStream) and isinstance(desktop, trio.SocketStream):
             board = switchboard.current()
-            self._pumps = pumps = RawPumps(down, up, self._end, limits, viewer, desktop, board)
-            await pumps.run(self._watch)
+            self._pumps = RawPumps(down, up, self._end, limits, viewer, desktop, board)
         else:
-            self._pumps = streams = StreamPumps(down, up, self._end, limits, viewer, desktop)
-            await streams.run(self._watch)
-        return None
+            self._pumps = StreamPumps(down, up, self._end, limits, viewer, desktop)
+        return self._pumps
 
     async def _watch(self) -> None:
         """Keeps the deadlines: stalls, pings, idleness. Sleeps until the next can fall due."""
@@ -237,6 +257,8 @@ class Session:
 class _Progress:
     """Whether a leg gets on with the message it reads. Looks only when asked, so that reading
     costs nothing; the watch asks at every ping at the latest."""
+
+    __slots__ = ("_leg", "_limits", "_message", "_offset", "deadline")
 
     def __init__(self, leg: DownLeg | UpLeg, limits: Limits) -> None:
         self._leg = leg

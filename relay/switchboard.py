@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, cast
 
 import trio
@@ -56,16 +55,15 @@ class Switchboard(trio.abc.Instrument):
         self._trio_fd = _trio_epoll_fd()
         self._trio_ready = False
 
-    @contextmanager
-    def registered(self, fd: int, handler: Handler) -> Iterator[None]:
-        """Watches `fd` while the block runs; the first call comes with its present state. It must
-        be open until the end. Raises OSError where the system has no room for one more."""
+    def register(self, fd: int, handler: Handler) -> None:
+        """Watches `fd`, which must be open until `unregister`; the first call comes with its
+        present state. Raises OSError where the system has no room for one more."""
         self._epoll.register(fd, _WATCHED)
         self._handlers[fd] = handler
-        try:
-            yield
-        finally:
-            del self._handlers[fd]
+
+    def unregister(self, fd: int) -> None:
+        """Does nothing if `fd` is not watched."""
+        if self._handlers.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
     def again(self, call: Callable[[], None]) -> None:

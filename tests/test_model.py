@@ -75,7 +75,7 @@ def conversation(known: Known, way: str, *, passive: bool) -> Conversation:
         made.flow.continuous = known.continuous
         made.flow._enables = known.enables
     else:
-        state.listed = set(known.offered)
+        state.listed = frozenset(known.offered)
         state.fence_answers_due = known.answers
     state.audio_enabled = known.audio_enabled
     for name in known.confirmed:

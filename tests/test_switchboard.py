@@ -37,9 +37,10 @@ async def told(near: socket.socket, far: socket.socket) -> bytes:
                 return
             board.tell_trio(came.set)
 
-    with board.registered(near.fileno(), handler):
-        far.send(b"hello")
-        await came.wait()
+    board.register(near.fileno(), handler)
+    far.send(b"hello")
+    await came.wait()
+    board.unregister(near.fileno())
     return bytes(data)
 
 

@@ -42,8 +42,8 @@ class Conversation:
         self.down = FromDesktop(state, self.flow, clock)
         self.up = FromViewer(state, self.flow, clock)
         if passive:
-            state.allowed = dict(REGISTRY)
-            state.offered = set(SIGNALS)
+            state.allowed = REGISTRY
+            state.offered = frozenset(SIGNALS)
             state.jpeg_offered = True
 
     def set_rights(self, rights: Rights) -> None:

@@ -22,7 +22,6 @@ may change in the part that was asked for.
 from __future__ import annotations
 
 import struct
-from collections import deque
 from typing import TYPE_CHECKING
 
 from relay.rfb import encodings
@@ -140,7 +139,7 @@ class Flow:
         self.continuous = False
         self._area: Area = (0, 0, 0, 0)
         self._held_enables: list[tuple[bool, Area]] = []
-        self._ends: deque[_End] = deque()
+        self._ends: list[_End] = []
         self._enables = 0
         self._ends_seen = 0
         # A format held back, one behind a fence of ours, and one that holds from the end of this
@@ -427,7 +426,7 @@ class Flow:
         if not self._ends:
             self._state.continuous_updates = True
             return True
-        end = self._ends.popleft()
+        end = self._ends.pop(0)
         if end.pixel_format is not None:
             self._state.set_pixel_format(end.pixel_format)
         if self._wanted is not None:
@@ -438,7 +437,7 @@ class Flow:
 
     # Lists of encodings.
 
-    def encodings(self, listed: set[int]) -> bytes:
+    def encodings(self, listed: frozenset[int]) -> bytes:
         """A new list of the viewer's: what to send behind it."""
         if self.passive:
             self._state.listed = listed

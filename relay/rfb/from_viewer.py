@@ -118,7 +118,7 @@ class FromViewer(Reader):
             return NEED
         listed = struct.unpack_from(f">{count}i", buf, pos + 4)
         kept = [number for number in listed if number in state.let_through or _is_level(number)]
-        behind = self.flow.encodings(set(kept))
+        behind = self.flow.encodings(frozenset(kept))
         buf[pos + 1] = 0
         if len(kept) != count or behind:
             message = struct.pack(f">BxH{len(kept)}i", 2, len(kept), *kept)

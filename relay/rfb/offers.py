@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from relay.rfb import encodings
 
 if TYPE_CHECKING:
+    from relay.rfb.encodings.base import Encoding
     from relay.rfb.state import State
+
+
+LISTS_KEPT = 64
+"""A list of 30 encodings takes 3.5 KiB. All viewers of one version and quality send the same."""
 
 
 def _in_pixels(number: int) -> bool:
@@ -28,7 +35,7 @@ class Offers:
         # Whether pixels are still to be dropped.
         self.dropping = False
 
-    def replace(self, listed: set[int]) -> bool:
+    def replace(self, listed: frozenset[int]) -> bool:
         """A new list; whether it drops something."""
         self._state.listed = listed
         both = self._state.offered | listed
@@ -39,7 +46,7 @@ class Offers:
     def quiet(self) -> None:
         """Nothing is under way."""
         listed = self._state.listed
-        self._offer({n for n in self._state.offered if n in listed or not _in_pixels(n)})
+        self._offer(frozenset(n for n in self._state.offered if n in listed or not _in_pixels(n)))
         self.dropping = False
 
     def read(self) -> None:
@@ -47,8 +54,13 @@ class Offers:
         self._offer(self._state.listed)
         self.dropping = False
 
-    def _offer(self, offered: set[int]) -> None:
+    def _offer(self, offered: frozenset[int]) -> None:
         state = self._state
-        state.offered = offered
-        state.allowed = {n: encodings.REGISTRY[n] for n in (0, *offered) if n in encodings.REGISTRY}
-        state.jpeg_offered = any(map(encodings.is_quality, offered))
+        state.offered, state.allowed, state.jpeg_offered = _permits(offered)
+
+
+@lru_cache(LISTS_KEPT)
+def _permits(offered: frozenset[int]) -> tuple[frozenset[int], Mapping[int, Encoding], bool]:
+    """What sessions with the same offers share: them, what they allow, and whether JPEG is."""
+    allowed = {n: encodings.REGISTRY[n] for n in (0, *offered) if n in encodings.REGISTRY}
+    return offered, allowed, any(map(encodings.is_quality, offered))

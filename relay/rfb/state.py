@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from relay.rfb.errors import Violation
@@ -75,11 +75,11 @@ class State:
         self.bounds = bounds
         self.width = init.width
         self.height = init.height
-        self.allowed: dict[int, Encoding] = {0: raw}
-        self.offered: set[int] = set()
+        self.allowed: Mapping[int, Encoding] = {0: raw}
+        self.offered: frozenset[int] = frozenset()
         # The viewer's last list. `offered` and `allowed` have besides what the desktop may not yet
         # know to be dropped.
-        self.listed: set[int] = set()
+        self.listed: frozenset[int] = frozenset()
         self.rights = rights
         self.let_through = let_through
         # A quality level among the offers permits JPEG inside Tight.
