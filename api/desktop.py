@@ -105,7 +105,8 @@ async def _serve(request: HTTPConnection, send: Send) -> None:
                 "This server has as many as it takes. Try again later.",
                 headers={"Retry-After": "10"},
             )
-        log = _log.bind(session=uuid4().hex[:12], chat=chat_text, user=identity.user_name)
+        whose = {"session": uuid4().hex[:12], "chat": chat_text, "user": identity.user_name}
+        log = _log.bind(**whose)
         desktop = await _open(services, workspace, live, log)
         if desktop is None:
             if live.ending is not None:
@@ -118,7 +119,7 @@ async def _serve(request: HTTPConnection, send: Send) -> None:
         # happens: the connection's task calls it, as soon as Hypercorn is done.
         live.attach(session)
         live.stay()
-        connection.hand_over(partial(_carry, services, session, live, log))
+        connection.hand_over(partial(_carry, services, session, live, whose))
 
 
 async def _identify(request: HTTPConnection, services: Services) -> Identity:
@@ -225,7 +226,7 @@ async def _carry(
     services: Services,
     session: Session,
     live: LiveSession,
-    log: structlog.stdlib.BoundLogger,
+    whose: dict[str, str],
 ) -> None:
     services.metrics.session_begins()
     try:
@@ -234,7 +235,7 @@ async def _carry(
         services.metrics.session_leaves()
         live.leave()
     services.metrics.session_ended(ended)
-    _log_end(log, ended)
+    _log_end(_log.bind(**whose), ended)
 
 
 def _log_end(log: structlog.stdlib.BoundLogger, ended: Ended) -> None:

@@ -164,7 +164,9 @@ class _Connections:
             try:
                 await HttpServer(self._app, self._config, self._context, connection)
             finally:
-                await connection.finish()
+                carry = connection.handed_over()
+                if carry is not None:
+                    await carry()
         except Exception:  # noqa: BLE001 - one connection is not worth the others
             # Hypercorn lets some of its own errors out.
             _log.exception("a connection failed unexpectedly")

@@ -151,7 +151,13 @@ class Session:
 
     async def _carry(self) -> None:
         pumps = await self._greet()
-        if pumps is not None:
+        if isinstance(pumps, RawPumps):
+            try:
+                pumps.start()
+                await self._watch()
+            finally:
+                pumps.stop()
+        elif pumps is not None:
             await pumps.run(self._watch)
 
     async def _greet(self) -> RawPumps | StreamPumps | None:

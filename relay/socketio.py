@@ -14,7 +14,7 @@ import math
 import os
 import socket
 import termios
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 
 import trio
@@ -141,9 +141,8 @@ class RawPumps(Pumps):
         self._over = False
         self.bug: Exception | None = None
 
-    async def run(self, watch: Callable[[], Awaitable[None]]) -> None:
-        """Pumps until cancelled, `watch` beside."""
-        board = self._board
+    def start(self) -> None:
+        """Pumps until `stop`. Raises OSError where the system has no room for two descriptors."""
         if self._viewer.socket.family in (socket.AF_INET, socket.AF_INET6):
             # With this a socket that has more unsent takes nothing, and tells when it has less.
             self._viewer.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, self._low_water_bytes)
@@ -151,14 +150,14 @@ class RawPumps(Pumps):
             # A read would stop short at an urgent byte, and look as if there was no more.
             stream.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         self._take_early()
-        try:
-            board.register(self._viewer_fd, self._viewer_event)
-            board.register(self._desktop_fd, self._desktop_event)
-            await watch()
-        finally:
-            self._over = True
-            board.unregister(self._viewer_fd)
-            board.unregister(self._desktop_fd)
+        self._board.register(self._viewer_fd, self._viewer_event)
+        self._board.register(self._desktop_fd, self._desktop_event)
+
+    def stop(self) -> None:
+        """Nothing is pumped any more."""
+        self._over = True
+        self._board.unregister(self._viewer_fd)
+        self._board.unregister(self._desktop_fd)
 
     def close(self) -> None:
         """Gives back what is not the session's own."""
