@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 NOVNC := api/viewer/novnc
 NOVNC_VERSION := 1.7.0
 
-.PHONY: setup run test check format autobahn hostile mutants bench fuzz clean
+.PHONY: setup run test check format autobahn hostile mutants bench guard fuzz clean
 
 setup: $(VENV)/.done $(NOVNC)/.done
 
@@ -52,9 +52,14 @@ hostile: setup
 mutants: setup
 	$(BIN)/python tests/mutants.py $(WORDS)
 
+# Ours and its peers in turn, some minutes; ARGS="--help" for less. Reports in bench/results.
 bench: setup
 	$(BIN)/python -m bench $(ARGS)
 	$(BIN)/python -m bench.framing
+
+# Whether ours holds its place among its peers: a job of its own, for it needs a quiet machine.
+guard: setup
+	$(BIN)/python -m bench.guard $(ARGS)
 
 # All targets together; TARGETS=viewer for one.
 fuzz: setup
