@@ -16,7 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 import trio
@@ -116,13 +116,13 @@ def crowd(job: Job) -> Iterator[Record]:
         viewer.leave()
     time.sleep(0.3)
     before = usage.memory(job.relay)
-    with ExitStack() as stack:
-        viewers: list[Viewer] = []
+    # Made before there are connections: select knows no descriptor beyond 1,023.
+    crowded = _Crowd(1 / job.what.rate if job.what.rate else 0.0)
+    with closing(crowded):
         for count in job.sessions:
-            while len(viewers) < count:
-                viewers.append(stack.enter_context(closing(job.viewer())))
-            interval_s = 1 / job.what.rate if job.what.rate else 0.0
-            crowded = _Crowd(viewers, interval_s)
+            crowded.settle()
+            while len(crowded.viewers) < count:
+                crowded.join(job.viewer())
             crowded.run(WARM_UP_S)
             crowded.forget()
             with job.metered() as record:
@@ -132,7 +132,7 @@ def crowd(job: Job) -> Iterator[Record]:
                 "sessions": count,
                 "units": len(crowded.latencies_s),
                 "updates": len(crowded.latencies_s),
-                "bytes": len(crowded.latencies_s) * viewers[0].update_bytes,
+                "bytes": len(crowded.latencies_s) * crowded.viewers[0].update_bytes,
                 "late": crowded.late,
                 "rss_kib": (after.rss_kib - before.rss_kib) / count,
                 "pss_kib": (after.pss_kib - before.pss_kib) / count,
@@ -140,30 +140,38 @@ def crowd(job: Job) -> Iterator[Record]:
             }
             if job.what.rate:
                 record["delivered"] = record["updates"] / (job.what.rate * record["seconds"])
-            crowded.settle()
             yield record
 
 
 class _Crowd:
-    """Viewers whose sockets one epoll watches. With an `interval_s` one of them asks each time it
-    has passed, in turn; without, each asks again as soon as it has its update."""
+    """`viewers`, whose sockets one epoll watches. With an `interval_s` one of them asks each time
+    it has passed, in turn; without, each asks again as soon as it has its update."""
 
-    def __init__(self, viewers: list[Viewer], interval_s: float) -> None:
-        self._viewers = viewers
+    def __init__(self, interval_s: float) -> None:
+        self.viewers: list[Viewer] = []
         self._interval_s = interval_s
         self._buffer = Buffer()
         self._poll = select.epoll()
-        self._by_descriptor = {viewer.socket.fileno(): viewer for viewer in viewers}
-        self._asked: dict[Viewer, deque[float]] = {viewer: deque() for viewer in viewers}
-        for viewer in viewers:
-            self._poll.register(viewer.socket, select.EPOLLIN)
+        self._by_descriptor: dict[int, Viewer] = {}
+        self._asked: dict[Viewer, deque[float]] = {}
         self._turn = 0
-        self._due = time.perf_counter()
+        self._due = 0.0
         self.latencies_s: list[float] = []
         self.late = 0
-        if not interval_s:
-            for viewer in viewers:
-                self._ask(viewer)
+
+    def join(self, viewer: Viewer) -> None:
+        """One more, which is closed with the crowd."""
+        self.viewers.append(viewer)
+        self._by_descriptor[viewer.socket.fileno()] = viewer
+        self._asked[viewer] = deque()
+        self._poll.register(viewer.socket, select.EPOLLIN)
+        if not self._interval_s:
+            self._ask(viewer)
+
+    def close(self) -> None:
+        for viewer in self.viewers:
+            viewer.close()
+        self._poll.close()
 
     def forget(self) -> None:
         """What has been counted so far."""
@@ -175,14 +183,14 @@ class _Crowd:
         viewer.ask()
 
     def run(self, seconds: float) -> None:
-        begin = now = time.perf_counter()
+        begin = now = self._due = time.perf_counter()
         while now - begin < seconds:
             if self._interval_s:
                 self._ask_those_due(now)
-                # epoll waits in milliseconds.
-                left_s = max(0.0, self._due - time.perf_counter())
-                select.select([self._poll], [], [], left_s)
-                self._receive(0)
+                if not self._receive(0):
+                    # epoll waits in milliseconds.
+                    left_s = max(0.0, self._due - time.perf_counter())
+                    select.select([self._poll], [], [], left_s)
             else:
                 self._receive(PATIENCE_S)
             now = time.perf_counter()
@@ -190,11 +198,12 @@ class _Crowd:
     def _ask_those_due(self, now: float) -> None:
         while self._due <= now:
             self.late += now - self._due > LATE_S
-            self._ask(self._viewers[self._turn % len(self._viewers)])
+            self._ask(self.viewers[self._turn % len(self.viewers)])
             self._turn += 1
             self._due += self._interval_s
 
-    def _receive(self, wait_s: float) -> None:
+    def _receive(self, wait_s: float) -> bool:
+        """Takes what has come, waiting for so long; whether anything has."""
         events = self._poll.poll(wait_s)
         if wait_s and not events:
             raise ConnectionError(f"nothing has come for {wait_s} s")
@@ -204,14 +213,13 @@ class _Crowd:
                 self.latencies_s.append(time.perf_counter() - self._asked[viewer].popleft())
                 if not self._interval_s:
                     self._ask(viewer)
+        return bool(events)
 
     def settle(self) -> None:
-        """Takes what is still under way, so that the next measurement begins with nothing."""
-        quiet_s = 0.3
-        self._interval_s = quiet_s  # nobody asks any more
-        while self._poll.poll(quiet_s):
+        """Takes what is still under way, so that the next measurement begins with nothing. For
+        those that ask only when it is their turn."""
+        while self._poll.poll(0.3):
             self._receive(0)
-        self._poll.close()
 
 
 def starts(job: Job) -> Iterator[Record]:

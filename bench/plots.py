@@ -6,22 +6,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.peers import PEERS
 from bench.report import Figure, grouped, median
 from bench.runs import Run
 from bench.workloads import WORKLOADS
 
-BARS: dict[str, tuple[str, float, str, tuple[str, ...]]] = {
-    "throughput": ("units a second", 1, "rate", ("bulk", "typical", "tiny", "starts")),
-    "cpu": ("relay's CPU per unit, us", 1e6, "cpu", ("bulk", "typical", "tiny", "many", "starts")),
-    "memory": ("resident KiB per session", 1, "rss_kib", ("many", "many60")),
+FIGURES: dict[str, tuple[str, Figure]] = {
+    "throughput": ("{unit}s a second", lambda r: r["units"] / r["seconds"]),
+    "cpu": ("relay's CPU seconds per {unit}", lambda r: r["relay_cpu_s"] / r["units"]),
+    "memory": ("resident KiB per session", lambda r: r["rss_kib"]),
 }
-"""By file: what is drawn, in what scale, which figure, of which workloads."""
+BARS: dict[str, tuple[str, ...]] = {
+    "throughput": ("bulk", "typical", "tiny", "starts"),
+    "cpu": ("bulk", "typical", "tiny", "many", "starts"),
+    "memory": ("many", "many60"),
+}
+"""By file: of which workloads it has bars."""
 
-FIGURES: dict[str, Figure] = {
-    "rate": lambda r: r["units"] / r["seconds"],
-    "cpu": lambda r: r["relay_cpu_s"] / r["units"],
-    "rss_kib": lambda r: r["rss_kib"],
-}
 PERCENTILES = {"50": "p50_us", "90": "p90_us", "99": "p99_us", "99.9": "p999_us"}
 
 
@@ -37,7 +38,7 @@ def draw(folder: Path, runs: Sequence[Run]) -> list[str]:
     done = [run for run in runs if not run.error]
     drawn = []
     for name, draw_on, workloads in (
-        *((name, _bars, bar[3]) for name, bar in BARS.items()),
+        *((name, _bars, workloads) for name, workloads in BARS.items()),
         ("latency", _latency, ("typical", "tiny", "many", "many60")),
         ("scale", _scale, ("scale",)),
     ):
@@ -55,27 +56,32 @@ def draw(folder: Path, runs: Sequence[Run]) -> list[str]:
     return drawn
 
 
-def _bars(axis: Any, name: str, _workload: str, runs: Sequence[Run]) -> None:
-    label, scale, figure, _ = BARS[name]
+def _colour(peer: str) -> str:
+    """The same in all pictures."""
+    return f"C{list(PEERS).index(peer)}"
+
+
+def _bars(axis: Any, name: str, workload: str, runs: Sequence[Run]) -> None:
+    from matplotlib.ticker import EngFormatter
+
+    label, figure = FIGURES[name]
     values = {
-        peer: median(group, FIGURES[figure]) * scale
+        peer: median(group, figure)
         for (_, peer, _, _), group in grouped(runs).items()
         if name == "throughput" or peer != "direct"
     }
-    bars = axis.bar(list(values), list(values.values()), color=_colours(values))
-    axis.bar_label(bars, fmt="%.3g")
+    bars = axis.bar(list(values), list(values.values()), color=list(map(_colour, values)))
+    short = EngFormatter(places=1)
+    axis.yaxis.set_major_formatter(short)
+    axis.bar_label(bars, labels=[short(value) for value in values.values()])
     axis.tick_params(axis="x", rotation=45)
-    axis.set_ylabel(label)
-
-
-def _colours(peers: Sequence[str] | dict[str, float]) -> list[str]:
-    return ["tab:orange" if peer == "ours" else "tab:gray" for peer in peers]
+    axis.set_ylabel(label.format(unit=WORKLOADS[workload].unit))
 
 
 def _latency(axis: Any, _name: str, _workload: str, runs: Sequence[Run]) -> None:
     for (_, peer, _, _), group in grouped(runs).items():
         values = [median(group, lambda r, name=name: r[name]) for name in PERCENTILES.values()]  # type: ignore[misc]
-        axis.plot(list(PERCENTILES), values, marker="o", label=peer)
+        axis.plot(list(PERCENTILES), values, marker="o", label=peer, color=_colour(peer))
     axis.set_yscale("log")
     axis.set_xlabel("percentile")
     axis.set_ylabel("from request to update, us")
@@ -85,9 +91,9 @@ def _latency(axis: Any, _name: str, _workload: str, runs: Sequence[Run]) -> None
 def _scale(axis: Any, _name: str, _workload: str, runs: Sequence[Run]) -> None:
     by_peer: dict[str, list[tuple[int, float]]] = {}
     for (_, peer, sessions, _), group in sorted(grouped(runs).items()):
-        by_peer.setdefault(peer, []).append((sessions, median(group, FIGURES["cpu"]) * 1e6))
+        by_peer.setdefault(peer, []).append((sessions, median(group, FIGURES["cpu"][1]) * 1e6))
     for peer, points in by_peer.items():
-        axis.plot(*zip(*points, strict=True), marker="o", label=peer)
+        axis.plot(*zip(*points, strict=True), marker="o", label=peer, color=_colour(peer))
     axis.set_xscale("log")
     axis.set_ylim(bottom=0)
     axis.set_xlabel("sessions")

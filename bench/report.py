@@ -171,8 +171,9 @@ def noise(runs: Sequence[Run]) -> list[str]:
                 ("late", "updates"),
             )
         ]
-        spread = max(spreads, default=0)
-        lines.append(f"| {name} | {spread:.0f} | {' | '.join(f'{s:.1f}' for s in shares)} |")
+        several = any(len(group) > 1 for group in groups.values())
+        spread = f"{max(spreads):.0f}" if several else "-"
+        lines.append(f"| {name} | {spread} | {' | '.join(f'{s:.1f}' for s in shares)} |")
     return lines
 
 

@@ -23,7 +23,7 @@ SERVER_INIT = (
     struct.pack(">HHBBBBHHHBBBxxx", WIDTH, HEIGHT, 32, 24, 0, 1, 255, 255, 255, 16, 8, 0)
     + b"\0\0\0\x05bench"
 )
-READ_BYTES = 65_536
+READ_BYTES = 4096
 REQUEST = struct.pack(">BBHHHH", 3, 1, 0, 0, WIDTH, HEIGHT)
 
 # Both ends make the same payload. Random, because a pattern that repeats would hide chunks

@@ -81,7 +81,7 @@ WORKLOADS = {
         "2,000 updates of 8 KiB a second, over more and more sessions",
         drive="crowd",
         unit="update",
-        peers=("ours", "nginx", "haproxy", "node"),
+        peers=("ours", "nginx", "node"),
         level=4,
         sessions=(1, 10, 100, 500, 1000, 2000),
         rate=2_000,
