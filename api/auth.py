@@ -6,7 +6,7 @@ The same functions serve plain requests and upgrade requests.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -15,7 +15,7 @@ from uuid import UUID
 from starlette.requests import HTTPConnection
 
 from api.errors import FORBIDDEN, INTERNAL_ERROR, ApiError
-from api.store import Store, StoreError
+from api.store import Store, StoreError, Token
 from api.store.store import hash_secret
 
 __all__ = [
@@ -93,8 +93,16 @@ def parse_token(text: str) -> tuple[str, str]:
     raise _signed_out(f"Invalid API key format: {problem}")
 
 
-async def authenticate(connection: HTTPConnection, store: Store) -> Identity:
-    """The user whose token `connection` carries. Raises ApiError: 401, or 500 by the store."""
+FindToken = Callable[[str], Awaitable[Token | None]]
+
+
+async def authenticate(
+    connection: HTTPConnection, store: Store, find_token: FindToken | None = None
+) -> Identity:
+    """The user whose token `connection` carries, looked up by `find_token` or `Store.token`.
+
+    Raises ApiError: 401, or 500 by the store.
+    """
     place, text = next(
         ((name, text) for name, find in _PLACES if (text := find(connection))), ("", "")
     )
@@ -104,7 +112,7 @@ async def authenticate(connection: HTTPConnection, store: Store) -> Identity:
     if not (token_id.isascii() and token_id.isalnum()):
         raise _signed_out("API key is invalid.")  # and no database is asked about U+0000
     try:
-        token = await store.token(token_id)
+        token = await (find_token or store.token)(token_id)
         if token is None:
             raise _signed_out("API key is invalid.")
         if not hmac.compare_digest(hash_secret(secret), token.secret_hash):

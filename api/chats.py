@@ -17,7 +17,7 @@ from api.services import Services, services_of
 from api.store import Chat, StoreError
 from relay.rfb.errors import CloseCode
 
-__all__ = ["CHAT_PATH", "find_chat", "router"]
+__all__ = ["CHAT_PATH", "find_chat", "parse_chat_id", "router"]
 
 BODY_BYTES: Final = 65_536
 """A request's body. The largest legal one is a title of 256 characters."""
@@ -87,16 +87,22 @@ SignedIn = Annotated[Identity, Depends(_signed_in)]
 ChatId = Annotated[str, Path(description="The chat's UUID.", json_schema_extra={"format": "uuid"})]
 
 
+def parse_chat_id(text: str) -> UUID | None:
+    """The id in a chat's address; None for what is none."""
+    try:
+        chat_id = UUID(text)
+    except ValueError:
+        return None
+    # UUID() also takes braces, "urn:uuid:" and hyphens anywhere: one chat, one address.
+    return chat_id if str(chat_id) == text.lower() else None
+
+
 async def find_chat(services: Services, identity: Identity, text: str) -> Chat:
     """The chat of that id, if `identity` may see it. Raises ApiError (400, 404, 500)."""
     if not text:
         raise ApiError(400, "Missing UUID in URL.", "The chat's UUID is empty.")
-    try:
-        chat_id = UUID(text)
-    except ValueError:
-        chat_id = None
-    # UUID() also takes braces, "urn:uuid:" and hyphens anywhere: one chat, one address.
-    if chat_id is None or str(chat_id) != text.lower():
+    chat_id = parse_chat_id(text)
+    if chat_id is None:
         raise ApiError(
             400,
             'Invalid UUID "chat".',

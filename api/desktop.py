@@ -16,12 +16,11 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
 from api.auth import SIGNED_OUT, Identity, authenticate, same_origin
-from api.chats import find_chat
+from api.chats import find_chat, parse_chat_id
 from api.errors import SEE_LOG, ApiError, Validation
 from api.live import LiveSession
 from api.services import Services, services_of
-from api.store import StoreError
-from api.store.store import Workspace
+from api.store import Access, StoreError, Token, Workspace
 from api.takeover import Connection, NotUpgraded, current_connection
 from api.upgrade import check_origin, upgrade_problem
 from relay import (
@@ -90,13 +89,13 @@ def routes(prefix: str) -> list[BaseRoute]:
 async def _serve(request: HTTPConnection, send: Send) -> None:
     """Everything, in the order it must be in. Raises ApiError, only before the 101."""
     services = services_of(request)
-    identity = await _identify(request, services)
-    rights = _rights(request)
     chat_text: str = request.path_params["chat"].lower()
+    identity, access = await _identify(request, services, chat_text)
+    rights = _rights(request)
     with services.live.enter(chat_text, identity.token_id) as live:
         connection = current_connection()
         connection.when_viewer_leaves(live.starting.cancel)
-        workspace = await _workspace(services, identity, chat_text)
+        workspace = await _workspace(services, identity, access, chat_text)
         if live.too_many:
             _log.warning("too many sessions", count=services.live.count)
             raise ApiError(
@@ -122,8 +121,13 @@ async def _serve(request: HTTPConnection, send: Send) -> None:
         connection.hand_over(partial(_carry, services, session, live, whose))
 
 
-async def _identify(request: HTTPConnection, services: Services) -> Identity:
-    """The shape of the request, where it comes from, and whose it is. Raises ApiError."""
+async def _identify(
+    request: HTTPConnection, services: Services, chat_text: str
+) -> tuple[Identity, Access | None]:
+    """The shape of the request, where it comes from, and whose it is. Raises ApiError.
+
+    The one look-up that this takes finds the workspace too; None where it could not.
+    """
     scope = request.scope
     if scope["type"] != "websocket":
         # Only a good upgrade request arrives as anything else (api/takeover.py).
@@ -132,9 +136,21 @@ async def _identify(request: HTTPConnection, services: Services) -> Identity:
         raise problem
     same = same_origin(request, services.settings.origins)
     check_origin(request, same, by_cookie=False)
-    identity = await authenticate(request, services.store)
+    store, chat_id = services.store, parse_chat_id(chat_text)
+    access: Access | None = None
+
+    async def find_token(token_id: str) -> Token | None:
+        nonlocal access
+        if chat_id is not None:
+            try:
+                access = await store.access(token_id, chat_id)
+            except StoreError:
+                pass  # What it is that cannot be read shows when it is looked up by itself.
+        return await store.token(token_id) if access is None else access.token
+
+    identity = await authenticate(request, store, find_token)
     check_origin(request, same, by_cookie=identity.place == "cookie")
-    return identity
+    return identity, access
 
 
 def _rights(request: HTTPConnection) -> Rights:
@@ -147,8 +163,14 @@ def _rights(request: HTTPConnection) -> Rights:
     return VIEW_ONLY if {"1", "true"}.intersection(texts) else FULL
 
 
-async def _workspace(services: Services, identity: Identity, chat_text: str) -> Workspace:
+async def _workspace(
+    services: Services, identity: Identity, access: Access | None, chat_text: str
+) -> Workspace:
     """The workspace whose desktop is asked for. Raises ApiError."""
+    # After a write of ours since that look it takes another: whoever archived the chat before
+    # the session was listed has not found it.
+    if access is not None and access.changes == services.store.changes and access.workspace:
+        return access.workspace
     chat = await find_chat(services, identity, chat_text)
     if chat.archived:
         raise _ending(CloseCode.ARCHIVED)

@@ -6,12 +6,14 @@ import base64
 import hashlib
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
+from api.store import Access
+from relay import CloseCode
 from tests.desktop_lab import KEY, Lab, lab, parse, read_head
 from tests.peers import PIXEL_FORMAT, Frames, client_frame
 
@@ -205,6 +207,91 @@ async def test_somebody_elses_chat_looks_unknown(lab: Lab) -> None:
     status, _, _ = await lab.ask(lab.head(Coder_Session_Token=await lab.store.create_token(bob.id)))
     assert status == 404
     assert lab.desktops.starts == 0
+
+
+async def test_the_next_session_looks_nothing_up(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    look_ups: list[object] = []
+    real = lab.store._run
+
+    async def noted(work: Any, *, write: bool = False) -> Any:
+        look_ups.append(work)
+        return await real(work, write=write)
+
+    monkeypatch.setattr(lab.store, "_run", noted)
+    for _ in range(3):
+        stream, head = await lab.open()
+        await stream.aclose()
+        assert b" 101 " in head
+    assert len(look_ups) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "message"),
+    [
+        (lambda lab: lab.store.set_archived(lab.chat, True), 400, "Chat is archived."),
+        (lambda lab: lab.store.revoke_token(lab.token[:10]), 401, "You are signed out"),
+        (
+            lambda lab: lab.store._run(
+                lambda connection: connection.exec_driver_sql("UPDATE users SET status = 'away'"),
+                write=True,
+            ),
+            401,
+            "User is not active",
+        ),
+    ],
+    ids=["archived", "revoked", "suspended"],
+)
+async def test_what_is_changed_counts_at_the_next_request(
+    lab: Lab, change: Callable[[Lab], Awaitable[object]], status: int, message: str
+) -> None:
+    stream, head = await lab.open()
+    await stream.aclose()
+    assert b" 101 " in head
+    await change(lab)
+    starts = lab.desktops.starts
+    got, _, body = await lab.ask(lab.head())
+    assert got == status
+    assert json.loads(body)["message"].startswith(message)
+    assert lab.desktops.starts == starts
+
+
+async def test_a_chat_archived_between_the_look_and_the_listing_opens_no_desktop(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = lab.store.access
+
+    async def archived_meanwhile(token_id: str, chat_id: UUID) -> Access:
+        access = await real(token_id, chat_id)
+        await lab.store.set_archived(chat_id, True)
+        lab.live.end_chat(chat_id, CloseCode.ARCHIVED, "chat archived")  # finds nobody
+        return access
+
+    monkeypatch.setattr(lab.store, "access", archived_meanwhile)
+    status, _, body = await lab.ask(lab.head())
+    assert (status, json.loads(body)["message"]) == (400, "Chat is archived.")
+    assert lab.desktops.starts == 0
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("tokens", "An internal error occurred."),
+        ("chats", "Internal error fetching chat."),
+        ("workspaces", "Internal error fetching chat workspace."),
+    ],
+)
+async def test_what_the_store_cannot_read_has_its_own_text(
+    lab: Lab, table: str, message: str
+) -> None:
+    await lab.store._run(
+        lambda connection: connection.exec_driver_sql(f"ALTER TABLE {table} RENAME TO gone"),
+        write=True,
+    )
+    # Who asks is told first all the same.
+    nobody = {"Coder_Session_Token": "0123456789-" + "x" * 22}
+    assert (await lab.ask(lab.head(**nobody)))[0] == (500 if table == "tokens" else 401)
+    status, _, body = await lab.ask(lab.head())
+    assert (status, json.loads(body)["message"].startswith(message)) == (500, True)
 
 
 async def test_a_desktop_that_does_not_start_says_why(lab: Lab) -> None:

@@ -15,8 +15,8 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, insert
 
 from api.store import Store, StoreError
+from api.store.engine import BUSY_TIMEOUT_S
 from api.store.schema import metadata, users
-from api.store.store import BUSY_TIMEOUT_S
 from tests.clock import ManualClock
 
 
@@ -276,7 +276,7 @@ async def test_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 async def test_locked_file_is_an_error_and_not_a_hang(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.store.store.BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("api.store.engine.BUSY_TIMEOUT_S", 0.05)
     assert BUSY_TIMEOUT_S > 1  # what a user gets
     path = tmp_path / "store.db"
     store = await Store.open(f"sqlite:///{path}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-__all__ = ["Chat", "Token", "User", "Workspace"]
+__all__ = ["Access", "Chat", "Token", "User", "Workspace"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +55,14 @@ class Chat:
     archived: bool
     created_at: datetime
     updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What a session on a chat's desktop starts with: the token, if there is one, and the chat's
+    workspace, if the chat is the token's user's, not archived, and has one. `changes` is what
+    `Store.changes` was before they were read."""
+
+    token: Token | None
+    workspace: Workspace | None
+    changes: int

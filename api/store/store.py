@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import secrets
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Self, TypeVar
 from uuid import UUID, uuid4
@@ -24,23 +23,24 @@ from sqlalchemy import (
     Engine,
     Row,
     StaticPool,
-    create_engine,
+    bindparam,
     delete,
-    event,
     insert,
     select,
     text,
     update,
 )
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from api.store.cache import AccessCache
+from api.store.engine import THREADS, DataVersion, make_engine
 from api.store.migrations import migrate
-from api.store.records import Chat, Token, User, Workspace
+from api.store.records import Access, Chat, Token, User, Workspace
 from api.store.schema import chats, login_links, tokens, users, workspaces
 
 __all__ = [
     "MEMORY_URL",
+    "Access",
     "Chat",
     "Clock",
     "Store",
@@ -53,13 +53,6 @@ __all__ = [
 ]
 
 MEMORY_URL: Final = "sqlite://"
-
-BUSY_TIMEOUT_S: Final = 5
-"""How long a SQLite write waits for another process's. Our transactions take milliseconds;
-more means that somebody holds the file open by hand."""
-
-THREADS: Final = 5
-"""Calls that run at once: SQLAlchemy's pool keeps as many connections."""
 
 LAST_USED_STEP: Final = timedelta(hours=1)
 """A token's use is written at most this often, so that reading stays reading."""
@@ -102,7 +95,26 @@ def _values(row: Row[Any]) -> dict[str, Any]:
 
 _TOKEN_COLUMNS: Final = select(
     tokens, users.c.name.label("user_name"), users.c.status.label("user_status")
-).join(users)
+)
+_TOKENS: Final = _TOKEN_COLUMNS.join(users)
+
+# The token, and where one can be had the workspace; a chat that is not to be seen has none.
+_ACCESS: Final = (
+    _TOKEN_COLUMNS.add_columns(
+        *(column.label(f"workspace_{column.name}") for column in workspaces.c)
+    )
+    .select_from(
+        tokens.join(users)
+        .outerjoin(
+            chats,
+            (chats.c.id == bindparam("chat_id"))
+            & (chats.c.owner_id == tokens.c.user_id)
+            & ~chats.c.archived,
+        )
+        .outerjoin(workspaces, workspaces.c.id == chats.c.workspace_id)
+    )
+    .where(tokens.c.id == bindparam("token_id"))
+)
 
 
 class Store:
@@ -115,6 +127,10 @@ class Store:
         # The in-memory database is one connection, which two threads must not share.
         threads = 1 if isinstance(engine.pool, StaticPool) else THREADS
         self._limiter = trio.CapacityLimiter(threads)
+        # How often this process has written: who has looked tells by it whether to look again.
+        self.changes = 0
+        self._data_version: DataVersion | None = None
+        self._cache = AccessCache(self._version)
 
     @classmethod
     async def open(
@@ -125,11 +141,12 @@ class Store:
         Raises StoreError where the database can't be reached, or is of a newer version.
         """
         try:
-            store = cls(_engine(database_url), clock=clock, token_lifetime_s=token_lifetime_s)
+            store = cls(make_engine(database_url), clock=clock, token_lifetime_s=token_lifetime_s)
         except (SQLAlchemyError, ImportError) as error:
             raise StoreError(f"cannot use the database: {error}") from error
         try:
             await store._run(migrate, write=True)
+            await store._in_thread(store._watch_data_version)
         except CommandError as error:
             await store.aclose()
             raise StoreError(f"the database is not of this version: {error}") from error
@@ -142,7 +159,23 @@ class Store:
     async def aclose(self) -> None:
         """Closes the connections; an in-memory database is gone then."""
         with trio.CancelScope(shield=True):  # closing files: bounded by nothing but the disk
-            await trio.to_thread.run_sync(self._engine.dispose, limiter=self._limiter)
+            await trio.to_thread.run_sync(self._close, limiter=self._limiter)
+
+    def _close(self) -> None:
+        # Before the pool's connections: SQLite tidies its files up when the last one closes.
+        if self._data_version is not None:
+            self._data_version.close()
+        self._engine.dispose()
+
+    def _watch_data_version(self) -> None:
+        self._data_version = DataVersion.of(self._engine)
+
+    def _version(self) -> Hashable | None:
+        """See AccessCache. A database with neither a file nor only this process cannot tell."""
+        if self._data_version is not None:
+            number = self._data_version.read()
+            return None if number is None else (self.changes, number)
+        return self.changes if isinstance(self._engine.pool, StaticPool) else None
 
     async def _run(self, work: Callable[[Connection], _T], *, write: bool = False) -> _T:
         def transaction() -> _T:
@@ -151,7 +184,14 @@ class Store:
                 return work(connection)
 
         try:
-            return await trio.to_thread.run_sync(transaction, limiter=self._limiter)
+            return await self._in_thread(transaction)
+        finally:
+            # Failed ones too: the commit may have been what was not answered.
+            self.changes += write
+
+    async def _in_thread(self, work: Callable[[], _T]) -> _T:
+        try:
+            return await trio.to_thread.run_sync(work, limiter=self._limiter)
         except SQLAlchemyError as error:
             # `orig` is the driver's own text; str(error) would repeat the statement's values.
             cause = str(getattr(error, "orig", None) or type(error).__name__)
@@ -237,16 +277,38 @@ class Store:
         """The token of that id, expired or not."""
         row = await self._run(
             lambda connection: connection.execute(
-                _TOKEN_COLUMNS.where(tokens.c.id == token_id)
+                _TOKENS.where(tokens.c.id == token_id)
             ).one_or_none()
         )
         return None if row is None else Token(**_values(row))
+
+    async def access(self, token_id: str, chat_id: UUID) -> Access:
+        """What a session on that chat's desktop starts with, in one look-up or none."""
+        key = (token_id, chat_id)
+        if (kept := self._cache.get(key)) is not None:
+            return kept
+        before, changes = self._cache.version(), self.changes
+        row = await self._run(
+            lambda connection: connection.execute(
+                _ACCESS, {"token_id": token_id, "chat_id": chat_id}
+            ).one_or_none()
+        )
+        if row is None:
+            return Access(None, None, changes)
+        values = _values(row)
+        place = {column.name: values.pop(f"workspace_{column.name}") for column in workspaces.c}
+        access = Access(
+            Token(**values), None if place["id"] is None else Workspace(**place), changes
+        )
+        if access.workspace is not None:  # guesses push nothing out
+            self._cache.keep(key, access, before)
+        return access
 
     async def tokens(self) -> list[Token]:
         """All tokens, oldest first."""
         rows = await self._run(
             lambda connection: connection.execute(
-                _TOKEN_COLUMNS.order_by(tokens.c.created_at, tokens.c.id)
+                _TOKENS.order_by(tokens.c.created_at, tokens.c.id)
             ).all()
         )
         return [Token(**_values(row)) for row in rows]
@@ -428,39 +490,3 @@ class Store:
             write=True,
         )
         return bool(result.rowcount)
-
-
-def _engine(database_url: str) -> Engine:
-    url = make_url(database_url)
-    if url.get_backend_name() != "sqlite":
-        return create_engine(url, pool_size=THREADS, pool_pre_ping=True)
-    if url.database in (None, "", ":memory:"):
-        engine = create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
-    else:
-        _keep_private(url.database)
-        engine = create_engine(url, pool_size=THREADS, connect_args={"timeout": BUSY_TIMEOUT_S})
-    event.listen(engine, "connect", _set_up_sqlite)
-    event.listen(engine, "begin", _begin_sqlite)
-    return engine
-
-
-def _keep_private(path: str) -> None:
-    """Makes a new database its owner's alone; SQLite gives its other files the same mode."""
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    except OSError:
-        pass  # It is there already; or it cannot be made, which SQLite says better.
-
-
-def _set_up_sqlite(connection: Any, _record: object) -> None:
-    # The driver's own BEGIN leaves reads and DDL outside of transactions: ours is explicit.
-    connection.isolation_level = None
-    for pragma in ("foreign_keys = ON", "journal_mode = WAL", "synchronous = NORMAL"):
-        connection.execute(f"PRAGMA {pragma}").close()
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    # A transaction that reads first and then writes fails at once, whatever the busy timeout,
-    # when another process wrote in between. Writers therefore take the lock at the start.
-    write = connection.get_execution_options().get("write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
