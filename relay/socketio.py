@@ -101,6 +101,7 @@ class RawPumps(Pumps):
         "_viewer_fd",
         "_viewer_hung_up",
         "_viewer_readable",
+        "_window_bytes",
         "bug",
     )
 
@@ -117,6 +118,7 @@ class RawPumps(Pumps):
         super().__init__(down, up, lambda how: board.tell_trio(partial(end, how)), limits)
         self._board = board
         self._low_water_bytes = limits.low_water_bytes
+        self._window_bytes = limits.desktop_window_bytes
         self._read_bytes = min(limits.read_bytes, _READ_LIMIT_BYTES)
         self._viewer = viewer
         self._desktop = desktop
@@ -146,6 +148,7 @@ class RawPumps(Pumps):
         if self._viewer.socket.family in (socket.AF_INET, socket.AF_INET6):
             # With this a socket that has more unsent takes nothing, and tells when it has less.
             self._viewer.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, self._low_water_bytes)
+        self._desktop.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._window_bytes)
         for stream in (self._viewer, self._desktop):
             # A read would stop short at an urgent byte, and look as if there was no more.
             stream.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from relay.rfb.encodings import LET_THROUGH, REGISTRY, SIGNALS
+from relay.rfb.encodings import LET_THROUGH, REGISTRY, SIGNALS, measures
 from relay.rfb.flow import Flow
 from relay.rfb.from_desktop import FromDesktop
 from relay.rfb.from_viewer import FromViewer
@@ -43,6 +43,7 @@ class Conversation:
         self.up = FromViewer(state, self.flow, clock)
         if passive:
             state.allowed = REGISTRY
+            state.measures = measures(REGISTRY)
             state.offered = frozenset(SIGNALS)
             state.jpeg_offered = True
 

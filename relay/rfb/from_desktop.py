@@ -123,6 +123,7 @@ class FromDesktop(Reader):
         """Reads on in an update; returns how far, or NEED when it got nowhere."""
         state = self.state
         allowed = state.allowed
+        measures = state.measures
         width, height = state.width, state.height
         left = self._rects
         room = self._room_bytes
@@ -142,45 +143,19 @@ class FromDesktop(Reader):
                 left = self._rects
                 room = self._room_bytes
                 paused = self._walk is not None
-            # Locals and one straight line for rectangles of pixels: 0.6 us for one in Tight,
-            # 1.0 with attributes and a call for each step.
             while left and stop - pos >= 12 and not paused:
                 x, y, w, h, number = _rectangle(buf, pos)
                 encoding = allowed.get(number)
-                if encoding is None:
-                    if number == encodings.LAST_RECT and number in state.offered:
-                        if observer is not None:
-                            observer("rectangle", number, self.offset + pos - start)
-                        pos += 12
-                        left = 0
-                        break
-                    raise Violation("encoding-not-offered", f"encoding {number} was not offered")
-                if encoding.pixels:
+                measure = measures.get(number)
+                # Locals and one straight line for rectangles of pixels that one look measures:
+                # 0.6 us for one in Tight, 1.0 with attributes and a call for each step.
+                if measure is not None:
                     if x + w > width or y + h > height:
-                        raise Violation(
-                            "rectangle-outside",
-                            f"{w}x{h} at {x},{y} outside the framebuffer of {width}x{height}",
-                        )
+                        raise _outside(x, y, w, h, width, height)
                     painted = True
                     if hidden:
                         self.flow.hidden((x, y, w, h))
-                    if encoding.walks:
-                        if observer is not None:
-                            observer("rectangle", number, self.offset + pos - start)
-                        assert isinstance(encoding, Walker)
-                        self._rects = left
-                        self._room_bytes = room
-                        self._begin(encoding, encoding.walk(w, h, state))
-                        begins = pos + 12
-                        pos = self._resume(buf, begins, stop)
-                        if hidden:
-                            buf[begins - 12 : begins] = bytes(12)
-                            pos = self._drop(begins, pos, stop)
-                        left = self._rects
-                        room = self._room_bytes
-                        paused = self._walk is not None
-                        continue
-                    size = encoding.measure(buf, pos + 12, stop, w, h, state)
+                    size = measure(buf, pos + 12, stop, w, h, state)
                     if size < 0:
                         break
                     room -= size
@@ -193,6 +168,35 @@ class FromDesktop(Reader):
                     else:
                         pos += 12 + size
                     left -= 1
+                    continue
+                if encoding is None:
+                    if number == encodings.LAST_RECT and number in state.offered:
+                        if observer is not None:
+                            observer("rectangle", number, self.offset + pos - start)
+                        pos += 12
+                        left = 0
+                        break
+                    raise Violation("encoding-not-offered", f"encoding {number} was not offered")
+                if encoding.pixels:
+                    if x + w > width or y + h > height:
+                        raise _outside(x, y, w, h, width, height)
+                    painted = True
+                    if hidden:
+                        self.flow.hidden((x, y, w, h))
+                    if observer is not None:
+                        observer("rectangle", number, self.offset + pos - start)
+                    assert isinstance(encoding, Walker)
+                    self._rects = left
+                    self._room_bytes = room
+                    self._begin(encoding, encoding.walk(w, h, state))
+                    begins = pos + 12
+                    pos = self._resume(buf, begins, stop)
+                    if hidden:
+                        buf[begins - 12 : begins] = bytes(12)
+                        pos = self._drop(begins, pos, stop)
+                    left = self._rects
+                    room = self._room_bytes
+                    paused = self._walk is not None
                     continue
                 size = encoding.measure(buf, pos + 12, stop, w, h, state)
                 if size < 0:
@@ -399,6 +403,12 @@ class FromDesktop(Reader):
         else:
             state.fence_answers_due += 1
         return end
+
+
+def _outside(x: int, y: int, w: int, h: int, width: int, height: int) -> Violation:
+    return Violation(
+        "rectangle-outside", f"{w}x{h} at {x},{y} outside the framebuffer of {width}x{height}"
+    )
 
 
 Check = Callable[[FromDesktop, bytearray, int, int], int]

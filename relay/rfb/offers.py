@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from relay.rfb import encodings
 
 if TYPE_CHECKING:
-    from relay.rfb.encodings.base import Encoding
+    from relay.rfb.encodings.base import Encoding, Measure
     from relay.rfb.state import State
 
 
@@ -56,11 +56,14 @@ class Offers:
 
     def _offer(self, offered: frozenset[int]) -> None:
         state = self._state
-        state.offered, state.allowed, state.jpeg_offered = _permits(offered)
+        state.offered, state.allowed, state.measures, state.jpeg_offered = _permits(offered)
 
 
 @lru_cache(LISTS_KEPT)
-def _permits(offered: frozenset[int]) -> tuple[frozenset[int], Mapping[int, Encoding], bool]:
-    """What sessions with the same offers share: them, what they allow, and whether JPEG is."""
+def _permits(
+    offered: frozenset[int],
+) -> tuple[frozenset[int], Mapping[int, Encoding], Mapping[int, Measure], bool]:
+    """What sessions with the same offers share: them, what they allow (see `State`), and whether
+    JPEG is allowed."""
     allowed = {n: encodings.REGISTRY[n] for n in (0, *offered) if n in encodings.REGISTRY}
-    return offered, allowed, any(map(encodings.is_quality, offered))
+    return offered, allowed, encodings.measures(allowed), any(map(encodings.is_quality, offered))

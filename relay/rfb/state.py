@@ -11,7 +11,7 @@ from relay.rfb.pixel_format import PixelFormat
 from relay.rfb.rights import Rights
 
 if TYPE_CHECKING:
-    from relay.rfb.encodings.base import Encoding
+    from relay.rfb.encodings.base import Encoding, Measure
 
 
 class Bounds(HandshakeBounds, Protocol):
@@ -54,6 +54,7 @@ class State:
         "jpeg_offered",
         "let_through",
         "listed",
+        "measures",
         "offered",
         "pixel_format",
         "pointer_relative",
@@ -76,6 +77,8 @@ class State:
         self.width = init.width
         self.height = init.height
         self.allowed: Mapping[int, Encoding] = {0: raw}
+        # Of the allowed encodings of pixels those that one look measures, with what does it.
+        self.measures: Mapping[int, Measure] = {0: raw.measure}
         self.offered: frozenset[int] = frozenset()
         # The viewer's last list. `offered` and `allowed` have besides what the desktop may not yet
         # know to be dropped.

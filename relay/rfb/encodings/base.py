@@ -7,7 +7,7 @@ shared by all sessions; what it needs to know comes with the call.
 from __future__ import annotations
 
 import struct
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 from relay.rfb.state import State
 
@@ -18,6 +18,10 @@ Window = tuple[bytearray, int, int]
 """A buffer, the position to read on from, and where its bytes end."""
 
 u32 = struct.Struct(">I").unpack_from
+
+
+Measure = Callable[[bytearray, int, int, int, int, State], int]
+"""`Encoding.measure` of an encoding."""
 
 
 class Encoding:
