@@ -117,6 +117,11 @@ class Server:
     def descriptors(self) -> int:
         return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
 
+    def sleeps(self) -> None:
+        """Waits until the server waits for something. Not for long: it looks all the time."""
+        stat = Path(f"/proc/{self.pid}/stat")
+        until(lambda: stat.read_text().rpartition(") ")[2][0] == "S", "the server is busy", 0)
+
     def settle(self) -> None:
         """Waits until the server does nothing: between three looks it has used no CPU time."""
         times: list[list[str]] = []
