@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -73,8 +74,8 @@ async def dial(address: Address, *, timeout_s: float) -> trio.SocketStream:
         with trio.fail_after(timeout_s):
             if isinstance(address, UnixAddress):
                 return await trio.open_unix_socket(address.path)
-            # trio sets TCP_NODELAY on what it opens: a pointer event must not wait for the next.
-            stream = await trio.open_tcp_stream(address.host, address.port)
+            # trio sets TCP_NODELAY on a stream: a pointer event must not wait for the next.
+            stream = await _open_tcp(address.host, address.port)
             for option in KEEPALIVE:
                 stream.setsockopt(*option)
             return stream
@@ -83,6 +84,21 @@ async def dial(address: Address, *, timeout_s: float) -> trio.SocketStream:
     except (OSError, UnicodeError) as error:
         # A UnicodeError is a name that cannot be one: a label of more than 63 characters.
         raise DesktopError(f"cannot connect to {address}: {_reasons(error)}") from None
+
+
+async def _open_tcp(host: str, port: int) -> trio.SocketStream:
+    try:
+        family = socket.AF_INET6 if ip_address(host).version == 6 else socket.AF_INET
+    except ValueError:
+        return await trio.open_tcp_stream(host, port)
+    # A name's addresses race each other, in a nursery; one address needs none of that.
+    reached = trio.socket.socket(family)
+    try:
+        await reached.connect((host, port))
+        return trio.SocketStream(reached)
+    except BaseException:
+        reached.close()
+        raise
 
 
 def _reasons(error: Exception) -> str:
