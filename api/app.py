@@ -125,6 +125,7 @@ def create_app(services: Services) -> FastAPI:
     app.router.default = _no_route
     if services.settings.trusted_proxy_hops:
         app.trust_proxies(services.settings.trusted_proxy_hops)
+    app.add_middleware(desktop.UpgradesFirst, prefixes=PREFIXES)
     app.add_middleware(Guard, settings=services.settings)
     app.add_middleware(AccessLog)  # the last one added is the outermost
     return app

@@ -5,6 +5,8 @@ Plain ASGI below Starlette's routes: after the 101 nothing of a framework is lef
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from functools import partial
 from typing import Final
 from uuid import uuid4
@@ -12,8 +14,8 @@ from uuid import uuid4
 import structlog
 import trio
 from starlette.requests import HTTPConnection
-from starlette.routing import BaseRoute, Route, WebSocketRoute
-from starlette.types import Receive, Scope, Send
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.auth import SIGNED_OUT, Identity, authenticate, same_origin
 from api.chats import find_chat, parse_chat_id
@@ -35,7 +37,7 @@ from relay import (
     Session,
 )
 
-__all__ = ["PATHS", "routes"]
+__all__ = ["PATHS", "UpgradesFirst", "routes"]
 
 PATHS: Final = ("/chats/{chat}/desktop", "/chats/{chat}/stream/desktop")
 """The endpoint's path, and the one that newer clients know it by."""
@@ -72,18 +74,34 @@ class DesktopEndpoint:
             await error.response()(scope, receive, send)
 
 
+_endpoint: Final = DesktopEndpoint()
+
+
 def routes(prefix: str) -> list[BaseRoute]:
-    """The endpoint under `prefix`."""
-    endpoint = DesktopEndpoint()
+    """What answers the endpoint's plain requests under `prefix`."""
+    # An empty id is answered as one, not as an unknown route.
+    paths = (path.replace("{chat}", "{chat:segment}") for path in PATHS)
     return [
-        route
-        # An empty id is answered as one, not as an unknown route.
-        for path in (path.replace("{chat}", "{chat:segment}") for path in PATHS)
-        for route in (
-            WebSocketRoute(prefix + path, endpoint),
-            Route(prefix + path, endpoint, methods=["GET"], include_in_schema=False),
-        )
+        Route(prefix + path, _endpoint, methods=["GET"], include_in_schema=False) for path in paths
     ]
+
+
+class UpgradesFirst:
+    """ASGI middleware, the innermost: takes the endpoint's upgrade requests out before the routes,
+    of which the framework would try a dozen, each with its own wrapping."""
+
+    def __init__(self, app: ASGIApp, prefixes: Iterable[str]) -> None:
+        self._app = app
+        paths = (prefix + path for prefix in prefixes for path in PATHS)
+        self._path = re.compile("|".join(paths).replace("{chat}", "([^/]*)"))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        found = self._path.fullmatch(scope["path"]) if scope["type"] == "websocket" else None
+        if found is None:
+            await self._app(scope, receive, send)
+        else:
+            scope["path_params"] = {"chat": found[found.lastindex or 0]}
+            await _endpoint(scope, receive, send)
 
 
 async def _serve(request: HTTPConnection, send: Send) -> None:
