@@ -11,6 +11,7 @@ from __future__ import annotations
 import array
 import fcntl
 import math
+import mmap
 import os
 import socket
 import termios
@@ -43,6 +44,17 @@ _NOTHING = memoryview(b"")
 
 # From here on the kernel moves opaque bytes: below it, two copies cost less than the system calls.
 _SPLICE_FROM_BYTES = 131_072
+
+# What is kept for a slow peer, from here on in pages of its own: the heap would have holes
+# afterwards. When 1,000 stalled sessions had ended, the process still had 110 MiB of theirs.
+_OWN_PAGES_FROM_BYTES = 16_384
+
+# Of a frame so much at a time goes into the pipe, where it is held when the viewer takes no more;
+# what stays in the desktop's socket holds the desktop up. After a step that did not have to wait
+# the next may be longer: nginx's CPU times 1.03 with short steps alone, 0.68 with long ones, 0.64
+# with 1 MiB.
+_STEP_BYTES = 65_536
+_LONG_STEP_BYTES = 262_144
 
 _PIPE_BYTES = 1_048_576
 _F_SETPIPE_SZ = 1031
@@ -79,6 +91,15 @@ def _give_pipe(pipe: tuple[int, int], *, empty: bool) -> None:
         os.close(pipe[1])
 
 
+def _kept(rest: memoryview) -> memoryview:
+    """What a socket did not take, in memory that the system has back when it is sent."""
+    if len(rest) < _OWN_PAGES_FROM_BYTES:
+        return memoryview(bytes(rest))
+    pages = mmap.mmap(-1, len(rest), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    pages[:] = rest
+    return memoryview(pages)
+
+
 class RawPumps(Pumps):
     """The pumps of one session over two sockets. The switchboard calls the handlers."""
 
@@ -95,6 +116,7 @@ class RawPumps(Pumps):
         "_low_water_bytes",
         "_over",
         "_pipe",
+        "_step_bytes",
         "_to_desktop",
         "_to_viewer",
         "_viewer",
@@ -132,6 +154,7 @@ class RawPumps(Pumps):
         self._frame_left = 0
         self._pipe: tuple[int, int] | None = None
         self._in_pipe = 0
+        self._step_bytes = _STEP_BYTES
         # The newest control frame of each kind that waits for the rest of a frame to go out.
         self._controls: dict[int, bytes] = {}
         # Whether a read may bring something, as far as the edges told.
@@ -305,7 +328,10 @@ class RawPumps(Pumps):
             while self._frame_left:
                 if not self._in_pipe:
                     moved = os.splice(
-                        self._desktop_fd, self._pipe[1], self._frame_left, flags=_SPLICE_FLAGS
+                        self._desktop_fd,
+                        self._pipe[1],
+                        min(self._frame_left, self._step_bytes),
+                        flags=_SPLICE_FLAGS,
                     )
                     if not moved:
                         self._finished(ended(Reason.DESKTOP_CLOSED))
@@ -320,8 +346,11 @@ class RawPumps(Pumps):
                 except BlockingIOError:
                     if self.viewer_stalled_since == math.inf:
                         self.viewer_stalled_since = trio.current_time()
+                    self._step_bytes = _STEP_BYTES
                     return True
                 self._in_pipe -= sent
+                if not self._in_pipe:
+                    self._step_bytes = _LONG_STEP_BYTES
                 self._frame_left -= sent
                 self.viewer_stalled_since = math.inf
         except OSError as error:
@@ -393,7 +422,7 @@ class RawPumps(Pumps):
             total += len(piece)
         if sent == total:
             return _NOTHING
-        return memoryview(b"".join(pieces))[sent:]
+        return _kept(memoryview(b"".join(pieces))[sent:])
 
     def _flush_viewer(self) -> None:
         if self._to_viewer:

