@@ -147,7 +147,10 @@ class Session:
                 await trio.aclose_forcefully(self._desktop.stream)
         if isinstance(self._pumps, RawPumps) and self._pumps.bug is not None:
             raise self._pumps.bug
-        return dataclasses.replace(how, counters=self._counters())
+        how = dataclasses.replace(how, counters=self._counters())
+        # They know this session: the two would stay until cycles are looked for.
+        self._pumps = None
+        return how
 
     async def _carry(self) -> None:
         pumps = await self._greet()
