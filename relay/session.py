@@ -143,8 +143,8 @@ class Session:
             if isinstance(self._pumps, RawPumps):
                 self._pumps.close()
             with trio.CancelScope(shield=True):
-                await trio.aclose_forcefully(self._viewer)
-                await trio.aclose_forcefully(self._desktop.stream)
+                await _cut(self._viewer)
+                await _cut(self._desktop.stream)
         if isinstance(self._pumps, RawPumps) and self._pumps.bug is not None:
             raise self._pumps.bug
         how = dataclasses.replace(how, counters=self._counters())
@@ -261,6 +261,14 @@ class Session:
         if self._pumps is None:
             return Counters()
         return Counters(self._pumps.down.bytes_moved, self._pumps.up.bytes_moved)
+
+
+async def _cut(stream: trio.abc.Stream) -> None:
+    """Closes a stream at once. A socket needs neither a scope nor a turn of Trio's for it."""
+    if isinstance(stream, trio.SocketStream):
+        stream.socket.close()
+    else:
+        await trio.aclose_forcefully(stream)
 
 
 class _Progress:
