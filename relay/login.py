@@ -5,6 +5,7 @@ A security type is one class with one async method, listed in `SECURITY_TYPES`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,6 +124,21 @@ async def drive(steps: Steps[T], wire: Wire) -> T:
         return value
 
 
+async def send_now(stream: trio.abc.Stream, data: bytes) -> None:
+    """`send_all`, without a turn of Trio's for what a socket takes at once: it has room for all of
+    a handshake's messages."""
+    if isinstance(stream, trio.SocketStream):
+        try:
+            data = data[os.write(stream.socket.fileno(), data) :]
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            raise trio.BrokenResourceError from error
+        if not data:
+            return
+    await stream.send_all(data)
+
+
 class _StreamWire:
     """A desktop's stream as a wire. `rest` is what arrived beyond the handshake, `last` what was
     read last, up to byte `offset` of the stream."""
@@ -150,7 +166,7 @@ class _StreamWire:
 
     async def send_all(self, data: bytes) -> None:
         try:
-            await self._stream.send_all(data)
+            await send_now(self._stream, data)
         except trio.BrokenResourceError:
             # A desktop that has refused and closed already (TigerVNC's blacklist does so before
             # it is asked): its reason is still to be read.

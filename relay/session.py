@@ -17,7 +17,7 @@ from relay.ended import Counters, Ended, Reason, ended, ended_by_fault
 from relay.errors import ProtocolError
 from relay.leg import DownLeg, UpLeg
 from relay.limits import Limits
-from relay.login import DesktopEnd, PasswordSource, PeerClosed, drive, log_in
+from relay.login import DesktopEnd, PasswordSource, PeerClosed, drive, log_in, send_now
 from relay.pump import Pumps, StreamPumps
 from relay.rfb import handshake
 from relay.rfb.conversation import Conversation
@@ -54,7 +54,7 @@ class _ViewerWire:
         return taken
 
     async def send_all(self, data: bytes) -> None:
-        await self._viewer.send_all(frame(BINARY, data))
+        await send_now(self._viewer, frame(BINARY, data))
 
 
 class Session:
