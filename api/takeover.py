@@ -29,13 +29,14 @@ from hypercorn.config import Config
 from hypercorn.protocol.events import Request
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol, H11WSConnection
 from hypercorn.protocol.http_stream import HTTPStream
-from hypercorn.protocol.ws_stream import WSStream
+from hypercorn.protocol.ws_stream import ASGIWebsocketState, WSStream
 from hypercorn.trio.task_group import TaskGroup, _handle
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
 from starlette.types import Send
+from wsproto.utilities import generate_accept_token
 
 from api.errors import ApiError
 from api.upgrade import upgrade_problem
@@ -205,6 +206,19 @@ class Connection:
         return carry
 
 
+class _Upgrade(WSStream):
+    """Hypercorn's upgrade request, less the long way of its 101 through wsproto and h11."""
+
+    async def _accept(self, _message: Any) -> None:
+        self.state = ASGIWebsocketState.CLOSED
+        assert self.handshake.key is not None
+        token = generate_accept_token(self.handshake.key)
+        await current_connection().send_all(
+            b"HTTP/1.1 101 Switching Protocols\r\nupgrade: WebSocket\r\nconnection: Upgrade\r\n"
+            b"sec-websocket-accept: %b\r\n\r\n" % token
+        )
+
+
 class _Http1(H11Protocol):
     """Hypercorn's HTTP/1.1, which never becomes HTTP/2, and is strict about upgrades."""
 
@@ -220,7 +234,7 @@ class _Http1(H11Protocol):
         is_upgrade = upgrade_problem(method, http_version, headers) is None
         kind: type[HTTPStream | WSStream] = HTTPStream
         if is_upgrade:
-            kind = WSStream
+            kind = _Upgrade
             headers = for_hypercorn(headers)
             early, _ = self.connection.trailing_data
             current_connection().upgrade_requested(early)
