@@ -104,9 +104,10 @@ class Pumps:
         controls = self.up.frames.controls
         if not controls:
             return
+        pong = b""
         for opcode, payload in controls:
             if opcode == PING:
-                self._send_control(frame(PONG, payload))
+                pong = frame(PONG, payload)
             elif opcode == PONG:
                 self.pinged_at = math.inf
             else:
@@ -114,6 +115,8 @@ class Pumps:
                 self._end(ended(Reason.VIEWER_CLOSED, f"close code {code}"))
                 break
         controls.clear()
+        if pong:
+            self._send_control(pong)
 
 
 class StreamPumps(Pumps):

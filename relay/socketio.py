@@ -15,6 +15,7 @@ import mmap
 import os
 import socket
 import termios
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -29,8 +30,17 @@ from relay.rfb.errors import CloseCode
 from relay.switchboard import HUNG_UP, READABLE, WRITABLE, Switchboard
 from relay.websocket import BINARY, header
 
-# Reads in a row before other sessions get their turn.
-_ROUNDS = 16
+# What a direction may take before the other sessions get their turn, and one read too much. Time,
+# not bytes: a message of one byte costs as much as one of 64 KiB.
+_SLICE_S = 0.0002
+
+# A read is not judged in parts: 64 KiB of a viewer's pointer events take 20 ms. noVNC hardly ever
+# sends more than this at once.
+_UP_READ_BYTES = 1_024
+
+# A desktop's reads shrink to this while they take long to judge, and grow again: 4 KiB of bells
+# take 11 ms. Also the least that the clock is asked about.
+_DOWN_READ_LEAST_BYTES = 256
 
 # The most that one read takes, whatever `Limits.read_bytes` says.
 _READ_LIMIT_BYTES = 1_048_576
@@ -41,6 +51,8 @@ _SCRATCH = bytearray(max(TAIL_LIMIT_BYTES, 4 + 4 * 65_535) + _READ_LIMIT_BYTES)
 _VIEW = memoryview(_SCRATCH)
 
 _NOTHING = memoryview(b"")
+
+monotonic = time.monotonic
 
 # From here on the kernel moves opaque bytes: below it, two copies cost less than the system calls.
 _SPLICE_FROM_BYTES = 131_072
@@ -111,14 +123,17 @@ class RawPumps(Pumps):
         "_desktop_fd",
         "_desktop_hung_up",
         "_desktop_readable",
+        "_down_read_bytes",
         "_frame_left",
         "_in_pipe",
         "_low_water_bytes",
         "_over",
         "_pipe",
+        "_queued",
         "_step_bytes",
         "_to_desktop",
         "_to_viewer",
+        "_up_read_bytes",
         "_viewer",
         "_viewer_fd",
         "_viewer_hung_up",
@@ -142,6 +157,8 @@ class RawPumps(Pumps):
         self._low_water_bytes = limits.low_water_bytes
         self._window_bytes = limits.desktop_window_bytes
         self._read_bytes = min(limits.read_bytes, _READ_LIMIT_BYTES)
+        self._down_read_bytes = self._read_bytes
+        self._up_read_bytes = min(self._read_bytes, _UP_READ_BYTES)
         self._viewer = viewer
         self._desktop = desktop
         self._viewer_fd = viewer.socket.fileno()
@@ -164,6 +181,7 @@ class RawPumps(Pumps):
         self._viewer_hung_up = False
         self._desktop_hung_up = False
         self._over = False
+        self._queued = False
         self.bug: Exception | None = None
 
     def start(self) -> None:
@@ -229,7 +247,8 @@ class RawPumps(Pumps):
             if mask & READABLE:
                 self._viewer_readable = True
                 self._viewer_hung_up = bool(mask & HUNG_UP)
-                self._pump_up()
+                if not self._queued:
+                    self._pump_up()
         except Exception as bug:  # noqa: BLE001
             self._crashed(bug)
 
@@ -244,11 +263,19 @@ class RawPumps(Pumps):
             if mask & READABLE:
                 self._desktop_readable = True
                 self._desktop_hung_up = bool(mask & HUNG_UP)
-                self._pump_down()
+                if not self._queued:
+                    self._pump_down()
         except Exception as bug:  # noqa: BLE001
             self._crashed(bug)
 
+    def _later(self) -> None:
+        # Once, however many events come meanwhile: they would have the session called for each.
+        if not self._queued:
+            self._queued = True
+            self._board.again(self._again)
+
     def _again(self) -> None:
+        self._queued = False
         try:
             self._pump_down()
             self._pump_up()
@@ -261,19 +288,20 @@ class RawPumps(Pumps):
     def _pump_down(self) -> None:
         leg = self.down
         flow = self.flow
-        rounds = _ROUNDS
+        now = until = 0.0
         while self._desktop_readable and not self._viewer_busy() and not self._over:
-            if not rounds:
-                return self._board.again(self._again)
-            rounds -= 1
+            if now > until:
+                return self._later()
             if leg.reader.opaque >= _SPLICE_FROM_BYTES and self._splice():
-                rounds = max(0, rounds - _ROUNDS // 2)
+                now = monotonic()
+                until = until or now + _SLICE_S
                 continue
+            size = self._down_read_bytes
             held = len(leg.tail)
             if held:
                 _SCRATCH[:held] = leg.tail
             try:
-                count = os.readv(self._desktop_fd, (_VIEW[held : held + self._read_bytes],))
+                count = os.readv(self._desktop_fd, (_VIEW[held : held + size],))
             except BlockingIOError:
                 self._desktop_readable = False
                 return None
@@ -282,12 +310,23 @@ class RawPumps(Pumps):
             if not count:
                 return self._finished(ended(Reason.DESKTOP_CLOSED))
             # A short read emptied the socket; what comes later is a new edge.
-            if count < self._read_bytes and not self._desktop_hung_up:
+            if count < size and not self._desktop_hung_up:
                 self._desktop_readable = False
+            # For less the clock would cost more than there is to share out.
+            long = count == size or count >= _DOWN_READ_LEAST_BYTES
+            began = monotonic() if long else 0.0
             try:
                 pieces = leg.take(_SCRATCH, _VIEW, 0, held + count)
             except ProtocolError as error:
                 return self._finished(ended_by_fault(error))
+            if long:
+                now = monotonic()
+                until = until or began + _SLICE_S
+                if now - began > _SLICE_S:
+                    if size > _DOWN_READ_LEAST_BYTES:
+                        self._down_read_bytes = size // 2
+                elif size < self._read_bytes and now - began < _SLICE_S / 2:
+                    self._down_read_bytes = min(self._read_bytes, size * 2)
             if pieces:
                 self._send_viewer(pieces)
             if flow.wake:
@@ -364,16 +403,16 @@ class RawPumps(Pumps):
     def _pump_up(self) -> None:
         leg = self.up
         flow = self.flow
-        rounds = _ROUNDS
+        size = self._up_read_bytes
+        now = until = 0.0
         while self._viewer_readable and not self._to_desktop and not self._over:
-            if not rounds:
-                return self._board.again(self._again)
-            rounds -= 1
+            if now > until:
+                return self._later()
             held = len(leg.tail)
             if held:
                 _SCRATCH[:held] = leg.tail
             try:
-                count = os.readv(self._viewer_fd, (_VIEW[held : held + self._read_bytes],))
+                count = os.readv(self._viewer_fd, (_VIEW[held : held + size],))
             except BlockingIOError:
                 self._viewer_readable = False
                 return None
@@ -381,11 +420,11 @@ class RawPumps(Pumps):
                 return self._finished(ended(Reason.VIEWER_LOST, error.strerror or ""))
             if not count:
                 return self._finished(ended(Reason.VIEWER_LOST))
-            if count < self._read_bytes and not self._viewer_hung_up:
+            if count < size and not self._viewer_hung_up:
                 self._viewer_readable = False
             flow.viewer_behind = self._viewer_busy()
             pieces = leg.take(_SCRATCH, _VIEW, 0, held + count)
-            if flow.desktop_behind and count < self._read_bytes:
+            if flow.desktop_behind and count < size:
                 # Nothing is queued any more behind what the desktop was late for.
                 flow.desktop_behind = False
             if pieces:
@@ -393,6 +432,9 @@ class RawPumps(Pumps):
             if leg.fault is not None:
                 return self._finished(ended_by_fault(leg.fault))
             self._viewer_said()
+            if count == size:
+                now = monotonic()
+                until = until or now + _SLICE_S
         return None
 
     def _send_viewer(self, pieces: Pieces) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import select
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -24,8 +25,7 @@ _EVENTS = 128
 
 # Turns of the system task before other Trio tasks get theirs: a way through Trio costs about 12 us;
 # with 32 turns instead of 8 an update of 32 KiB costs 2 us less. With many sessions that move all
-# they can, a turn is long: 20 of them keep pings, deadlines and HTTP requests waiting for 75 ms at
-# most.
+# they can, a turn is long: so there is a limit of time too.
 _TURNS = 32
 _TURNS_S = 0.01
 
@@ -50,7 +50,7 @@ class Switchboard(trio.abc.Instrument):
         self._epoll = select.epoll()
         self._poll = self._epoll.poll
         self._handlers: dict[int, Handler] = {}
-        self._waiting: list[Callable[[], None]] = []
+        self._waiting: deque[Callable[[], None]] = deque()
         self._tell = trio.lowlevel.current_trio_token().run_sync_soon
         self._trio_fd = _trio_epoll_fd()
         self._trio_ready = False
@@ -67,7 +67,9 @@ class Switchboard(trio.abc.Instrument):
             self._epoll.unregister(fd)
 
     def again(self, call: Callable[[], None]) -> None:
-        """Has `call` called in the next turn: for who has more to do than is fair at once."""
+        """Has `call` called in a later turn: for who has more to do than is fair at once. A turn
+        has one such call, so that those who always have more cost the others one slice of time,
+        however many they are."""
         self._waiting.append(call)
 
     def tell_trio(self, call: Callable[[], None]) -> None:
@@ -76,19 +78,16 @@ class Switchboard(trio.abc.Instrument):
 
     def _turn(self, wait_s: float) -> bool:
         """Hands out what has come, waiting for it at most so long; whether there was anything."""
-        waiting = self._waiting
-        if waiting:
-            self._waiting = []
-            wait_s = 0
-        events = self._poll(wait_s, _EVENTS)
+        waiting = len(self._waiting)
+        events = self._poll(0 if waiting else wait_s, _EVENTS)
         handlers = self._handlers
         for fd, mask in events:
             # A handler called before may have ended the session of this one.
             handler = handlers.get(fd)
             if handler is not None:
                 handler(mask)
-        for call in waiting:
-            call()
+        if waiting:
+            self._waiting.popleft()()
         return bool(events or waiting)
 
     @trio.lowlevel.enable_ki_protection

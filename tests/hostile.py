@@ -143,8 +143,10 @@ async def main(patterns: list[str]) -> int:
     bugs: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder), desktops | {"good": "pattern"})
-        try:
-            async with trio.open_nursery() as nursery:
+        # The thread that reads the log ends with the server: so the server ends within the nursery,
+        # whatever goes wrong there.
+        async with trio.open_nursery() as nursery:
+            try:
                 scope = trio.CancelScope()
                 nursery.start_soon(trio.to_thread.run_sync, _drain, server, bugs)
                 nursery.start_soon(watch, server, seen, scope)
@@ -160,10 +162,9 @@ async def main(patterns: list[str]) -> int:
                 await trio.sleep(3)
                 live, after = await server.live(), server.descriptors()
                 scope.cancel()
+            finally:
                 server.process.terminate()
-        finally:
-            server.process.terminate()
-            server.process.wait()
+        server.process.wait()
     verdicts = Counter(r["verdict"] for r in results if "verdict" in r)
     for result in results:
         if result.get("verdict") not in (None, "PASS", "INFO"):

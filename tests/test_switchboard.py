@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import socket
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import outcome
 import pytest
 import trio
 from trio.testing import MockClock
 
-from relay import switchboard
+from relay import socketio, switchboard
+from relay.leg import DownLeg, UpLeg
+from relay.limits import Limits
+from relay.rfb.conversation import Conversation
+from relay.socketio import RawPumps
 from relay.switchboard import READABLE, Switchboard
+from relay.websocket import FrameReader
+from tests.peers import INIT, client_frame
+
+KEY = bytes.fromhex("0401000000000061")  # RFC 6143, Section 7.5.4
 
 
 @pytest.fixture
@@ -119,3 +129,42 @@ async def test_who_asks_for_another_turn_has_it() -> None:
     board.again(again)
     await done.wait()
     assert turns == [0, 1, 2, 3, 4]
+
+
+async def test_those_who_always_have_more_take_one_slice_a_turn_together() -> None:
+    board = switchboard.current()
+    calls: list[str] = []
+    for name in "abc":
+        board.again(lambda name=name: calls.append(name))  # type: ignore[misc]
+    board.before_io_wait(0)
+    assert calls == ["a"]
+    board.before_io_wait(0)
+    assert calls == ["a", "b"]
+
+
+async def test_a_flood_queues_its_session_once(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Each look at the clock finds the slice used up.
+    monkeypatch.setattr(socketio, "monotonic", itertools.count().__next__)
+    viewer, there = pair
+    desktop, elsewhere = socket.socketpair()
+    desktop.setblocking(False)
+    queued: list[Callable[[], None]] = []
+    conversation = Conversation(INIT, Limits())
+    pumps = RawPumps(
+        DownLeg(conversation.down, b""),
+        UpLeg(conversation.up, FrameReader(mask_expected=True, limit_bytes=1 << 20), b""),
+        lambda _how: None,
+        Limits(),
+        trio.SocketStream(trio.socket.from_stdlib_socket(viewer)),
+        trio.SocketStream(trio.socket.from_stdlib_socket(desktop)),
+        SimpleNamespace(again=queued.append),  # type: ignore[arg-type]
+    )
+    with desktop, elsewhere:
+        there.sendall(client_frame(KEY) * 1_000)
+        for _ in range(5):
+            pumps._viewer_event(READABLE)
+        assert len(queued) == 1
+        queued.pop()()
+        assert len(queued) == 1
