@@ -85,14 +85,18 @@ class Desktop:
         del self._held[:count]
         return taken
 
+    async def _send(self, data: bytes) -> None:
+        # What answers a message must not come inside an update.
+        async with self._sending:
+            await self._stream.send_all(data)
+
     async def _obey(self) -> None:
         kind = (await self._read(1))[0]
         if kind == 2:
             (count,) = struct.unpack(">xH", await self._read(3))
             listed = struct.unpack(f">{count}i", await self._read(4 * count))
             if CONTINUOUS in listed:
-                async with self._sending:
-                    await self._stream.send_all(_END_OF_CONTINUOUS_UPDATES)
+                await self._send(_END_OF_CONTINUOUS_UPDATES)
             return
         rest = await self._read(_REST[kind])
         if kind == 3:
@@ -103,6 +107,8 @@ class Desktop:
             self._keys += rest[0]
         elif kind == 150:
             self._continuous = bool(rest[0])
+            if not self._continuous:
+                await self._send(_END_OF_CONTINUOUS_UPDATES)
         self._news.set()
 
     async def _show(self) -> None:
@@ -120,10 +126,7 @@ class Desktop:
             if rectangles:
                 self._asked = False
                 self._keys_shown, self._frame_shown = self._keys, frame
-                async with self._sending:
-                    await self._stream.send_all(
-                        struct.pack(">BxH", 0, len(rectangles)) + b"".join(rectangles)
-                    )
+                await self._send(struct.pack(">BxH", 0, len(rectangles)) + b"".join(rectangles))
                 continue
             self._news = trio.Event()
             with trio.move_on_at((frame + 1) / FRAMES_PER_S):
