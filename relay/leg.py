@@ -39,6 +39,16 @@ def _approved(reader: Reader, view: memoryview, start: int, end: int) -> tuple[P
     return pieces, sum(map(len, pieces))
 
 
+def _frames(view: memoryview, start: int, cuts: list[int], end: int) -> Pieces:
+    """`view[start:end]` as frames of which each but the last ends at a cut."""
+    pieces: Pieces = []
+    for behind in (*cuts, end):
+        if behind > start:
+            pieces += (header(BINARY, behind - start), view[start:behind])
+            start = behind
+    return pieces
+
+
 class DownLeg:
     """From the desktop's RFB to the viewer's WebSocket frames."""
 
@@ -57,6 +67,8 @@ class DownLeg:
         if not reader.edits:
             length = end - start
             self.bytes_moved += length
+            if reader.cuts:
+                return _frames(view, start, reader.cuts, end)
             return [header(BINARY, length), view[start:end]] if length else []
         pieces, length = _approved(reader, view, start, end)
         if length:

@@ -28,6 +28,8 @@ _UPDATE_SLACK_BYTES = 1_048_576
 """What one update may have beyond four times its pixels: a small framebuffer in many rectangles,
 each with its own overhead."""
 
+CUTS_LIMIT = 16
+"""Fences of one window that end a frame; TigerVNC sends two an update."""
 
 AUDIO_LIMIT_BYTES = 1_048_576
 """One message of audio; TigerVNC's viewer takes no more."""
@@ -42,7 +44,11 @@ _AUDIO_DATA = 2
 
 
 class FromDesktop(Reader):
-    """The down direction. See `Reader` for the contract."""
+    """The down direction. See `Reader` for the contract.
+
+    `cuts` are the ends of fences in `buf`, in order, valid as `edits` are: a browser hands a
+    WebSocket frame on when it is complete, so a fence should be its frame's last.
+    """
 
     direction = Direction.DOWN
     close_code = CloseCode.DESKTOP_FAULT
@@ -58,10 +64,12 @@ class FromDesktop(Reader):
         "_walk",
         "_walked_bytes",
         "_walking",
+        "cuts",
     )
 
     def __init__(self, state: State, flow: Flow, clock: Callable[[], float] | None) -> None:
         super().__init__(state, flow)
+        self.cuts: list[int] = []
         self._bells = Rate(BELLS_PER_S, BELLS_PER_S, clock)
         # Rectangles left in the FramebufferUpdate being read, and how many it announced.
         self._rects = 0
@@ -93,6 +101,8 @@ class FromDesktop(Reader):
         start = pos
         if self.edits:
             self.edits.clear()
+        if self.cuts:
+            self.cuts.clear()
         if self.opaque:
             pos = self._pass_opaque(pos, stop)
         while pos < stop:
@@ -402,6 +412,8 @@ class FromDesktop(Reader):
             state.fence_replies_due -= 1
         else:
             state.fence_answers_due += 1
+            if len(self.cuts) < CUTS_LIMIT:
+                self.cuts.append(end)
         return end
 
 
