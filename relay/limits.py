@@ -52,9 +52,9 @@ class Limits:
     read_bytes: int = 65_536
     """One read from a socket; also the most that one direction holds for a slow peer."""
 
-    low_water_bytes: int = 131_072
-    """What the viewer's socket may hold unsent before the desktop is asked for no more: half a
-    second at 2 Mbit/s. Less costs throughput on fast networks."""
+    low_water_bytes: int = 65_536
+    """What the viewer's socket may hold unsent before the desktop is asked for no more: a quarter
+    of a second at 2 Mbit/s. Less costs throughput on fast networks."""
 
     desktop_window_bytes: int = 786_432
     """What the kernel is asked to hold of a desktop's bytes that were not read yet; it doubles the

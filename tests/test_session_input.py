@@ -246,6 +246,33 @@ async def test_a_slow_viewer_is_not_a_silent_one(
         nursery.cancel_scope.cancel()
 
 
+PAUSE, CONTINUE = (struct.pack(">BBHHHH", 150, on, 0, 0, 640, 480) for on in (0, 1))
+END_OF_UPDATES = b"\x96"
+
+
+async def test_a_viewer_that_reads_nothing_stops_continuous_updates(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    lab = socket_lab(buffer_bytes=4096)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lab.run)
+        await lab.greet()
+        wanted = struct.pack(">BxHiii", 2, 3, 0, -313, -312)
+        await lab.viewer.send_all(client_frame(wanted))
+        await lab.desktop.send_all(END_OF_UPDATES)
+        assert await lab.hear(len(wanted)) == wanted
+        assert await lab.frames.binary(1) == END_OF_UPDATES
+        await lab.viewer.send_all(client_frame(CONTINUE))
+        assert await lab.hear(10) == CONTINUE
+        for _ in range(3):
+            update = raw_rectangle(200, 200)
+            nursery.start_soon(lab.desktop.send_all, update + END_OF_UPDATES)
+            assert await lab.hear(10) == PAUSE
+            assert await lab.frames.binary(len(update)) == update
+            assert await lab.hear(10) == CONTINUE
+        nursery.cancel_scope.cancel()
+
+
 async def test_moves_behind_a_desktop_that_does_not_read_collapse() -> None:
     lab = socket_lab()
     assert isinstance(lab.desktop_near, trio.SocketStream)

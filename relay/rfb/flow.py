@@ -97,6 +97,7 @@ class Flow:
         "_list_fence",
         "_next",
         "_offers",
+        "_paused",
         "_state",
         "_unrequested",
         "_wanted",
@@ -137,6 +138,8 @@ class Flow:
         self.in_update = False
         self._unrequested = 0
         self.continuous = False
+        # Whether the desktop has been told to stop them until the viewer is not behind any more.
+        self._paused = False
         self._area: Area = (0, 0, 0, 0)
         self._held_enables: list[tuple[bool, Area]] = []
         self._ends: list[_End] = []
@@ -163,8 +166,8 @@ class Flow:
 
     @property
     def holding(self) -> bool:
-        """Whether update requests are held back."""
-        return self._held[0] is not None or self._held[1] is not None
+        """Whether update requests are held back, or continuous updates are."""
+        return self._paused or self._held[0] is not None or self._held[1] is not None
 
     def _quiet(self) -> bool:
         """Whether no pixel can come before something is asked for."""
@@ -312,6 +315,7 @@ class Flow:
                 return b""
             self._expect_end(wanted, ours=True)
             self._enables += 2
+            self._paused = False
             return _enable(150, 0, *self._area) + message + _enable(150, 1, *self._area)
         if self._ends:
             self._ends[-1].pixel_format = wanted
@@ -401,6 +405,7 @@ class Flow:
     def _enable(self, on: bool, area: Area) -> None:
         self._enables += 1
         self.continuous = on
+        self._paused = False
         if on:
             self._area = area
             # A desktop forgets them (TigerVNC), and ignores those that follow.
@@ -480,9 +485,22 @@ class Flow:
             for on, area in held:
                 self._enable(on, area)
                 messages.append(_enable(150, on, *self._state.crop(*area)))
+            if self.continuous and self._paused != self.viewer_behind:
+                messages.append(self._pause())
             if not self.viewer_behind:
                 messages += self._held_requests()
         return b"".join(messages)
+
+    def _pause(self) -> bytes:
+        """Stops continuous updates while the viewer is behind, or has them go on: the desktop's
+        socket would fill with them. Not again before the end of the last stop has come."""
+        if self.viewer_behind:
+            if self._ends:
+                return b""
+            self._expect_end(None, ours=True)
+        self._paused = self.viewer_behind
+        self._enables += 1
+        return _enable(150, not self._paused, *self._state.crop(*self._area))
 
     def _held_requests(self) -> list[bytes]:
         return [
