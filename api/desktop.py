@@ -12,7 +12,6 @@ from typing import Final
 from uuid import uuid4
 
 import structlog
-import trio
 from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -35,6 +34,7 @@ from relay import (
     Ended,
     Rights,
     Session,
+    streams,
 )
 
 __all__ = ["PATHS", "UpgradesFirst", "routes"]
@@ -245,11 +245,11 @@ async def _take_over(
     try:
         viewer, early = await connection.take_over(send)
     except NotUpgraded as error:
-        await trio.aclose_forcefully(desktop.stream)
+        await streams.cut(desktop.stream)
         log.info("upgrade failed", problem=str(error))
         return None
     except BaseException:
-        await trio.aclose_forcefully(desktop.stream)
+        await streams.cut(desktop.stream)
         raise
     log.info("session begins", desktop=desktop.name, size=f"{desktop.width}x{desktop.height}")
     return Session(

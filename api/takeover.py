@@ -26,6 +26,7 @@ import h11
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
+from hypercorn.events import Closed, RawData
 from hypercorn.protocol.events import Request
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol, H11WSConnection
 from hypercorn.protocol.http_stream import HTTPStream
@@ -299,25 +300,53 @@ class _Tasks(TaskGroup):
                 pass  # Answered: nobody wants to know any more.
 
         async def put_or_leave(event: Any) -> None:
-            if event["type"].endswith(".disconnect"):
-                nursery.start_soon(put, event)  # This may be the task that would have to read it.
-            else:
-                await put(event)
+            try:
+                sender.send_nowait(event)
+            except trio.BrokenResourceError:
+                pass
+            except trio.WouldBlock:
+                if event["type"].endswith(".disconnect"):
+                    nursery.start_soon(put, event)  # This may be the task that has to read it.
+                else:
+                    await put(event)
 
         nursery.start_soon(run)
         return put_or_leave
 
 
+class _Idle:
+    """Hypercorn's task beside a connection that waits for a request, started without waiting for
+    its start: that takes a nursery and three scopes, for every connection."""
+
+    def __init__(self) -> None:
+        self._scope = trio.CancelScope()
+
+    async def restart(self, tasks: TaskGroup, action: Callable[[], Awaitable[None]]) -> None:
+        await self.stop()
+        self._scope = trio.CancelScope()
+        assert tasks._nursery is not None
+        tasks._nursery.start_soon(self._run, action, self._scope)
+
+    async def stop(self) -> None:
+        self._scope.cancel()
+
+    async def _run(self, action: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:
+        with scope:
+            await action()
+
+
 class HttpServer(TCPServer):
     """Hypercorn's server of one connection, with `_Http1` for its protocol.
 
-    `run` is Hypercorn's, less TLS (a reverse proxy's business) and HTTP/2.
+    `run` and `_read_data` are Hypercorn's, less TLS (a reverse proxy's business), HTTP/2 and the
+    deadline of a read, which is `Connection.receive_some`'s.
     """
 
     def __init__(
         self, app: ASGIWrapper, config: Config, context: WorkerContext, connection: Connection
     ) -> None:
         super().__init__(app, config, context, cast(Any, {}), cast(Any, connection))
+        self.idle_task = cast(Any, _Idle())
 
     async def run(self) -> None:
         socket = self.stream.socket
@@ -348,3 +377,13 @@ class HttpServer(TCPServer):
             pass  # The client has gone before its address was asked for.
         finally:
             await self._close()
+
+    async def _read_data(self) -> None:
+        data = b"more"
+        while data:
+            try:
+                data = bytes(await self.stream.receive_some(READ_BYTES))
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                break
+            await self.protocol.handle(RawData(data))
+        await self.protocol.handle(Closed())

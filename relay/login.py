@@ -5,7 +5,6 @@ A security type is one class with one async method, listed in `SECURITY_TYPES`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import trio
 from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
 from cryptography.hazmat.primitives.ciphers import Cipher, modes
 
+from relay import streams
 from relay.dial import Address, dial
 from relay.errors import DesktopError, ProtocolError
 from relay.limits import Limits
@@ -124,21 +124,6 @@ async def drive(steps: Steps[T], wire: Wire) -> T:
         return value
 
 
-async def send_now(stream: trio.abc.Stream, data: bytes) -> None:
-    """`send_all`, without a turn of Trio's for what a socket takes at once: it has room for all of
-    a handshake's messages."""
-    if isinstance(stream, trio.SocketStream):
-        try:
-            data = data[os.write(stream.socket.fileno(), data) :]
-        except BlockingIOError:
-            pass
-        except OSError as error:
-            raise trio.BrokenResourceError from error
-        if not data:
-            return
-    await stream.send_all(data)
-
-
 class _StreamWire:
     """A desktop's stream as a wire. `rest` is what arrived beyond the handshake, `last` what was
     read last, up to byte `offset` of the stream."""
@@ -152,12 +137,15 @@ class _StreamWire:
     async def read_exactly(self, count: int) -> bytes:
         while len(self.rest) < count:
             try:
-                data = await self._stream.receive_some(4096)
+                data = await streams.receive(self._stream, 4096)
             except trio.BrokenResourceError:
                 raise PeerClosed from None
             if not data:
                 raise PeerClosed
             self.rest += data
+            if len(self.rest) < count:
+                # A desktop that drips, or says a long reason, is not the only one.
+                await trio.lowlevel.checkpoint()
         taken = bytes(self.rest[:count])
         del self.rest[:count]
         self.last = taken
@@ -166,7 +154,7 @@ class _StreamWire:
 
     async def send_all(self, data: bytes) -> None:
         try:
-            await send_now(self._stream, data)
+            await streams.send(self._stream, data)
         except trio.BrokenResourceError:
             # A desktop that has refused and closed already (TigerVNC's blacklist does so before
             # it is asked): its reason is still to be read.
@@ -178,7 +166,6 @@ class NoSecurity:
 
     async def authenticate(self, wire: Wire, password: PasswordSource | None) -> None:
         del wire, password
-        await trio.lowlevel.checkpoint()
 
 
 class VncAuth:
@@ -286,7 +273,7 @@ async def log_in(
             await SECURITY_TYPES[negotiated.security_type].authenticate(wire, password)
             init = await drive(handshake.finish(negotiated, limits), wire)
     except BaseException as error:
-        await trio.aclose_forcefully(stream)
+        await streams.cut(stream)
         text = _explain(error, limits)
         if text is None:
             raise

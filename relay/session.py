@@ -12,12 +12,12 @@ from collections.abc import Collection
 
 import trio
 
-from relay import switchboard
+from relay import streams, switchboard
 from relay.ended import Counters, Ended, Reason, ended, ended_by_fault
 from relay.errors import ProtocolError
 from relay.leg import DownLeg, UpLeg
 from relay.limits import Limits
-from relay.login import DesktopEnd, PasswordSource, PeerClosed, drive, log_in, send_now
+from relay.login import DesktopEnd, PasswordSource, PeerClosed, drive, log_in
 from relay.pump import Pumps, StreamPumps
 from relay.rfb import handshake
 from relay.rfb.conversation import Conversation
@@ -38,7 +38,7 @@ class _ViewerWire:
 
     async def read_exactly(self, count: int) -> bytes:
         while len(self.rest) < count:
-            data = bytearray(self._early or await self._viewer.receive_some(4096))
+            data = bytearray(self._early or await streams.receive(self._viewer, 4096))
             self._early = b""
             if not data:
                 raise PeerClosed
@@ -48,13 +48,13 @@ class _ViewerWire:
                 if opcode == CLOSE:
                     raise PeerClosed
                 if opcode == PING:
-                    await self._viewer.send_all(frame(PONG, payload))
+                    await streams.send(self._viewer, frame(PONG, payload))
         taken = bytes(self.rest[:count])
         del self.rest[:count]
         return taken
 
     async def send_all(self, data: bytes) -> None:
-        await send_now(self._viewer, frame(BINARY, data))
+        await streams.send(self._viewer, frame(BINARY, data))
 
 
 class Session:
@@ -135,16 +135,17 @@ class Session:
             assert how is not None
             with trio.move_on_after(self._limits.close_timeout_s, shield=True):
                 await self._say_goodbye(how)
-        finally:
+        except BaseException:
+            # Cancelled, or a bug: the goodbye has not done it.
             if self._pumps is not None:
-                # Cancelled, or a bug: the goodbye has not done it.
                 with trio.move_on_after(self._limits.close_timeout_s, shield=True):
                     await self._pumps.release()
+            raise
+        finally:
             if isinstance(self._pumps, RawPumps):
                 self._pumps.close()
-            with trio.CancelScope(shield=True):
-                await _cut(self._viewer)
-                await _cut(self._desktop.stream)
+            await streams.cut(self._viewer)
+            await streams.cut(self._desktop.stream)
         if isinstance(self._pumps, RawPumps) and self._pumps.bug is not None:
             raise self._pumps.bug
         how = dataclasses.replace(how, counters=self._counters())
@@ -253,7 +254,7 @@ class Session:
             await self._pumps.finish(close)
             return
         try:
-            await self._viewer.send_all(close)
+            await streams.send(self._viewer, close)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return
 
@@ -261,14 +262,6 @@ class Session:
         if self._pumps is None:
             return Counters()
         return Counters(self._pumps.down.bytes_moved, self._pumps.up.bytes_moved)
-
-
-async def _cut(stream: trio.abc.Stream) -> None:
-    """Closes a stream at once. A socket needs neither a scope nor a turn of Trio's for it."""
-    if isinstance(stream, trio.SocketStream):
-        stream.socket.close()
-    else:
-        await trio.aclose_forcefully(stream)
 
 
 class _Progress:
@@ -331,6 +324,6 @@ async def carry(
     try:
         end = await log_in(desktop, password=password, limits=limits)
     except BaseException:
-        await trio.aclose_forcefully(viewer)
+        await streams.cut(viewer)
         raise
     return await Session(viewer, end, limits=limits, rights=rights).run()

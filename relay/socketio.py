@@ -21,6 +21,7 @@ from functools import partial
 
 import trio
 
+from relay import streams
 from relay.ended import Ended, Reason, ended, ended_by_fault
 from relay.errors import ProtocolError
 from relay.leg import DownLeg, Pieces, UpLeg
@@ -511,19 +512,23 @@ class RawPumps(Pumps):
     async def finish(self, close: bytes) -> None:
         """Flushes what was approved, sends a close frame and waits for the viewer's. The caller
         sets the deadline, and a side that takes nothing costs the other nothing of it: this owns
-        a nursery with a task a side."""
+        a nursery, with a task for the desktop where there is something for it."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.release)
+            messages = self._last_words()
+            if messages:
+                nursery.start_soon(_flush_to, self._desktop, messages)
             if await self._finish_frame() and await _flush_to(
                 self._viewer, bytes(self._to_viewer) + close
             ):
                 await wait_viewer_closed(self.up, self._viewer)
 
     async def release(self) -> None:
+        await _flush_to(self._desktop, self._last_words())
+
+    def _last_words(self) -> bytes:
         messages = bytes(self._to_desktop) + self.up.farewell()
         self._to_desktop = _NOTHING
-        if messages:
-            await _flush_to(self._desktop, messages)
+        return messages
 
     async def _finish_frame(self) -> bool:
         """Ends the frame under way; false when it cannot be ended, so nothing may follow it."""
@@ -542,7 +547,7 @@ class RawPumps(Pumps):
 
 async def _flush_to(stream: trio.SocketStream, data: bytes) -> bool:
     try:
-        await stream.send_all(data)
+        await streams.send(stream, data)
     except (trio.BrokenResourceError, trio.ClosedResourceError):
         # That side is gone, and what it did not take with it.
         return False
