@@ -290,7 +290,13 @@ class RawPumps(Pumps):
         leg = self.down
         flow = self.flow
         now = until = 0.0
-        while self._desktop_readable and not self._viewer_busy() and not self._over:
+        # Not `_viewer_busy`, here and where a request is read: 0.2 us of 50 for a round trip.
+        while (
+            self._desktop_readable
+            and not self._to_viewer
+            and not self._frame_left
+            and not self._over
+        ):
             if now > until:
                 return self._later()
             if leg.reader.opaque >= _SPLICE_FROM_BYTES and self._splice():
@@ -426,7 +432,7 @@ class RawPumps(Pumps):
                 return self._finished(ended(Reason.VIEWER_LOST))
             if count < size and not self._viewer_hung_up:
                 self._viewer_readable = False
-            flow.viewer_behind = self._viewer_busy()
+            flow.viewer_behind = self._frame_left > 0 or len(self._to_viewer) > 0
             pieces = leg.take(_SCRATCH, _VIEW, 0, held + count)
             if flow.desktop_behind and count < size:
                 # Nothing is queued any more behind what the desktop was late for.

@@ -247,7 +247,8 @@ class Flow:
         if self._next is not None:
             self._state.set_pixel_format(self._next)
             self._next = None
-        if self.holding or self._wanted is not None:
+        held = self._held
+        if held[0] or held[1] or self._paused or self._wanted is not None:
             self.wake = True
         if self._offers.dropping and self._quiet():
             self._offers.quiet()

@@ -140,6 +140,7 @@ class FromDesktop(Reader):
         first = pos
         painted = self._painted
         encoding: Encoding | None = None
+        number = -1
         observer = self.observer
         hidden = self._hidden
         paused = False
@@ -155,11 +156,11 @@ class FromDesktop(Reader):
                 paused = self._walk is not None
             while left and stop - pos >= 12 and not paused:
                 x, y, w, h, number = _rectangle(buf, pos)
-                encoding = allowed.get(number)
                 measure = measures.get(number)
                 # Locals and one straight line for rectangles of pixels that one look measures:
                 # 0.6 us for one in Tight, 1.0 with attributes and a call for each step.
                 if measure is not None:
+                    encoding = None
                     if x + w > width or y + h > height:
                         raise _outside(x, y, w, h, width, height)
                     painted = True
@@ -179,6 +180,7 @@ class FromDesktop(Reader):
                         pos += 12 + size
                     left -= 1
                     continue
+                encoding = allowed.get(number)
                 if encoding is None:
                     if number == encodings.LAST_RECT and number in state.offered:
                         if observer is not None:
@@ -241,6 +243,7 @@ class FromDesktop(Reader):
             if not left:
                 self.flow.update_ends(painted)
         except Violation as violation:
+            encoding = encoding or allowed.get(number)
             name = f" > {encoding.name}" if encoding else ""
             where = f"FramebufferUpdate > rectangle {self._count - left}{name}"
             at = pos if violation.at is None else violation.at

@@ -23,6 +23,7 @@ UNCOMPRESSED_BELOW_BYTES = 12
 class Tight(Prefixed):
     number = 7
     name = "Tight"
+    png = False
     element_limit_bytes = 1 + 1 + 1 + 256 * 4 + 3
 
     def measure(self, buf: bytearray, pos: int, stop: int, w: int, h: int, state: State) -> int:
@@ -33,29 +34,42 @@ class Tight(Prefixed):
         # TigerVNC fills any width: a background is one rectangle.
         if w > MAX_WIDTH_PX and control != _FILL:
             raise Violation("tight-width", f"{w} pixels wide, more than {MAX_WIDTH_PX}")
+        if control < _FILL:
+            return self._basic(buf, pos, stop, w, h, state)
+        if control == _FILL:
+            return 1 + state.tpixel_bytes
         if control == _JPEG:
             # At 8 bits per pixel it should not be, but libvncserver looks at the format of its
             # screen, not at the viewer's; TigerVNC's viewer shows it.
             if not state.jpeg_offered:
                 raise Violation("tight-jpeg", "JPEG without a quality level offered")
-            return _image(buf, pos, stop, w * h, 0xFF, 0xD8)
-        if control == _FILL:
-            return 1 + state.tpixel_bytes
-        if control < _FILL:
-            return self._basic(buf, pos, stop, w, h, state)
-        return self._extra(control, buf, pos, stop, w, h, state)
-
-    def _extra(
-        self,
-        control: int,
-        buf: bytearray,
-        pos: int,
-        stop: int,
-        w: int,
-        h: int,
-        state: State,
-    ) -> int:
-        raise Violation("tight-control", f"compression control {control}")
+            first, second = 0xFF, 0xD8
+        elif control == _PNG and self.png:
+            first, second = 0x89, 0x50
+        else:
+            raise Violation("tight-control", f"compression control {control}")
+        # Not in a function of its own: a tenth of what a rectangle costs.
+        # Six bytes hold every such head. A payload shorter than that, of 4 to 5 bytes, is presented
+        # again until it is whole, which is all it waits for anyway.
+        if stop - pos < 6:
+            return NEED
+        length = buf[pos + 1]
+        at = pos + 2
+        if length > 127:
+            byte = buf[at]
+            length = length & 127 | (byte & 127) << 7
+            at += 1
+            if byte > 127:
+                length |= buf[at] << 14
+                at += 1
+        # It has its own pixels, whatever the viewer's format.
+        limit = 8 * w * h + 65_536
+        if not 4 <= length <= limit:
+            text = f"an image of {length} bytes, at most {limit} make sense"
+            raise Violation("image-length", text)
+        if buf[at] != first or buf[at + 1] != second:
+            raise Violation("image-magic", "an image that does not begin as one")
+        return at - pos + length
 
     def _basic(self, buf: bytearray, pos: int, stop: int, w: int, h: int, state: State) -> int:
         at = pos + 1
@@ -85,30 +99,6 @@ class Tight(Prefixed):
         return _with_compact_length(buf, pos, at, stop, size + size // 8 + 4096)
 
 
-def _image(buf: bytearray, pos: int, stop: int, pixels: int, first: int, second: int) -> int:
-    """Payload size of an image that begins with two given bytes, or NEED."""
-    # Six bytes hold every such head. A payload shorter than that, of 4 to 5 bytes, is presented
-    # again until it is whole, which is all it waits for anyway.
-    if stop - pos < 6:
-        return NEED
-    length = buf[pos + 1]
-    at = pos + 2
-    if length > 127:
-        byte = buf[at]
-        length = length & 127 | (byte & 127) << 7
-        at += 1
-        if byte > 127:
-            length |= buf[at] << 14
-            at += 1
-    # It has its own pixels, whatever the viewer's format.
-    limit = 2 * pixels * 4 + 65_536
-    if not 4 <= length <= limit:
-        raise Violation("image-length", f"an image of {length} bytes, at most {limit} make sense")
-    if buf[at] != first or buf[at + 1] != second:
-        raise Violation("image-magic", "an image that does not begin as one")
-    return at - pos + length
-
-
 def _with_compact_length(buf: bytearray, start: int, at: int, stop: int, limit: int) -> int:
     """Payload size from `start` where a compact length stands at `at`, or NEED."""
     if at >= stop:
@@ -136,6 +126,7 @@ class TightPNG(Tight):
 
     number = -260
     name = "TightPNG"
+    png = True
     element_limit_bytes = 1 + 1 + 1 + 256 + 3
 
     def _basic(self, buf: bytearray, pos: int, stop: int, w: int, h: int, state: State) -> int:
@@ -143,17 +134,3 @@ class TightPNG(Tight):
         if state.bytes_per_pixel == 1:
             return super()._basic(buf, pos, stop, w, h, state)
         raise Violation("tight-control", "basic compression inside TightPNG")
-
-    def _extra(
-        self,
-        control: int,
-        buf: bytearray,
-        pos: int,
-        stop: int,
-        w: int,
-        h: int,
-        state: State,
-    ) -> int:
-        if control != _PNG:
-            raise Violation("tight-control", f"compression control {control}")
-        return _image(buf, pos, stop, w * h, 0x89, 0x50)
