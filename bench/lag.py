@@ -218,7 +218,7 @@ def main(arguments: list[str] | None = None) -> None:
         ways["websockify"] = lambda link, port: _websockify(options.websockify, link, port)
     else:
         print("websockify is left out: it is not installed, and --websockify names none")
-    signal.signal(signal.SIGTERM, _end)
+    before = signal.signal(signal.SIGTERM, _end)
     try:
         with slow_link(options.congestion) as link:
             print(
@@ -237,6 +237,8 @@ def main(arguments: list[str] | None = None) -> None:
                     print(line, flush=True)
     except NotPermitted as refusal:
         raise SystemExit(f"no network namespaces here: {refusal}") from refusal
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _case(

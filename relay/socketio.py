@@ -11,7 +11,6 @@ from __future__ import annotations
 import array
 import fcntl
 import math
-import mmap
 import os
 import socket
 import termios
@@ -24,6 +23,7 @@ import trio
 from relay import streams
 from relay.ended import Ended, Reason, ended, ended_by_fault
 from relay.errors import ProtocolError
+from relay.kernel import PIPE_BYTES, give_pipe, kept, take_pipe
 from relay.leg import DownLeg, Pieces, UpLeg
 from relay.limits import Limits
 from relay.pump import TAIL_LIMIT_BYTES, Pumps, wait_viewer_closed
@@ -58,10 +58,6 @@ monotonic = time.monotonic
 # From here on the kernel moves opaque bytes: below it, two copies cost less than the system calls.
 _SPLICE_FROM_BYTES = 131_072
 
-# What is kept for a slow peer, from here on in pages of its own: the heap would have holes
-# afterwards. When 1,000 stalled sessions had ended, the process still had 110 MiB of theirs.
-_OWN_PAGES_FROM_BYTES = 16_384
-
 # Of a frame so much at a time goes into the pipe, where it is held when the viewer takes no more;
 # what stays in the desktop's socket holds the desktop up. After a step that did not have to wait
 # the next may be longer: nginx's CPU times 1.03 with short steps alone, 0.68 with long ones, 0.64
@@ -69,48 +65,8 @@ _OWN_PAGES_FROM_BYTES = 16_384
 _STEP_BYTES = 65_536
 _LONG_STEP_BYTES = 262_144
 
-_PIPE_BYTES = 1_048_576
-_F_SETPIPE_SZ = 1031
 _TCP_NOTSENT_LOWAT = 25
 _SPLICE_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
-
-# Empty pipes for the next splice, of whatever session: a pipe is held only while a frame is under
-# way, so there are about as many as viewers that are behind.
-_pipes: list[tuple[int, int]] = []
-_POOLED_PIPES = 8
-
-
-def _take_pipe() -> tuple[int, int] | None:
-    """An empty pipe; None where the process has no descriptors left for one."""
-    if _pipes:
-        return _pipes.pop()
-    try:
-        pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError:
-        return None
-    try:
-        fcntl.fcntl(pipe[1], _F_SETPIPE_SZ, _PIPE_BYTES)
-    except OSError:
-        # Users have a share of pipe pages; a pipe of 64 KiB serves as well, in more steps.
-        pass
-    return pipe
-
-
-def _give_pipe(pipe: tuple[int, int], *, empty: bool) -> None:
-    if empty and len(_pipes) < _POOLED_PIPES:
-        _pipes.append(pipe)
-    else:
-        os.close(pipe[0])
-        os.close(pipe[1])
-
-
-def _kept(rest: memoryview) -> memoryview:
-    """What a socket did not take, in memory that the system has back when it is sent."""
-    if len(rest) < _OWN_PAGES_FROM_BYTES:
-        return memoryview(bytes(rest))
-    pages = mmap.mmap(-1, len(rest), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    pages[:] = rest
-    return memoryview(pages)
 
 
 class RawPumps(Pumps):
@@ -207,7 +163,7 @@ class RawPumps(Pumps):
     def close(self) -> None:
         """Gives back what is not the session's own."""
         if self._pipe is not None:
-            _give_pipe(self._pipe, empty=False)
+            give_pipe(self._pipe, empty=False)
             self._pipe = None
 
     def _finished(self, how: Ended) -> None:
@@ -358,10 +314,10 @@ class RawPumps(Pumps):
         reader = self.down.reader
         readable = array.array("i", [0])
         fcntl.ioctl(self._desktop_fd, termios.FIONREAD, readable)
-        count = min(readable[0], reader.opaque, _PIPE_BYTES)
+        count = min(readable[0], reader.opaque, PIPE_BYTES)
         if count < _SPLICE_FROM_BYTES or reader.discarding:
             return False
-        self._pipe = _take_pipe()
+        self._pipe = take_pipe()
         if self._pipe is None:
             return False
         self._frame_left = count
@@ -406,7 +362,7 @@ class RawPumps(Pumps):
             # Nothing tells which side it was; the viewer's is the one that breaks in mid-write.
             self._finished(ended(Reason.VIEWER_LOST, error.strerror or ""))
             return False
-        _give_pipe(self._pipe, empty=True)
+        give_pipe(self._pipe, empty=True)
         self._pipe = None
         return True
 
@@ -474,7 +430,7 @@ class RawPumps(Pumps):
             total += len(piece)
         if sent == total:
             return _NOTHING
-        return _kept(memoryview(b"".join(pieces))[sent:])
+        return kept(memoryview(b"".join(pieces))[sent:])
 
     def _flush_viewer(self) -> None:
         if self._to_viewer:
