@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
@@ -55,11 +54,11 @@ class Guard:
                 "Request headers are too large.",
                 f"At most {HEADERS_COUNT} headers of {HEADERS_BYTES} bytes together.",
             )
-        counts = Counter(name.lower() for name, _ in headers)
+        names = [name.lower() for name, _ in headers]
         for name in _SINGLE:
-            if counts[name] > 1:
+            if names.count(name) > 1:
                 return ApiError(400, "Ambiguous request.", f"Two {name.decode()} headers.")
-        host = next((value for name, value in headers if name.lower() == b"host"), b"")
+        host = headers[names.index(b"host")][1] if b"host" in names else b""
         if not self._is_ours(host.decode("latin-1")):
             return ApiError(
                 421,

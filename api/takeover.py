@@ -41,6 +41,7 @@ from wsproto.utilities import generate_accept_token
 
 from api.errors import ApiError
 from api.upgrade import upgrade_problem
+from relay import streams
 
 __all__ = ["Connection", "HttpServer", "NotUpgraded", "current_connection", "for_hypercorn"]
 
@@ -138,7 +139,10 @@ class Connection:
             # What Hypercorn says about a connection that is not its own any more.
             return
         with trio.move_on_after(SEND_TIMEOUT_S) as scope:
-            await self._stream.send_all(data)
+            if self._switching:
+                await streams.send(self._stream, data)
+            else:
+                await self._stream.send_all(data)
         if scope.cancelled_caught:
             self.abort()
             raise trio.BrokenResourceError("the client takes no bytes")
@@ -146,12 +150,13 @@ class Connection:
 
     async def send_eof(self) -> None:
         # Hypercorn closes right after it, and would do this while another task sends.
-        await trio.lowlevel.checkpoint()
+        if not self._switched:
+            await trio.lowlevel.checkpoint()
 
     async def aclose(self) -> None:
         if not self._switched:
             self.abort()
-        await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint()
 
     # What `HttpServer` calls.
 

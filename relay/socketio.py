@@ -474,15 +474,20 @@ class RawPumps(Pumps):
     async def finish(self, close: bytes) -> None:
         """Flushes what was approved, sends a close frame and waits for the viewer's. The caller
         sets the deadline, and a side that takes nothing costs the other nothing of it: this owns
-        a nursery, with a task for the desktop where there is something for it."""
+        a nursery where there is something for both."""
+        messages = self._last_words()
+        if not messages:
+            await self._finish_viewer(close)
+            return
         async with trio.open_nursery() as nursery:
-            messages = self._last_words()
-            if messages:
-                nursery.start_soon(_flush_to, self._desktop, messages)
-            if await self._finish_frame() and await _flush_to(
-                self._viewer, bytes(self._to_viewer) + close
-            ):
-                await wait_viewer_closed(self.up, self._viewer)
+            nursery.start_soon(_flush_to, self._desktop, messages)
+            await self._finish_viewer(close)
+
+    async def _finish_viewer(self, close: bytes) -> None:
+        if await self._finish_frame() and await _flush_to(
+            self._viewer, bytes(self._to_viewer) + close
+        ):
+            await wait_viewer_closed(self.up, self._viewer)
 
     async def release(self) -> None:
         await _flush_to(self._desktop, self._last_words())

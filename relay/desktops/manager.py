@@ -54,7 +54,8 @@ class Desktops:
             provider = self._make_provider(spec)
             desktop = self._desktops[key] = _Desktop()
             self._nursery.start_soon(self._run, key, desktop, provider)
-        await desktop.settled.wait()
+        if not desktop.settled.is_set():
+            await desktop.settled.wait()
         if desktop.running is None:
             raise DesktopError(desktop.failure)
         return desktop.running
