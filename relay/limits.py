@@ -54,7 +54,7 @@ class Limits:
 
     low_water_bytes: int = 65_536
     """What the viewer's socket may hold unsent before the desktop is asked for no more: a quarter
-    of a second at 2 Mbit/s. Less costs throughput on fast networks."""
+    of a second at 2 Mbit/s. Twice as much where it is gone in 5 ms."""
 
     desktop_window_bytes: int = 786_432
     """What the kernel is asked to hold of a desktop's bytes that were not read yet; it doubles the

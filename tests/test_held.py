@@ -15,13 +15,19 @@ import pytest
 import trio
 import trio.testing
 
-from relay import Limits
+from relay import Limits, switchboard
+from relay.leg import DownLeg, UpLeg
+from relay.rfb.conversation import Conversation
 from relay.socketio import RawPumps
+from relay.switchboard import WRITABLE
+from relay.websocket import FrameReader
 from tests.crowd import REQUEST
-from tests.peers import Lab, client_frame, close_far_ends, socket_lab
+from tests.peers import INIT, Lab, client_frame, close_far_ends, socket_lab
 from tests.test_memory import TEXT, UPDATE
 
 __all__ = ["close_far_ends"]  # the fixture
+
+TCP_NOTSENT_LOWAT = 25  # of <linux/tcp.h>
 
 BUFFER_BYTES = 16_384
 """For the sockets, so that few bytes fill what the kernel holds."""
@@ -103,3 +109,36 @@ async def test_what_is_held_for_a_desktop_that_stalls(
         await _say_all(lab.viewer, TEXT)
         assert 0 < memoryview(_pumps(lab)._to_desktop.obj).nbytes <= READ_BYTES
         nursery.cancel_scope.cancel()
+
+
+async def test_a_quick_viewers_socket_may_hold_twice_as_much() -> None:
+    limits = Limits()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        far = socket.create_connection(listener.getsockname())
+        near, _ = listener.accept()
+    desktop, elsewhere = socket.socketpair()
+    with far, near, desktop, elsewhere:
+        near.setblocking(False)
+        desktop.setblocking(False)
+        conversation = Conversation(INIT, limits)
+        pumps = RawPumps(
+            DownLeg(conversation.down, b""),
+            UpLeg(conversation.up, FrameReader(mask_expected=True, limit_bytes=1 << 20), b""),
+            lambda _how: None,
+            limits,
+            trio.SocketStream(trio.socket.from_stdlib_socket(near)),
+            trio.SocketStream(trio.socket.from_stdlib_socket(desktop)),
+            switchboard.current(),
+        )
+        pumps.start()
+
+        def holds_bytes(waited_s: float) -> int:
+            pumps._to_viewer = memoryview(b"rest")
+            pumps.viewer_stalled_since = trio.current_time() - waited_s
+            pumps._viewer_event(WRITABLE)
+            return near.getsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT)
+
+        assert near.getsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT) == limits.low_water_bytes
+        assert holds_bytes(0) == 2 * limits.low_water_bytes
+        assert holds_bytes(1) == limits.low_water_bytes
+        pumps.stop()
