@@ -139,6 +139,8 @@ class Connection:
             # What Hypercorn says about a connection that is not its own any more.
             return
         with trio.move_on_after(SEND_TIMEOUT_S) as scope:
+            # Only for the 101: without the turn of `send_all`, a client that still sent bytes of an
+            # HTTP/2 preface saw a reset in the place of its answer.
             if self._switching:
                 await streams.send(self._stream, data)
             else:
@@ -384,11 +386,12 @@ class HttpServer(TCPServer):
             await self._close()
 
     async def _read_data(self) -> None:
-        data = b"more"
-        while data:
+        while True:
             try:
                 data = bytes(await self.stream.receive_some(READ_BYTES))
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 break
             await self.protocol.handle(RawData(data))
+            if not data:
+                break
         await self.protocol.handle(Closed())

@@ -9,6 +9,8 @@ import mmap
 import os
 
 PIPE_BYTES = 1_048_576
+"""What a pipe is asked to hold."""
+
 _F_SETPIPE_SZ = 1031
 
 # What is kept for a slow peer, from here on in pages of its own: the heap would have holes
@@ -38,6 +40,7 @@ def take_pipe() -> tuple[int, int] | None:
 
 
 def give_pipe(pipe: tuple[int, int], *, empty: bool) -> None:
+    """Keeps an empty pipe for the next session; one with bytes in it is closed."""
     if empty and len(_pipes) < _POOLED_PIPES:
         _pipes.append(pipe)
     else:

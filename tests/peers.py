@@ -12,8 +12,13 @@ import trio
 import trio.testing
 
 from relay import DesktopEnd, Ended, Limits, Session
+from relay.leg import DownLeg, UpLeg
+from relay.rfb.conversation import Conversation
 from relay.rfb.handshake import ServerInit
 from relay.rfb.pixel_format import parse
+from relay.socketio import RawPumps
+from relay.switchboard import Switchboard
+from relay.websocket import FrameReader
 
 # RFC 6143, Section 7.4: 32 bits per pixel, depth 24, little endian, true colour, 8-8-8.
 PIXEL_FORMAT = bytes.fromhex("20180001 00ff00ff00ff 100800 000000".replace(" ", ""))
@@ -156,6 +161,21 @@ def socket_lab(limits: Limits | None = None, early: bytes = b"", buffer_bytes: i
     viewer, viewer_far = _socket_pair(buffer_bytes)
     desktop, desktop_far = _socket_pair(buffer_bytes)
     return _lab(viewer, viewer_far, desktop, desktop_far, limits, early)
+
+
+def raw_pumps(viewer: socket.socket, desktop: socket.socket, board: Switchboard) -> RawPumps:
+    """The pumps alone, behind the handshakes, over two sockets that do not block."""
+    limits = Limits()
+    conversation = Conversation(INIT, limits)
+    return RawPumps(
+        DownLeg(conversation.down, b""),
+        UpLeg(conversation.up, FrameReader(mask_expected=True, limit_bytes=1 << 20), b""),
+        lambda _how: None,
+        limits,
+        trio.SocketStream(trio.socket.from_stdlib_socket(viewer)),
+        trio.SocketStream(trio.socket.from_stdlib_socket(desktop)),
+        board,
+    )
 
 
 def _socket_pair(buffer_bytes: int) -> tuple[trio.SocketStream, trio.SocketStream]:

@@ -16,13 +16,10 @@ import trio
 import trio.testing
 
 from relay import Limits, switchboard
-from relay.leg import DownLeg, UpLeg
-from relay.rfb.conversation import Conversation
 from relay.socketio import RawPumps
 from relay.switchboard import WRITABLE
-from relay.websocket import FrameReader
 from tests.crowd import REQUEST
-from tests.peers import INIT, Lab, client_frame, close_far_ends, socket_lab
+from tests.peers import Lab, client_frame, close_far_ends, raw_pumps, socket_lab
 from tests.test_memory import TEXT, UPDATE
 
 __all__ = ["close_far_ends"]  # the fixture
@@ -120,16 +117,7 @@ async def test_a_quick_viewers_socket_may_hold_twice_as_much() -> None:
     with far, near, desktop, elsewhere:
         near.setblocking(False)
         desktop.setblocking(False)
-        conversation = Conversation(INIT, limits)
-        pumps = RawPumps(
-            DownLeg(conversation.down, b""),
-            UpLeg(conversation.up, FrameReader(mask_expected=True, limit_bytes=1 << 20), b""),
-            lambda _how: None,
-            limits,
-            trio.SocketStream(trio.socket.from_stdlib_socket(near)),
-            trio.SocketStream(trio.socket.from_stdlib_socket(desktop)),
-            switchboard.current(),
-        )
+        pumps = raw_pumps(near, desktop, switchboard.current())
         pumps.start()
 
         def holds_bytes(waited_s: float) -> int:

@@ -7,6 +7,7 @@ import queue
 import socket
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
+from typing import cast
 
 import outcome
 import pytest
@@ -14,13 +15,8 @@ import trio
 from trio.testing import MockClock
 
 from relay import socketio, switchboard
-from relay.leg import DownLeg, UpLeg
-from relay.limits import Limits
-from relay.rfb.conversation import Conversation
-from relay.socketio import RawPumps
 from relay.switchboard import READABLE, Switchboard
-from relay.websocket import FrameReader
-from tests.peers import INIT, client_frame
+from tests.peers import client_frame, raw_pumps
 
 KEY = bytes.fromhex("0401000000000061")  # RFC 6143, Section 7.5.4
 
@@ -151,16 +147,8 @@ async def test_a_flood_queues_its_session_once(
     desktop, elsewhere = socket.socketpair()
     desktop.setblocking(False)
     queued: list[Callable[[], None]] = []
-    conversation = Conversation(INIT, Limits())
-    pumps = RawPumps(
-        DownLeg(conversation.down, b""),
-        UpLeg(conversation.up, FrameReader(mask_expected=True, limit_bytes=1 << 20), b""),
-        lambda _how: None,
-        Limits(),
-        trio.SocketStream(trio.socket.from_stdlib_socket(viewer)),
-        trio.SocketStream(trio.socket.from_stdlib_socket(desktop)),
-        SimpleNamespace(again=queued.append),  # type: ignore[arg-type]
-    )
+    board = SimpleNamespace(again=queued.append)
+    pumps = raw_pumps(viewer, desktop, cast(Switchboard, board))
     with desktop, elsewhere:
         there.sendall(client_frame(KEY) * 1_000)
         for _ in range(5):

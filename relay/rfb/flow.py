@@ -247,7 +247,7 @@ class Flow:
         if self._next is not None:
             self._state.set_pixel_format(self._next)
             self._next = None
-        held = self._held
+        held = self._held  # not by `holding`: a call less for every update
         if held[0] or held[1] or self._paused or self._wanted is not None:
             self.wake = True
         if self._offers.dropping and self._quiet():
