@@ -1,51 +1,53 @@
-"""What the raw pumps have of the kernel beside sockets: pipes for payload that never enters Python,
-and pages for what a socket did not take.
+"""What the raw pumps ask of the kernel, beside reading and writing: how sockets behave, and pages
+for what a socket did not take.
 """
 
 from __future__ import annotations
 
-import fcntl
 import mmap
-import os
+import socket
 
-PIPE_BYTES = 1_048_576
-"""What a pipe is asked to hold."""
+import trio
 
-_F_SETPIPE_SZ = 1031
+_TCP_NOTSENT_LOWAT = 25
+_TCP_CONGESTION = 13
+_INTERNET = (socket.AF_INET, socket.AF_INET6)
+_LOOPBACK_4 = ("127.", "::ffff:127.")
 
 # What is kept for a slow peer, from here on in pages of its own: the heap would have holes
 # afterwards. When 1,000 stalled sessions had ended, the process still had 110 MiB of theirs.
 _OWN_PAGES_FROM_BYTES = 16_384
 
-# Empty pipes for the next splice, of whatever session: a pipe is held only while a frame is under
-# way, so there are about as many as viewers that are behind.
-_pipes: list[tuple[int, int]] = []
-_POOLED_PIPES = 8
+
+def hold_unsent(viewer: trio.SocketStream, limit_bytes: int) -> None:
+    """A socket that has more unsent takes nothing, and tells when it has less."""
+    if viewer.socket.family in _INTERNET:
+        viewer.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, limit_bytes)
 
 
-def take_pipe() -> tuple[int, int] | None:
-    """An empty pipe; None where the process has no descriptors left for one."""
-    if _pipes:
-        return _pipes.pop()
+def unpace(viewer: trio.SocketStream) -> None:
+    """A browser or a proxy on this machine gets what it takes. Where the system's congestion
+    control is BBR, it measures a path that is not there, and sends by timers: 2.1 GB/s became 3.1,
+    and half of the CPU was left (docs/decisions/0002-splice.md)."""
+    if viewer.socket.family not in _INTERNET:
+        return
     try:
-        pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        host = viewer.socket.getpeername()[0]
+        if host == "::1" or host.startswith(_LOOPBACK_4):
+            viewer.setsockopt(socket.IPPROTO_TCP, _TCP_CONGESTION, b"reno")
     except OSError:
-        return None
-    try:
-        fcntl.fcntl(pipe[1], _F_SETPIPE_SZ, PIPE_BYTES)
-    except OSError:
-        # Users have a share of pipe pages; a pipe of 64 KiB serves as well, in more steps.
+        # The viewer is gone, which the next read tells; or the system allows no other.
         pass
-    return pipe
 
 
-def give_pipe(pipe: tuple[int, int], *, empty: bool) -> None:
-    """Keeps an empty pipe for the next session; one with bytes in it is closed."""
-    if empty and len(_pipes) < _POOLED_PIPES:
-        _pipes.append(pipe)
-    else:
-        os.close(pipe[0])
-        os.close(pipe[1])
+def hold_unread(desktop: trio.SocketStream, limit_bytes: int) -> None:
+    """The kernel holds about twice as much that was not read, and no more."""
+    desktop.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, limit_bytes)
+
+
+def read_urgent_too(stream: trio.SocketStream) -> None:
+    """A read would stop short at an urgent byte, and look as if there was no more."""
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
 
 
 def kept(rest: memoryview) -> memoryview:

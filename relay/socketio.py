@@ -8,22 +8,17 @@ Python: the kernel moves it through a pipe (docs/decisions/0002-splice.md).
 
 from __future__ import annotations
 
-import array
-import fcntl
 import math
 import os
-import socket
-import termios
 import time
 from collections.abc import Callable
 from functools import partial
 
 import trio
 
-from relay import streams
+from relay import kernel, splice, streams
 from relay.ended import Ended, Reason, ended, ended_by_fault
 from relay.errors import ProtocolError
-from relay.kernel import PIPE_BYTES, give_pipe, kept, take_pipe
 from relay.leg import DownLeg, Pieces, UpLeg
 from relay.limits import Limits
 from relay.pump import TAIL_LIMIT_BYTES, Pumps, wait_viewer_closed
@@ -55,24 +50,9 @@ _NOTHING = memoryview(b"")
 
 monotonic = time.monotonic
 
-# From here on the kernel moves opaque bytes: below it, two copies cost less than the system calls.
-_SPLICE_FROM_BYTES = 131_072
-
-# Of a frame so much at a time goes into the pipe, where it is held when the viewer takes no more;
-# what stays in the desktop's socket holds the desktop up. After a step that did not have to wait
-# the next may be longer: nginx's CPU times 1.03 with short steps alone, 0.68 with long ones, 0.64
-# with 1 MiB.
-_STEP_BYTES = 65_536
-_LONG_STEP_BYTES = 262_144
-
-_TCP_NOTSENT_LOWAT = 25
-_INTERNET = (socket.AF_INET, socket.AF_INET6)
-
 # A viewer that takes `Limits.low_water_bytes` in less may have as much again: more than 100 Mbit/s.
 # docs/decisions/0004-lag.md has what that is worth.
 _QUICK_S = 0.005
-
-_SPLICE_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
 
 class RawPumps(Pumps):
@@ -87,12 +67,10 @@ class RawPumps(Pumps):
         "_desktop_hung_up",
         "_desktop_readable",
         "_down_read_bytes",
-        "_frame_left",
+        "_frame",
         "_holds_bytes",
-        "_in_pipe",
         "_low_water_bytes",
         "_over",
-        "_pipe",
         "_queued",
         "_step_bytes",
         "_to_desktop",
@@ -130,12 +108,9 @@ class RawPumps(Pumps):
         # What the other side's socket did not take yet; while there is any, nothing is read.
         self._to_viewer = _NOTHING
         self._to_desktop = _NOTHING
-        # A frame whose payload the kernel moves: what is left of it, and how much of that is in
-        # the pipe. Its bytes were readable before it began, so it can always be finished.
-        self._frame_left = 0
-        self._pipe: tuple[int, int] | None = None
-        self._in_pipe = 0
-        self._step_bytes = _STEP_BYTES
+        # The frame under way whose payload the kernel moves.
+        self._frame: splice.SplicedFrame | None = None
+        self._step_bytes = splice.STEP_BYTES
         # The newest control frame of each kind that waits for the rest of a frame to go out.
         self._controls: dict[int, bytes] = {}
         # Whether a read may bring something, as far as the edges told.
@@ -150,13 +125,11 @@ class RawPumps(Pumps):
 
     def start(self) -> None:
         """Pumps until `stop`. Raises OSError where the system has no room for two descriptors."""
-        if self._viewer.socket.family in _INTERNET:
-            # With this a socket that has more unsent takes nothing, and tells when it has less.
-            self._viewer.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, self._low_water_bytes)
-        self._desktop.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._window_bytes)
+        kernel.hold_unsent(self._viewer, self._low_water_bytes)
+        kernel.unpace(self._viewer)
+        kernel.hold_unread(self._desktop, self._window_bytes)
         for stream in (self._viewer, self._desktop):
-            # A read would stop short at an urgent byte, and look as if there was no more.
-            stream.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+            kernel.read_urgent_too(stream)
         self._take_early()
         self._board.register(self._viewer_fd, self._viewer_event)
         self._board.register(self._desktop_fd, self._desktop_event)
@@ -169,9 +142,9 @@ class RawPumps(Pumps):
 
     def close(self) -> None:
         """Gives back what is not the session's own."""
-        if self._pipe is not None:
-            give_pipe(self._pipe, empty=False)
-            self._pipe = None
+        if self._frame is not None:
+            self._frame.close()
+            self._frame = None
 
     def _finished(self, how: Ended) -> None:
         self._over = True
@@ -220,9 +193,9 @@ class RawPumps(Pumps):
     def _adapt(self, waited_s: float) -> None:
         """Lets the viewer's socket hold more where what it has goes quickly."""
         holds = self._low_water_bytes * (1 if waited_s > _QUICK_S else 2)
-        if holds != self._holds_bytes and self._viewer.socket.family in _INTERNET:
+        if holds != self._holds_bytes:
             self._holds_bytes = holds
-            self._viewer.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, holds)
+            kernel.hold_unsent(self._viewer, holds)
 
     def _desktop_event(self, mask: int) -> None:
         try:
@@ -255,7 +228,7 @@ class RawPumps(Pumps):
             self._crashed(bug)
 
     def _viewer_busy(self) -> bool:
-        return bool(self._to_viewer) or self._frame_left > 0
+        return bool(self._to_viewer) or self._frame is not None
 
     def _pump_down(self) -> None:
         leg = self.down
@@ -265,12 +238,12 @@ class RawPumps(Pumps):
         while (
             self._desktop_readable
             and not self._to_viewer
-            and not self._frame_left
+            and self._frame is None
             and not self._over
         ):
             if now > until:
                 return self._later()
-            if leg.reader.opaque >= _SPLICE_FROM_BYTES and self._splice():
+            if leg.reader.opaque >= splice.LEAST_BYTES and self._splice():
                 now = monotonic()
                 until = until or now + _SLICE_S
                 continue
@@ -326,59 +299,33 @@ class RawPumps(Pumps):
 
     def _splice(self) -> bool:
         """Begins a frame of opaque bytes that the kernel moves; false where that does not pay."""
-        reader = self.down.reader
-        readable = array.array("i", [0])
-        fcntl.ioctl(self._desktop_fd, termios.FIONREAD, readable)
-        count = min(readable[0], reader.opaque, PIPE_BYTES)
-        if count < _SPLICE_FROM_BYTES or reader.discarding:
+        frame = splice.begin(self._desktop_fd, self.down, self._step_bytes)
+        if frame is None:
             return False
-        self._pipe = take_pipe()
-        if self._pipe is None:
-            return False
-        self._frame_left = count
-        self._send_viewer([header(BINARY, count)])
+        self._frame = frame
+        self._send_viewer([header(BINARY, frame.left_bytes)])
         if not self._to_viewer:
-            self._move_frame()
+            self._move_frame(frame)
         return True
 
-    def _move_frame(self) -> bool:
+    def _move_frame(self, frame: splice.SplicedFrame) -> bool:
         """Moves the frame on as far as the viewer's socket takes it; false when it broke."""
-        assert self._pipe is not None
         try:
-            while self._frame_left:
-                if not self._in_pipe:
-                    moved = os.splice(
-                        self._desktop_fd,
-                        self._pipe[1],
-                        min(self._frame_left, self._step_bytes),
-                        flags=_SPLICE_FLAGS,
-                    )
-                    if not moved:
-                        self._finished(ended(Reason.DESKTOP_CLOSED))
-                        return False
-                    self._in_pipe = moved
-                    self.down.reader.moved(moved)
-                    self.down.bytes_moved += moved
-                try:
-                    sent = os.splice(
-                        self._pipe[0], self._viewer_fd, self._in_pipe, flags=_SPLICE_FLAGS
-                    )
-                except BlockingIOError:
-                    if self.viewer_stalled_since == math.inf:
-                        self.viewer_stalled_since = trio.current_time()
-                    self._step_bytes = _STEP_BYTES
-                    return True
-                self._in_pipe -= sent
-                if not self._in_pipe:
-                    self._step_bytes = _LONG_STEP_BYTES
-                self._frame_left -= sent
-                self.viewer_stalled_since = math.inf
+            moved = frame.move(self._desktop_fd, self.down, self._viewer_fd)
+        except EOFError:
+            self._finished(ended(Reason.DESKTOP_CLOSED))
+            return False
         except OSError as error:
             # Nothing tells which side it was; the viewer's is the one that breaks in mid-write.
             self._finished(ended(Reason.VIEWER_LOST, error.strerror or ""))
             return False
-        give_pipe(self._pipe, empty=True)
-        self._pipe = None
+        if not frame.left_bytes:
+            self._step_bytes = frame.step_bytes
+            self._frame = None
+            frame.close()
+            self.viewer_stalled_since = math.inf
+        elif moved or self.viewer_stalled_since == math.inf:
+            self.viewer_stalled_since = trio.current_time()
         return True
 
     def _pump_up(self) -> None:
@@ -403,7 +350,7 @@ class RawPumps(Pumps):
                 return self._finished(ended(Reason.VIEWER_LOST))
             if count < size and not self._viewer_hung_up:
                 self._viewer_readable = False
-            flow.viewer_behind = self._frame_left > 0 or len(self._to_viewer) > 0
+            flow.viewer_behind = self._frame is not None or len(self._to_viewer) > 0
             pieces = leg.take(_SCRATCH, _VIEW, 0, held + count)
             if flow.desktop_behind and count < size:
                 # Nothing is queued any more behind what the desktop was late for.
@@ -445,7 +392,7 @@ class RawPumps(Pumps):
             total += len(piece)
         if sent == total:
             return _NOTHING
-        return kept(memoryview(b"".join(pieces))[sent:])
+        return kernel.kept(memoryview(b"".join(pieces))[sent:])
 
     def _flush_viewer(self) -> None:
         if self._to_viewer:
@@ -456,8 +403,8 @@ class RawPumps(Pumps):
                     self.viewer_stalled_since = trio.current_time()
                 return
             self.viewer_stalled_since = math.inf
-        if self._frame_left and not self._over:
-            self._move_frame()
+        if self._frame is not None and not self._over:
+            self._move_frame(self._frame)
         if self._controls and not self._viewer_busy() and not self._over:
             controls: Pieces = list(self._controls.values())
             self._controls.clear()
@@ -514,15 +461,16 @@ class RawPumps(Pumps):
 
     async def _finish_frame(self) -> bool:
         """Ends the frame under way; false when it cannot be ended, so nothing may follow it."""
-        if not self._frame_left:
+        frame = self._frame
+        if frame is None:
             return True
         if not await _flush_to(self._viewer, bytes(self._to_viewer)):
             return False
         self._to_viewer = _NOTHING
-        while self._pipe is not None:
-            if not self._move_frame():
+        while frame.left_bytes:
+            if not self._move_frame(frame):
                 return False
-            if self._frame_left:
+            if frame.left_bytes:
                 await trio.lowlevel.wait_writable(self._viewer.socket)
         return True
 

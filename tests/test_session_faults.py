@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from relay import VIEW_ONLY, CloseCode, Limits, Reason, kernel
+from relay import VIEW_ONLY, CloseCode, Limits, Reason, splice
 from relay.leg import DownLeg, UpLeg
 from relay.rfb.flow import Flow
 from tests.peers import (
@@ -71,7 +71,7 @@ async def test_without_a_pipe_large_payload_is_copied(monkeypatch: pytest.Monkey
     def none_left(flags: int) -> tuple[int, int]:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr(kernel, "_pipes", [])
+    monkeypatch.setattr(splice, "_pipes", [])
     monkeypatch.setattr(os, "pipe2", none_left)
     lab = socket_lab(buffer_bytes=1_000_000)
     update = raw_rectangle(640, 480, fill=0x3C)
