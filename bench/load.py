@@ -145,7 +145,11 @@ def crowd(job: Job) -> Iterator[Record]:
 
 class _Crowd:
     """`viewers`, whose sockets one epoll watches. With an `interval_s` one of them asks each time
-    it has passed, in turn; without, each asks again as soon as it has its update."""
+    it has passed, in turn; without, each asks again as soon as it has its update.
+
+    One whose turn comes before it has its last update asks when it has it, as noVNC does: one
+    update may answer two requests (RFC 6143, Section 7.5.3). Its latency counts from its turn.
+    """
 
     def __init__(self, interval_s: float) -> None:
         self.viewers: list[Viewer] = []
@@ -153,7 +157,8 @@ class _Crowd:
         self._buffer = Buffer()
         self._poll = select.epoll()
         self._by_descriptor: dict[int, Viewer] = {}
-        self._asked: dict[Viewer, deque[float]] = {}
+        # When each viewer's turns were that it has no update for. It has asked for the first.
+        self._turns: dict[Viewer, deque[float]] = {}
         self._turn = 0
         self._due = 0.0
         self.latencies_s: list[float] = []
@@ -163,7 +168,7 @@ class _Crowd:
         """One more, which is closed with the crowd."""
         self.viewers.append(viewer)
         self._by_descriptor[viewer.socket.fileno()] = viewer
-        self._asked[viewer] = deque()
+        self._turns[viewer] = deque()
         self._poll.register(viewer.socket, select.EPOLLIN)
         if not self._interval_s:
             self._ask(viewer)
@@ -179,8 +184,10 @@ class _Crowd:
         self.late = 0
 
     def _ask(self, viewer: Viewer) -> None:
-        self._asked[viewer].append(time.perf_counter())
-        viewer.ask()
+        turns = self._turns[viewer]
+        turns.append(time.perf_counter())
+        if len(turns) == 1:
+            viewer.ask()
 
     def run(self, seconds: float) -> None:
         begin = now = self._due = time.perf_counter()
@@ -210,8 +217,11 @@ class _Crowd:
         for descriptor, _ in events:
             viewer = self._by_descriptor[descriptor]
             for _ in range(viewer.receive(self._buffer, socket.MSG_DONTWAIT)):
-                self.latencies_s.append(time.perf_counter() - self._asked[viewer].popleft())
-                if not self._interval_s:
+                turns = self._turns[viewer]
+                self.latencies_s.append(time.perf_counter() - turns.popleft())
+                if turns:
+                    viewer.ask()
+                elif not self._interval_s:
                     self._ask(viewer)
         return bool(events)
 

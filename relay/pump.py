@@ -48,6 +48,7 @@ class Pumps:
         "input_at",
         "nap",
         "pinged_at",
+        "rests_until",
         "up",
         "viewer_stalled_since",
         "waits_since",
@@ -65,6 +66,7 @@ class Pumps:
         self.desktop_stalled_since = math.inf
         self.pinged_at = math.inf
         self.waits_since = math.inf
+        self.rests_until = math.inf
         self._waits = 0
         self.nap = trio.CancelScope()
         self.input_at = trio.current_time()
@@ -75,6 +77,10 @@ class Pumps:
 
     def send_due(self) -> None:
         """Has the desktop sent what was held back, or is the relay's own."""
+        raise NotImplementedError
+
+    def read_on(self) -> None:
+        """Ends the rest that `rests_until` ends."""
         raise NotImplementedError
 
     async def release(self) -> None:

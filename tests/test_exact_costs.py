@@ -13,6 +13,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import time
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable
@@ -24,8 +25,9 @@ import trio
 import trio.testing
 
 from relay.socketio import RawPumps
-from tests.crowd import REQUEST, SET_ENCODINGS, exactly, serving
+from tests.crowd import REQUEST, SET_ENCODINGS, exactly, serving, until
 from tests.peers import Lab, client_frame, close_far_ends, socket_lab
+from tests.test_memory import stall
 
 __all__ = ["close_far_ends"]  # the fixture
 
@@ -104,6 +106,27 @@ async def test_system_calls(update: bytes, tmp_path: Path) -> None:
     print({name: count / TRIPS for name, count in counted.items()})
     for name, count in counted.items():
         assert count <= SYSTEM_CALLS.get(name, 0) * TRIPS + STRAY_CALLS, name
+
+
+async def test_sessions_that_stall_cost_nothing(tmp_path: Path) -> None:
+    """So others beside them notice nothing: in the end, not one system call in a second."""
+    trace = tmp_path / "strace.out"
+    _try_strace(trace)
+    with serving(tmp_path, "strace", "-f", "-o", str(trace)) as server:
+        pairs = [server.view() for _ in range(10)]
+        for peer in (peer for pair in pairs for peer in pair):
+            peer.setblocking(False)
+        stall(server, pairs)
+
+        def a_quiet_second() -> bool:
+            size = trace.stat().st_size
+            time.sleep(1)
+            return trace.stat().st_size == size
+
+        # Those that rest for having said much are read on, until the desktop's socket is full.
+        until(a_quiet_second, "there are system calls for sessions that stall")
+        for peer in (peer for pair in pairs for peer in pair):
+            peer.close()
 
 
 def _try_strace(trace: Path) -> None:

@@ -82,7 +82,7 @@ def _crowd(server: Server) -> list[Pair]:
     return pairs
 
 
-def _stall(server: Server, pairs: list[Pair]) -> None:
+def stall(server: Server, pairs: list[Pair]) -> None:
     """Both sides of each session send, and neither reads."""
     _fill(server, [desktop for _, desktop in pairs], UPDATE)
     _fill(server, [viewer for viewer, _ in pairs], TEXT)
@@ -108,14 +108,14 @@ def test_a_crowd_at_rest_and_stalled(tmp_path: Path) -> None:
 
         pairs = _crowd(server)
         at_rest_kib = per_session_kib(before)
-        _stall(server, pairs)
+        stall(server, pairs)
         stalled_kib = per_session_kib(before)
         held = server.descriptors() - descriptors
         _leave(server, pairs, descriptors)
         left = server.rss_bytes()
 
         pairs = _crowd(server)
-        _stall(server, pairs)
+        stall(server, pairs)
         again_kib = per_session_kib(before)
         _leave(server, pairs, descriptors)
         left_again = server.rss_bytes()

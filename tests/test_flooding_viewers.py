@@ -1,0 +1,125 @@
+"""A viewer that always has more to say than a slice holds is made to rest.
+
+Time for slices is one of the test's: every look at the clock is a millisecond later than the one
+before, so that each full read is a slice.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import struct
+
+import pytest
+import trio
+import trio.testing
+
+from relay import CloseCode, Limits, Reason, socketio
+from tests.peers import BELL, Lab, client_frame, close_far_ends, socket_lab
+
+__all__ = ["close_far_ends"]  # the fixture
+
+KEY = struct.pack(">BBxxI", 4, 1, 0x61)
+READ_BYTES = socketio._UP_READ_BYTES
+SLICE_READS = 2  # the first is not looked at the clock for
+REST_S = socketio._REST_S
+FREE_SLICES = 10
+FREE_READS = SLICE_READS * FREE_SLICES
+KEY_FRAME_BYTES = len(client_frame(KEY))
+
+
+@pytest.fixture(autouse=True)
+def slow_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    milliseconds = itertools.count()
+    monkeypatch.setattr(socketio, "_FREE_UP_SLICES", FREE_SLICES)
+    monkeypatch.setattr(socketio, "monotonic", lambda: next(milliseconds) / 1_000)
+
+
+def flood(reads: int) -> tuple[bytes, int]:
+    """Key events for so many full reads and a short one; and how many there are."""
+    keys = reads * READ_BYTES // KEY_FRAME_BYTES + 1
+    return client_frame(KEY) * keys, keys
+
+
+async def took_s(lab: Lab, reads: int) -> float:
+    """How long it takes until the desktop has heard them all."""
+    keys, count = flood(reads)
+    began = trio.current_time()
+    await lab.viewer.send_all(keys)
+    assert await lab.hear(len(KEY) * count) == KEY * count
+    return trio.current_time() - began
+
+
+async def rests(lab: Lab) -> float:
+    """Waits until the viewer has been made to; until when."""
+    pumps = lab.session._pumps
+    assert pumps is not None
+    while pumps.rests_until == math.inf:
+        await trio.lowlevel.checkpoint()
+    return pumps.rests_until
+
+
+@pytest.fixture
+def lab() -> Lab:
+    return socket_lab(Limits(ping_interval_s=1_000), buffer_bytes=1_000_000)
+
+
+async def test_what_comes_at_once_now_and_then_is_not_held_up(
+    lab: Lab, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lab.run)
+        await lab.greet()
+        for _ in range(3):
+            assert await took_s(lab, FREE_READS) == 0
+            await trio.sleep(socketio._FREE_AGAIN_S + 1)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_flood_rests_after_each_slice_and_loses_nothing(
+    lab: Lab, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lab.run)
+        await lab.greet()
+        assert await took_s(lab, FREE_READS + 4 * SLICE_READS) == pytest.approx(4 * REST_S)
+        # What comes in time for nothing else goes at once.
+        assert await took_s(lab, 0) == 0
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_viewer_that_rests_sees_what_the_desktop_shows(
+    lab: Lab, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lab.run)
+        await lab.greet()
+        keys, count = flood(FREE_READS + SLICE_READS)
+        await lab.viewer.send_all(keys)
+        assert await rests(lab) == trio.current_time() + REST_S
+        await lab.desktop.send_all(BELL)
+        assert await lab.frames.binary(1) == BELL
+        assert await rests(lab) == trio.current_time() + REST_S
+        assert await lab.hear(len(KEY) * count) == KEY * count
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_viewer_that_rests_can_be_stopped_and_can_leave(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    for leaves in (False, True):
+        lab = socket_lab(Limits(ping_interval_s=1_000), buffer_bytes=1_000_000)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lab.run)
+            await lab.greet()
+            began = trio.current_time()
+            await lab.viewer.send_all(flood(FREE_READS + SLICE_READS)[0])
+            await rests(lab)
+            if leaves:
+                await lab.viewer.aclose()
+            else:
+                lab.session.stop(CloseCode.ARCHIVED, "chat archived")
+                assert await lab.frames.close() == (CloseCode.ARCHIVED, "chat archived")
+                await lab.viewer.aclose()
+        assert lab.ended.reason is (Reason.VIEWER_LOST if leaves else Reason.STOPPED)
+        assert trio.current_time() - began == pytest.approx(REST_S if leaves else 0)
