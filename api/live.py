@@ -6,6 +6,7 @@ that look finds it here, whether it relays already or still waits for its deskto
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import resource
 from typing import Final, Self
@@ -31,6 +32,9 @@ which each Xvnc takes 13. Where the system grants few, half of them."""
 TOKEN_CHECK_S: Final = 30.0
 """How often the tokens of the sessions are looked up again."""
 
+TRIM_FROM: Final = 100
+"""When of so many sessions half have ended, the process gives memory back."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -45,11 +49,19 @@ def reserve_capacity() -> int:
     return min(CAPACITY_LIMIT, max(soft - DESCRIPTORS_KEPT, soft // 2) // 2)
 
 
+def trim() -> None:
+    """Gives free memory back to the system. By itself glibc keeps what lies before anything that is
+    not free: 28 MiB after 1,000 sessions, where 15 stay this way. It takes less than a ms."""
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+    if malloc_trim is not None:
+        malloc_trim(0)
+
+
 class LiveSession:
     """One request for a desktop, later the session on it; `too_many` for one over the capacity."""
 
     __slots__ = (
-        "_listed",
+        "_live",
         "_session",
         "_stays",
         "chat_id",
@@ -59,10 +71,8 @@ class LiveSession:
         "too_many",
     )
 
-    def __init__(
-        self, listed: set[LiveSession], chat_id: str, token_id: str, *, too_many: bool
-    ) -> None:
-        self._listed = listed
+    def __init__(self, live: LiveSessions, chat_id: str, token_id: str, *, too_many: bool) -> None:
+        self._live = live
         self._stays = False
         self.chat_id = chat_id
         self.token_id = token_id
@@ -72,7 +82,7 @@ class LiveSession:
         self._session: Session | None = None
 
     def __enter__(self) -> Self:
-        self._listed.add(self)
+        self._live.add(self)
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -85,7 +95,7 @@ class LiveSession:
 
     def leave(self) -> None:
         """There is no such session any more."""
-        self._listed.discard(self)
+        self._live.discard(self)
 
     def attach(self, session: Session) -> None:
         """From here on it is `session` that `end` ends; at once, if `end` was called already."""
@@ -108,10 +118,23 @@ class LiveSessions:
     def __init__(self, capacity: int = CAPACITY_LIMIT) -> None:
         self.capacity = capacity
         self._sessions: set[LiveSession] = set()
+        self._most = 0
 
     def enter(self, chat_id: str, token_id: str) -> LiveSession:
         """A session that is listed inside a `with` block. `chat_id` is a UUID's text."""
-        return LiveSession(self._sessions, chat_id, token_id, too_many=self.count >= self.capacity)
+        return LiveSession(self, chat_id, token_id, too_many=self.count >= self.capacity)
+
+    def add(self, session: LiveSession) -> None:
+        """Lists it."""
+        self._sessions.add(session)
+        self._most = max(self._most, self.count)
+
+    def discard(self, session: LiveSession) -> None:
+        """Has it listed no more."""
+        self._sessions.discard(session)
+        if self._most >= TRIM_FROM and self.count <= self._most // 2:
+            self._most = self.count
+            trim()
 
     @property
     def count(self) -> int:

@@ -16,34 +16,16 @@ from functools import partial
 
 import trio
 
-from relay import kernel, splice, streams
+from relay import kernel, slices, splice, streams
 from relay.ended import Ended, Reason, ended, ended_by_fault
 from relay.errors import ProtocolError
 from relay.leg import DownLeg, Pieces, UpLeg
 from relay.limits import Limits
 from relay.pump import TAIL_LIMIT_BYTES, Pumps, wait_viewer_closed
 from relay.rfb.errors import CloseCode
+from relay.slices import DOWN_READ_LEAST_BYTES, SLICE_S, UP_READ_BYTES
 from relay.switchboard import HUNG_UP, READABLE, WRITABLE, Switchboard
 from relay.websocket import BINARY, header
-
-# What a direction may take before the other sessions get their turn, and one read too much. Time,
-# not bytes: a message of one byte costs as much as one of 64 KiB.
-_SLICE_S = 0.0002
-
-# A read is not judged in parts: 64 KiB of a viewer's pointer events take 20 ms. noVNC hardly ever
-# sends more than this at once.
-_UP_READ_BYTES = 1_024
-
-# A viewer that always has more than a slice floods. So many slices in so long a time are free (the
-# longest clipboard text took nine, and machines differ); after each beyond them it is not read for
-# a while. Others notice nothing in 99 of 100 round trips (docs/decisions/0005-fairness.md).
-_FREE_UP_SLICES = 100
-_FREE_AGAIN_S = 10.0
-_REST_S = 0.5
-
-# A desktop's reads shrink to this while they take long to judge, and grow again: 4 KiB of bells
-# take 11 ms. Also the least that the clock is asked about.
-_DOWN_READ_LEAST_BYTES = 256
 
 # The most that one read takes, whatever `Limits.read_bytes` says.
 _READ_LIMIT_BYTES = 1_048_576
@@ -74,9 +56,7 @@ class RawPumps(Pumps):
         "_desktop_hung_up",
         "_desktop_readable",
         "_down_read_bytes",
-        "_flooded_at",
         "_frame",
-        "_free_slices",
         "_holds_bytes",
         "_low_water_bytes",
         "_over",
@@ -84,6 +64,7 @@ class RawPumps(Pumps):
         "_step_bytes",
         "_to_desktop",
         "_to_viewer",
+        "_up_allowance",
         "_up_read_bytes",
         "_viewer",
         "_viewer_fd",
@@ -109,7 +90,7 @@ class RawPumps(Pumps):
         self._window_bytes = limits.desktop_window_bytes
         self._read_bytes = min(limits.read_bytes, _READ_LIMIT_BYTES)
         self._down_read_bytes = self._read_bytes
-        self._up_read_bytes = min(self._read_bytes, _UP_READ_BYTES)
+        self._up_read_bytes = min(self._read_bytes, UP_READ_BYTES)
         self._viewer = viewer
         self._desktop = desktop
         self._viewer_fd = viewer.socket.fileno()
@@ -130,9 +111,7 @@ class RawPumps(Pumps):
         self._desktop_hung_up = False
         self._over = False
         self._queued = False
-        # When a viewer's slices were counted from, and how many of the free ones are left.
-        self._flooded_at = -math.inf
-        self._free_slices = 0
+        self._up_allowance = slices.Allowance()
         self.bug: Exception | None = None
 
     def start(self) -> None:
@@ -232,17 +211,13 @@ class RawPumps(Pumps):
             self._board.again(self._again)
 
     def _slice_used(self) -> None:
-        """The viewer has more to say. Behind the free slices nothing is read for a while."""
+        """The viewer has more to say. One that floods is not read for a while."""
         now = trio.current_time()
-        if now - self._flooded_at > _FREE_AGAIN_S:
-            self._flooded_at = now
-            self._free_slices = _FREE_UP_SLICES
-        if self._free_slices:
-            self._free_slices -= 1
+        if self._up_allowance.spend(now):
             self._later()
-            return
-        self.rests_until = now + _REST_S
-        self.wake_watch()
+        else:
+            self.rests_until = now + slices.REST_S
+            self.wake_watch()
 
     def read_on(self) -> None:
         self.rests_until = math.inf
@@ -274,7 +249,7 @@ class RawPumps(Pumps):
                 return self._later()
             if leg.reader.opaque >= splice.LEAST_BYTES and self._splice():
                 now = monotonic()
-                until = until or now + _SLICE_S
+                until = until or now + SLICE_S
                 continue
             size = self._down_read_bytes
             held = len(leg.tail)
@@ -293,7 +268,7 @@ class RawPumps(Pumps):
             if count < size and not self._desktop_hung_up:
                 self._desktop_readable = False
             # For less the clock would cost more than there is to share out.
-            long = count == size or count >= _DOWN_READ_LEAST_BYTES
+            long = count == size or count >= DOWN_READ_LEAST_BYTES
             began = monotonic() if long else 0.0
             try:
                 pieces = leg.take(_SCRATCH, _VIEW, 0, held + count)
@@ -301,11 +276,11 @@ class RawPumps(Pumps):
                 return self._finished(ended_by_fault(error))
             if long:
                 now = monotonic()
-                until = until or began + _SLICE_S
-                if now - began > _SLICE_S:
-                    if size > _DOWN_READ_LEAST_BYTES:
+                until = until or began + SLICE_S
+                if now - began > SLICE_S:
+                    if size > DOWN_READ_LEAST_BYTES:
                         self._down_read_bytes = size // 2
-                elif size < self._read_bytes and now - began < _SLICE_S / 2:
+                elif size < self._read_bytes and now - began < SLICE_S / 2:
                     self._down_read_bytes = min(self._read_bytes, size * 2)
             if pieces:
                 self._send_viewer(pieces)
@@ -396,7 +371,7 @@ class RawPumps(Pumps):
             self._viewer_said()
             if count == size:
                 now = monotonic()
-                until = until or now + _SLICE_S
+                until = until or now + SLICE_S
         return None
 
     def _send_viewer(self, pieces: Pieces) -> None:

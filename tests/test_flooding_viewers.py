@@ -14,15 +14,15 @@ import pytest
 import trio
 import trio.testing
 
-from relay import CloseCode, Limits, Reason, socketio
+from relay import CloseCode, Limits, Reason, slices, socketio
 from tests.peers import BELL, Lab, client_frame, close_far_ends, socket_lab
 
 __all__ = ["close_far_ends"]  # the fixture
 
 KEY = struct.pack(">BBxxI", 4, 1, 0x61)
-READ_BYTES = socketio._UP_READ_BYTES
+READ_BYTES = slices.UP_READ_BYTES
 SLICE_READS = 2  # the first is not looked at the clock for
-REST_S = socketio._REST_S
+REST_S = slices.REST_S
 FREE_SLICES = 10
 FREE_READS = SLICE_READS * FREE_SLICES
 KEY_FRAME_BYTES = len(client_frame(KEY))
@@ -31,7 +31,7 @@ KEY_FRAME_BYTES = len(client_frame(KEY))
 @pytest.fixture(autouse=True)
 def slow_judge(monkeypatch: pytest.MonkeyPatch) -> None:
     milliseconds = itertools.count()
-    monkeypatch.setattr(socketio, "_FREE_UP_SLICES", FREE_SLICES)
+    monkeypatch.setattr(slices, "FREE_SLICES", FREE_SLICES)
     monkeypatch.setattr(socketio, "monotonic", lambda: next(milliseconds) / 1_000)
 
 
@@ -72,7 +72,7 @@ async def test_what_comes_at_once_now_and_then_is_not_held_up(
         await lab.greet()
         for _ in range(3):
             assert await took_s(lab, FREE_READS) == 0
-            await trio.sleep(socketio._FREE_AGAIN_S + 1)
+            await trio.sleep(slices.FREE_AGAIN_S + 1)
         nursery.cancel_scope.cancel()
 
 

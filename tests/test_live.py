@@ -7,10 +7,11 @@ from datetime import timedelta
 from typing import Any, cast
 from uuid import UUID
 
+import pytest
 import trio
 from trio.testing import MockClock
 
-from api.live import TOKEN_CHECK_S, LiveSessions
+from api.live import TOKEN_CHECK_S, TRIM_FROM, LiveSessions
 from api.store import Store, StoreError
 from api.store.store import Token
 from relay import CloseCode, Session
@@ -110,3 +111,17 @@ def test_of_two_that_come_for_the_last_place_one_gets_it() -> None:
         assert (first.too_many, second.too_many) == (False, True)
     with live.enter(str(CHAT), "a") as third:
         assert not third.too_many
+
+
+def test_when_half_of_many_have_left_memory_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    left_when_trimmed: list[int] = []
+    live = LiveSessions()
+    monkeypatch.setattr("api.live.trim", lambda: left_when_trimmed.append(live.count))
+    for many in (TRIM_FROM - 1, 2 * TRIM_FROM):
+        sessions = [live.enter("chat", "token") for _ in range(many)]
+        for session in sessions:
+            with session:
+                session.stay()
+        for session in sessions:
+            session.leave()
+    assert left_when_trimmed == [TRIM_FROM, TRIM_FROM // 2]

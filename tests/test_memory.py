@@ -27,7 +27,7 @@ AT_REST_KIB = 12
 STALLED_KIB = Limits().read_bytes // 1024
 """Held in one direction for a side that takes nothing."""
 
-RETURNS_WITHIN = 0.30
+RETURNS_WITHIN = 0.20
 """Of the resident memory before the crowd: so near it comes when all have gone."""
 
 BUFFER_BYTES = 16_384
