@@ -1,5 +1,7 @@
 """Relays a VNC desktop to a browser over a WebSocket, reading RFB in both directions."""
 
+from typing import TYPE_CHECKING
+
 from relay.dial import Address, TcpAddress, UnixAddress, dial, parse_address
 from relay.ended import Counters, Ended, Reason
 from relay.errors import DesktopError, Direction, ProtocolError, RelayError
@@ -9,12 +11,16 @@ from relay.rfb.errors import CloseCode
 from relay.rfb.rights import FULL, VIEW_ONLY, Rights
 from relay.session import Session, carry
 
+if TYPE_CHECKING:
+    from relay.client import Desktop, connect
+
 __all__ = [
     "FULL",
     "VIEW_ONLY",
     "Address",
     "CloseCode",
     "Counters",
+    "Desktop",
     "DesktopEnd",
     "DesktopError",
     "Direction",
@@ -31,8 +37,19 @@ __all__ = [
     "TcpAddress",
     "UnixAddress",
     "carry",
+    "connect",
     "dial",
     "log_in",
     "open_desktop",
     "parse_address",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """The client, which needs NumPy and Pillow, is imported by those who use it."""
+    if name in ("Desktop", "connect"):
+        from relay import client
+
+        value: object = getattr(client, name)
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

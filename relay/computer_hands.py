@@ -1,0 +1,67 @@
+"""Mouse and keys of the computer tool, in desktop pixels.
+
+What goes down here comes up again, unless an error or a cancellation is in the way: then it is the
+caller who calls the desktop's `release_all`. All raise `relay.DesktopError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+if TYPE_CHECKING:
+    from relay.computer import Desktop
+    from relay.computer_geometry import Point
+
+WHEEL: Final = {"up": 4, "down": 5, "left": 6, "right": 7}
+
+DRAG_MOVES: Final = 4
+"""A drag is more than a jump: GTK and Qt begin one with the motion that passes a threshold, and
+tell what lies below of those after it."""
+
+DRAG_PAUSE_S: Final = 0.02
+"""Between the motions of a drag. A browser begins one in another process than the page's."""
+
+
+async def _down(desktop: Desktop, keys: Sequence[int]) -> None:
+    for key in keys:
+        await desktop.key_down(key)
+
+
+async def _up(desktop: Desktop, keys: Sequence[int]) -> None:
+    for key in reversed(keys):
+        await desktop.key_up(key)
+
+
+async def hold(desktop: Desktop, keys: Sequence[int], duration_s: float = 0) -> None:
+    """Presses keys in order, and lets go of them in the opposite one."""
+    await _down(desktop, keys)
+    if duration_s:
+        await trio.sleep(duration_s)
+    await _up(desktop, keys)
+
+
+async def click(desktop: Desktop, button: int, times: int, keys: Sequence[int]) -> None:
+    """Where the pointer is, with `keys` held."""
+    await _down(desktop, keys)
+    for _ in range(times):
+        await desktop.button_down(button)
+        await desktop.button_up(button)
+    await _up(desktop, keys)
+
+
+async def drag(desktop: Desktop, end: Point, keys: Sequence[int]) -> None:
+    """From where the pointer is, with the left button and `keys` held."""
+    x, y = desktop.pointer
+    await _down(desktop, keys)
+    await desktop.button_down(1)
+    for step in range(1, DRAG_MOVES + 1):
+        await trio.sleep(DRAG_PAUSE_S)
+        await desktop.move(
+            x + (end[0] - x) * step // DRAG_MOVES, y + (end[1] - y) * step // DRAG_MOVES
+        )
+    await trio.sleep(DRAG_PAUSE_S)
+    await desktop.button_up(1)
+    await _up(desktop, keys)
