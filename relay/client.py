@@ -12,15 +12,13 @@ desktop's pixels, from the top left. Needs NumPy and Pillow (`pip install "deskr
 
 from __future__ import annotations
 
-import io
+import itertools
 import math
 import struct
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 
-import numpy as np
 import trio
-from PIL import Image
 
 from relay import streams
 from relay.desktops.provider import RunningDesktop
@@ -29,6 +27,7 @@ from relay.errors import DesktopError, ProtocolError
 from relay.keysyms import KEYCODES, combination, keysym_of
 from relay.limits import Limits
 from relay.login import DesktopEnd, PasswordSource
+from relay.pictures import png
 from relay.rfb import encodings, handshake
 from relay.rfb.encodings.confirmations import ExtendedKeyEvent
 from relay.rfb.encodings.cursor import Cursor, CursorWithAlpha, PointerPosition
@@ -38,6 +37,7 @@ from relay.rfb.encodings.led_state import LedState
 from relay.rfb.errors import Violation
 from relay.rfb.pixel_format import PixelFormat
 from relay.rfb.pixels.canvas import Array, Canvas
+from relay.rfb.pixels.cursor import draw
 from relay.rfb.pixels.messages import Messages, fence
 
 __all__ = ["ENCODINGS_HERE", "ENCODINGS_THERE", "RGBX", "Desktop", "connect"]
@@ -79,6 +79,12 @@ _RELEASE_TIMEOUT_S = 1.0
 # Characters behind which the desktop is waited for, so that long text does not fill its buffers.
 _TYPED_AT_ONCE = 64
 
+_UNICODE = 0x01000000
+"""From here on keysyms are those of Unicode's characters beyond Latin-1."""
+
+_PASTE_TIMEOUT_S = 2.0
+_PASTE_QUIET_S = 0.08
+
 _REQUEST_FENCE = 1 << 31 | 1  # and "block before": what was sent before it has been handled
 
 _key_event = struct.Struct(">BBxxI").pack
@@ -112,6 +118,8 @@ async def connect(
         encodings = ENCODINGS_HERE if _is_here(desktop.address) else ENCODINGS_THERE
     connected = Desktop(await desktop.open(limits), pixel_format, encodings, limits)
     try:
+        # Its answer tells what it can do.
+        await connected.sync()
         yield connected
     finally:
         await connected.aclose()
@@ -192,8 +200,8 @@ class Desktop:
             while not messages.seen:
                 size_px = await self._ask_for_all(size_px)
             picture = self._canvas.pixels.copy()
-        if cursor:
-            self._draw_cursor(picture)
+        if cursor and self._canvas.cursor is not None:
+            draw(self._canvas.cursor, self._x, self._y, picture)
         return picture
 
     async def _ask_for_all(self, asked_px: tuple[int, int]) -> tuple[int, int]:
@@ -217,21 +225,6 @@ class Desktop:
         """`picture` as a PNG file."""
         # In a thread: it takes 20 ms, longer than other tasks of the process should wait.
         return await trio.to_thread.run_sync(png, await self.picture(cursor=cursor))
-
-    def _draw_cursor(self, picture: Array) -> None:
-        cursor = self._canvas.cursor
-        if cursor is None:
-            return
-        left, top = self._x - cursor.hot_x, self._y - cursor.hot_y
-        height, width = cursor.image.shape[:2]
-        x0, y0 = max(left, 0), max(top, 0)
-        x1, y1 = min(left + width, picture.shape[1]), min(top + height, picture.shape[0])
-        if x0 >= x1 or y0 >= y1:
-            return
-        shape = cursor.image[y0 - top : y1 - top, x0 - left : x1 - left].astype(np.uint16)
-        under = picture[y0:y1, x0:x1]
-        alpha = shape[..., 3:]
-        under[..., :3] = (shape[..., :3] * alpha + under[..., :3] * (255 - alpha) + 127) // 255
 
     async def settled(self, *, quiet_s: float, limit_s: float) -> bool:
         """Waits until the desktop has painted nothing for `quiet_s` seconds; false where
@@ -351,9 +344,22 @@ class Desktop:
         """Types text, of any script. Returns when the desktop has taken it. Raises ValueError for
         a character that cannot be typed, before the first.
 
-        A desktop adds to its keyboard what that lacks, as far as there is room: TigerVNC's server
-        has some 20 places, never empties one, and does nothing for further characters."""
-        keysyms = [keysym_of(character) for character in text.replace("\r\n", "\n")]
+        What no keyboard of a Latin script has is pasted, with Shift and Insert, where the desktop
+        has a clipboard of Unicode; what was on it is lost. As keys, where it has not: TigerVNC's
+        server adds some 20 of them to its keyboard and does nothing for more, and programs may not
+        notice the first in time.
+        """
+        text = text.replace("\r\n", "\n")
+        keysyms = {character: keysym_of(character) for character in text}
+        pastes = self._messages.extended_clipboard
+        for paste, group in itertools.groupby(text, lambda c: pastes and keysyms[c] >= _UNICODE):
+            part = "".join(group)
+            if paste:
+                await self._paste(part)
+            else:
+                await self._type([keysyms[character] for character in part])
+
+    async def _type(self, keysyms: list[int]) -> None:
         for at in range(0, len(keysyms), _TYPED_AT_ONCE):
             some = keysyms[at : at + _TYPED_AT_ONCE]
             # In one send: it is whole or the connection is broken, so no key stays down.
@@ -361,6 +367,16 @@ class Desktop:
                 b"".join(self._key(key, down=True) + self._key(key, down=False) for key in some)
             )
             await self.sync()
+
+    async def _paste(self, text: str) -> None:
+        messages = self._messages
+        await self.set_clipboard(text)
+        provided = messages.provided
+        await self.press("shift+Insert")
+        with trio.move_on_after(_PASTE_TIMEOUT_S):
+            await self._until(lambda: messages.provided > provided)
+            # Programs insert it in their own time, and keys that come behind must not overtake it.
+            await self.settled(quiet_s=_PASTE_QUIET_S, limit_s=_PASTE_TIMEOUT_S)
 
     async def set_clipboard(self, text: str) -> None:
         """Puts text on the desktop's clipboard. Where the desktop has only the plain form, what is
@@ -475,14 +491,3 @@ def _mask(button: int) -> int:
 
 def _cleanup() -> trio.CancelScope:
     return trio.CancelScope(shield=True, deadline=trio.current_time() + _RELEASE_TIMEOUT_S)
-
-
-def png(picture: Array, size_px: tuple[int, int] | None = None) -> bytes:
-    """A picture as a PNG file, without its alpha; scaled to a width and height."""
-    image = Image.fromarray(picture[..., :3])
-    if size_px is not None and image.size != size_px:
-        image = image.resize(size_px, Image.Resampling.LANCZOS)
-    file = io.BytesIO()
-    # Level 1: a third of the time of the default.
-    image.save(file, "PNG", compress_level=1)
-    return file.getvalue()

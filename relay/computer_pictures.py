@@ -7,8 +7,8 @@ from typing import Any
 
 import trio
 
-from relay.client import png
 from relay.computer_geometry import Size
+from relay.pictures import png
 from relay.rfb.pixels.canvas import Array
 
 Block = dict[str, Any]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import os
+import random
 import re
 import shutil
 import socket
 import struct
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -176,6 +178,7 @@ async def test_the_readmes_example(xvnc: RunningDesktop, window: Window) -> None
     exec(example.replace("tcp://127.0.0.1:5901", str(xvnc.address)), scope)
     image = Image.open(io.BytesIO(await scope["look"]()))
     assert image.size == (WIDTH, HEIGHT)
+    await until(lambda: len(window.heard) >= 4)
     assert window.heard[:4] == ["down 1 10 20", "up 1 10 20", "press 0x68", "release 0x68"]
 
 
@@ -307,10 +310,54 @@ async def test_capitals_and_signs(xvnc: RunningDesktop, window: Window) -> None:
     assert bytes(typed).decode() == text
 
 
-async def test_text_of_any_script(xvnc: RunningDesktop, window: Window) -> None:
-    """X names characters beyond Latin-1 by 0x1000000 and their number."""
+def sample(count: int) -> str:
+    """Characters of several scripts, most of which no keyboard has, and some that each has."""
+    some = random.Random(5)
+    ranges = [(0x21, 0x7F), (0xA1, 0xAD), (0x3B1, 0x3CA), (0x410, 0x450), (0x4E00, 0x9FA5)]
+    ranges += [(0x3041, 0x3097), (0x1F600, 0x1F640)]
+    return "".join(chr(some.randrange(*some.choice(ranges))) for _ in range(count))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param("xterm -u8 -geometry 40x10 -e 'cat > {}'", id="xterm"),
+        pytest.param("zenity --entry > {}", id="GTK entry"),
+    ],
+)
+async def test_200_characters_arrive_whole(
+    command: str, xvnc: RunningDesktop, tmp_path: Path
+) -> None:
+    if shutil.which(command.split()[0]) is None:
+        pytest.skip(f"{command.split()[0]} is not installed")
+    text, path = sample(200), tmp_path / "typed"
+    environment = on(xvnc) | {"LC_ALL": "C.UTF-8"}
+    async with relay.connect(xvnc) as desktop:
+        assert await desktop.settled(quiet_s=0.3, limit_s=5)
+        before = await desktop.picture()
+        process = await trio.lowlevel.open_process(
+            ["sh", "-c", command.format(path)], env=environment, stderr=subprocess.DEVNULL
+        )
+        try:
+            with trio.fail_after(20):
+                while (await desktop.picture() == before).all():
+                    await trio.sleep(0.05)
+            assert await desktop.settled(quiet_s=0.5, limit_s=10)
+            await desktop.type(text)
+            await desktop.press("Return")
+            await until(lambda: path.read_text().strip() != "")
+            assert path.read_text().strip() == text
+        finally:
+            process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+
+
+async def test_text_of_any_script_without_a_clipboard(xvnc: RunningDesktop, window: Window) -> None:
+    """As keys, which X names by 0x1000000 and the character's number."""
     text = "aé€Жあ漢😀"
     async with relay.connect(xvnc) as desktop:
+        desktop._messages.extended_clipboard = False
         keysyms = await pressed(desktop, text, window)
     typed = [keysym for keysym in keysyms if keysym not in (0xFFE1, 0xFE03)]
     names = {0x20AC: 0x20AC, 0x6B6: 0x416}  # EuroSign, Cyrillic_ZHE of the older tables

@@ -91,3 +91,17 @@ def _masked(image: Array, mask: bytes, x: int, y: int) -> Cursor:
     h, w = image.shape[:2]
     image[..., 3] = unpack(mask, w, h, 1) * OPAQUE
     return Cursor(image, x, y)
+
+
+def draw(cursor: Cursor, x: int, y: int, picture: Array) -> None:
+    """Draws a cursor that points at x, y on a picture, which may have but a part of it."""
+    left, top = x - cursor.hot_x, y - cursor.hot_y
+    height, width = cursor.image.shape[:2]
+    x0, y0 = max(left, 0), max(top, 0)
+    x1, y1 = min(left + width, picture.shape[1]), min(top + height, picture.shape[0])
+    if x0 >= x1 or y0 >= y1:
+        return
+    shape = cursor.image[y0 - top : y1 - top, x0 - left : x1 - left].astype(np.uint16)
+    under = picture[y0:y1, x0:x1]
+    alpha = shape[..., 3:]
+    under[..., :3] = (shape[..., :3] * alpha + under[..., :3] * (255 - alpha) + 127) // 255

@@ -51,7 +51,8 @@ class Messages:
 
     `updates` counts FramebufferUpdates that have ended, `damages` those of them that painted.
     `answered` is the payload of the newest fence of ours that came back. `clipboard` is what the
-    desktop last put there; None where it has not yet. `replies` is to be sent to it.
+    desktop last put there; None where it has not yet. `provided` counts how often it has asked for
+    ours. `replies` is to be sent to it.
     """
 
     def __init__(self, canvas: Canvas, bounds: Bounds) -> None:
@@ -61,6 +62,7 @@ class Messages:
         self.updates = 0
         self.damages = 0
         self.bells = 0
+        self.provided = 0
         self.answered = b""
         self.replies = bytearray()
         self.fences = False
@@ -135,7 +137,9 @@ class Messages:
                 continue
             decode = DECODERS.get(encoding)
             if decode is None:
-                raise Violation("encoding", f"encoding {encoding}, which was not offered")
+                raise Violation(
+                    "encoding-not-offered", f"encoding {encoding}, which was not offered"
+                )
             if encodings.REGISTRY[encoding].pixels:
                 painted = True
                 self._check_area(x, y, w, h)
@@ -151,7 +155,7 @@ class Messages:
         height, width = self.canvas.pixels.shape[:2]
         if x + w > width or y + h > height:
             size = f"{width}x{height}"
-            raise Violation("rectangle", f"{w}x{h} at {x}, {y} on a framebuffer of {size}")
+            raise Violation("rectangle-outside", f"{w}x{h} at {x}, {y} on a framebuffer of {size}")
 
     def _resize(self, width: int, height: int) -> None:
         if (height, width) == self.canvas.pixels.shape[:2]:
@@ -248,6 +252,7 @@ class Messages:
             # Lines end with CR LF, and a NUL ends the text.
             text = self._offered.replace("\r\n", "\n").replace("\n", "\r\n").encode() + b"\0"
             packed = zlib.compress(struct.pack(">I", len(text)) + text)
+            self.provided += 1
             self.replies += _extended(_PROVIDE | _TEXT, packed)
 
 
