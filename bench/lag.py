@@ -33,6 +33,7 @@ from dataclasses import dataclass
 from bench.lag_desktop import SIDE_PX
 from bench.lag_link import DESKTOP_IP, QUEUE_MS, RATE_MBIT, Link, NotPermitted, inside, slow_link
 from bench.lag_viewer import MODES, WARM_UP_S
+from bench.peers import WEBSOCKIFY
 
 _WEBSOCKIFY_PORT = 6080
 
@@ -193,6 +194,11 @@ def _end(*_: object) -> None:
     raise SystemExit("ended by a signal")
 
 
+def websockify() -> str | None:
+    """The program: that of bench.peers, or one on the PATH."""
+    return str(WEBSOCKIFY) if WEBSOCKIFY.exists() else shutil.which("websockify")
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="bench.lag", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -204,7 +210,9 @@ def main(arguments: list[str] | None = None) -> None:
         "--congestion", default="cubic", help="TCP congestion control toward viewer"
     )
     parser.add_argument(
-        "--websockify", default=shutil.which("websockify"), help="the program to measure beside"
+        "--websockify",
+        default=websockify(),
+        help="the program to measure beside; that of bench.peers, or one on the PATH",
     )
     options = parser.parse_args(arguments)
     chosen = options.cases.split(",")
@@ -217,7 +225,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.websockify:
         ways["websockify"] = lambda link, port: _websockify(options.websockify, link, port)
     else:
-        print("websockify is left out: it is not installed, and --websockify names none")
+        print("websockify is left out: it is not installed (python -m bench.peers)")
     before = signal.signal(signal.SIGTERM, _end)
     try:
         with slow_link(options.congestion) as link:

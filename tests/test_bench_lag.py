@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import struct
 import subprocess
@@ -182,7 +181,7 @@ class TestTable:
     ) -> None:
         if missing := lag.missing(case.partition("-")[0]):
             pytest.skip(missing)
-        websockify = shutil.which("websockify")
+        websockify = lag.websockify()
         ways = ["direct", "relay"] + ["websockify"] * (websockify is not None)
         main(["--cases", case, "--rounds", "1", "--secs", "0.1"])
         out = capsys.readouterr().out
