@@ -22,7 +22,7 @@ import trio
 
 import relay
 from relay import Desktop
-from relay.desktops import RunningDesktop, provider_for
+from relay.desktops import Provider, RunningDesktop, provider_for
 
 TEXT = "The quick brown fox jumps over the lazy dog. " * 2 + "Ten more.."
 
@@ -86,9 +86,9 @@ async def _crowd(rounds: int) -> float:
     """Milliseconds of a click and a screenshot where so many work at once, each on its desktop."""
     spent: list[float] = []
 
-    async def work(provider: object) -> None:
+    async def work(provider: Provider) -> None:
         async with trio.open_nursery() as nursery:
-            running: RunningDesktop = await nursery.start(provider.run)  # type: ignore[attr-defined]
+            running: RunningDesktop = await nursery.start(provider.run)
             async with relay.connect(running) as desktop:
 
                 async def act() -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pytest
 import trio
 import trio.testing
 
-from relay import DesktopEnd, Ended, Limits, Session
+from relay import DesktopEnd, Ended, Limits, Session, switchboard
 from relay.leg import DownLeg, UpLeg
 from relay.rfb.conversation import Conversation
 from relay.rfb.handshake import ServerInit
@@ -176,6 +177,22 @@ def raw_pumps(viewer: socket.socket, desktop: socket.socket, board: Switchboard)
         trio.SocketStream(trio.socket.from_stdlib_socket(desktop)),
         board,
     )
+
+
+@contextmanager
+def pumps_over_tcp() -> Iterator[tuple[RawPumps, socket.socket]]:
+    """`raw_pumps` that have started, and the relay's end of the viewer's connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        far = socket.create_connection(listener.getsockname())
+        near, _ = listener.accept()
+    desktop, elsewhere = socket.socketpair()
+    with far, near, desktop, elsewhere:
+        near.setblocking(False)
+        desktop.setblocking(False)
+        pumps = raw_pumps(near, desktop, switchboard.current())
+        pumps.start()
+        yield pumps, near
+        pumps.stop()
 
 
 def _socket_pair(buffer_bytes: int) -> tuple[trio.SocketStream, trio.SocketStream]:

@@ -15,11 +15,11 @@ import pytest
 import trio
 import trio.testing
 
-from relay import Limits, switchboard
+from relay import Limits
 from relay.socketio import RawPumps
 from relay.switchboard import WRITABLE
 from tests.crowd import REQUEST
-from tests.peers import Lab, client_frame, close_far_ends, raw_pumps, socket_lab
+from tests.peers import Lab, client_frame, close_far_ends, pumps_over_tcp, socket_lab
 from tests.test_memory import TEXT, UPDATE
 
 __all__ = ["close_far_ends"]  # the fixture
@@ -110,15 +110,7 @@ async def test_what_is_held_for_a_desktop_that_stalls(
 
 async def test_a_quick_viewers_socket_may_hold_twice_as_much() -> None:
     limits = Limits()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        far = socket.create_connection(listener.getsockname())
-        near, _ = listener.accept()
-    desktop, elsewhere = socket.socketpair()
-    with far, near, desktop, elsewhere:
-        near.setblocking(False)
-        desktop.setblocking(False)
-        pumps = raw_pumps(near, desktop, switchboard.current())
-        pumps.start()
+    with pumps_over_tcp() as (pumps, near):
 
         def holds_bytes(waited_s: float) -> int:
             pumps._to_viewer = memoryview(b"rest")
@@ -129,4 +121,3 @@ async def test_a_quick_viewers_socket_may_hold_twice_as_much() -> None:
         assert near.getsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT) == limits.low_water_bytes
         assert holds_bytes(0) == 2 * limits.low_water_bytes
         assert holds_bytes(1) == limits.low_water_bytes
-        pumps.stop()

@@ -9,8 +9,8 @@ from typing import cast
 import pytest
 import trio
 
-from relay import kernel, switchboard
-from tests.peers import raw_pumps
+from relay import kernel
+from tests.peers import pumps_over_tcp
 
 
 class Socket:
@@ -61,15 +61,6 @@ def test_pacing_that_cannot_be_changed_stays() -> None:
 
 
 async def test_a_sessions_viewer_on_this_machine_is_not_paced() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        far = socket.create_connection(listener.getsockname())
-        near, _ = listener.accept()
-    desktop, elsewhere = socket.socketpair()
-    with far, near, desktop, elsewhere:
-        near.setblocking(False)
-        desktop.setblocking(False)
-        pumps = raw_pumps(near, desktop, switchboard.current())
-        pumps.start()
+    with pumps_over_tcp() as (_, near):
         control = near.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
         assert control.rstrip(b"\0") == b"reno"
-        pumps.stop()

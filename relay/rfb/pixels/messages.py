@@ -29,8 +29,6 @@ _FENCE_BYTES = 64
 _FENCE_KEPT = 0x7
 _FENCE_REQUEST = 1 << 31
 
-_SCREENS = 255
-
 # Extended clipboard: the text format, and what the client may be sent (community specification,
 # Extended Clipboard Pseudo-encoding).
 _TEXT = 1
@@ -61,7 +59,6 @@ class Messages:
         self.clipboard: str | None = None
         self.updates = 0
         self.damages = 0
-        self.bells = 0
         self.provided = 0
         self.answered = b""
         self.replies = bytearray()
@@ -140,9 +137,12 @@ class Messages:
                 raise Violation(
                     "encoding-not-offered", f"encoding {encoding}, which was not offered"
                 )
-            if encodings.REGISTRY[encoding].pixels:
-                painted = True
-                self._check_area(x, y, w, h)
+            if not encodings.REGISTRY[encoding].pixels:
+                # A cursor's shape: x and y are its hot spot.
+                yield from decode(self.canvas, x, y, w, h)
+                continue
+            painted = True
+            self._check_area(x, y, w, h)
             yield from decode(self.canvas, x, y, w, h)
             if self._fresh is not None:
                 self._fresh[y : y + h, x : x + w] = True
@@ -203,7 +203,7 @@ class Messages:
             self.canvas.colour_map[first : first + count] = colours >> 8
 
     def _bell(self) -> Steps:
-        self.bells += 1
+        # There is nobody to hear it.
         yield from ()
 
     def _end_of_continuous_updates(self) -> Steps:
