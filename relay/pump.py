@@ -42,14 +42,15 @@ class Pumps:
         "_inputs",
         "_read_bytes",
         "_waits",
+        "desktop_rests_until",
         "desktop_stalled_since",
         "down",
         "flow",
         "input_at",
         "nap",
         "pinged_at",
-        "rests_until",
         "up",
+        "viewer_rests_until",
         "viewer_stalled_since",
         "waits_since",
     )
@@ -66,7 +67,8 @@ class Pumps:
         self.desktop_stalled_since = math.inf
         self.pinged_at = math.inf
         self.waits_since = math.inf
-        self.rests_until = math.inf
+        self.viewer_rests_until = math.inf
+        self.desktop_rests_until = math.inf
         self._waits = 0
         self.nap = trio.CancelScope()
         self.input_at = trio.current_time()
@@ -79,8 +81,8 @@ class Pumps:
         """Has the desktop sent what was held back, or is the relay's own."""
         raise NotImplementedError
 
-    def read_on(self) -> None:
-        """Ends the rest that `rests_until` ends."""
+    def read_on(self, now: float) -> None:
+        """Ends the rests that are over."""
         raise NotImplementedError
 
     async def release(self) -> None:

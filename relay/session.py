@@ -231,8 +231,8 @@ class Session:
                 pumps.waits_since = now
             if pumps.flow.wake:
                 pumps.send_due()
-            if pumps.rests_until <= now:
-                pumps.read_on()
+            if min(pumps.viewer_rests_until, pumps.desktop_rests_until) <= now:
+                pumps.read_on(now)
             if not pumps.flow.waiting:
                 pumps.waits_since = math.inf
             elif pumps.waits_since == math.inf:
@@ -244,7 +244,8 @@ class Session:
                 pumps.pinged_at + limits.ping_timeout_s,
                 pumps.input_at + idle_s,
                 pumps.waits_since + limits.update_timeout_s,
-                pumps.rests_until,
+                pumps.viewer_rests_until,
+                pumps.desktop_rests_until,
                 from_desktop.deadline,
                 from_viewer.deadline,
             )

@@ -23,7 +23,7 @@ from relay.leg import DownLeg, Pieces, UpLeg
 from relay.limits import Limits
 from relay.pump import TAIL_LIMIT_BYTES, Pumps, wait_viewer_closed
 from relay.rfb.errors import CloseCode
-from relay.slices import DOWN_READ_LEAST_BYTES, SLICE_S, UP_READ_BYTES
+from relay.slices import DOWN_READ_LEAST_BYTES, DOWN_SLICE_S, UP_READ_BYTES, UP_SLICE_S
 from relay.switchboard import HUNG_UP, READABLE, WRITABLE, Switchboard
 from relay.websocket import BINARY, header
 
@@ -52,6 +52,7 @@ class RawPumps(Pumps):
         "_board",
         "_controls",
         "_desktop",
+        "_desktop_allowance",
         "_desktop_fd",
         "_desktop_hung_up",
         "_desktop_readable",
@@ -64,9 +65,9 @@ class RawPumps(Pumps):
         "_step_bytes",
         "_to_desktop",
         "_to_viewer",
-        "_up_allowance",
         "_up_read_bytes",
         "_viewer",
+        "_viewer_allowance",
         "_viewer_fd",
         "_viewer_hung_up",
         "_viewer_readable",
@@ -111,7 +112,8 @@ class RawPumps(Pumps):
         self._desktop_hung_up = False
         self._over = False
         self._queued = False
-        self._up_allowance = slices.Allowance()
+        self._viewer_allowance = slices.Allowance()
+        self._desktop_allowance = slices.Allowance()
         self.bug: Exception | None = None
 
     def start(self) -> None:
@@ -210,17 +212,28 @@ class RawPumps(Pumps):
             self._queued = True
             self._board.again(self._again)
 
-    def _slice_used(self) -> None:
-        """The viewer has more to say. One that floods is not read for a while."""
-        now = trio.current_time()
-        if self._up_allowance.spend(now):
+    def _down_slice_used(self) -> None:
+        """The desktop has more to say. What it shows is what the viewer wants."""
+        if self.down.reader.has_shown():
             self._later()
         else:
-            self.rests_until = now + slices.REST_S
-            self.wake_watch()
+            self.desktop_rests_until = self._go_on(self._desktop_allowance)
 
-    def read_on(self) -> None:
-        self.rests_until = math.inf
+    def _go_on(self, allowance: slices.Allowance) -> float:
+        """Who has more to say than a slice goes on later; one that floods is not read for a while.
+        Until when it rests."""
+        now = trio.current_time()
+        if allowance.spend(now):
+            self._later()
+            return math.inf
+        self.wake_watch()
+        return now + slices.REST_S
+
+    def read_on(self, now: float) -> None:
+        if self.viewer_rests_until <= now:
+            self.viewer_rests_until = math.inf
+        if self.desktop_rests_until <= now:
+            self.desktop_rests_until = math.inf
         self._later()
 
     def _again(self) -> None:
@@ -244,12 +257,13 @@ class RawPumps(Pumps):
             and not self._to_viewer
             and self._frame is None
             and not self._over
+            and self.desktop_rests_until == math.inf
         ):
             if now > until:
-                return self._later()
+                return self._down_slice_used()
             if leg.reader.opaque >= splice.LEAST_BYTES and self._splice():
                 now = monotonic()
-                until = until or now + SLICE_S
+                until = until or now + DOWN_SLICE_S
                 continue
             size = self._down_read_bytes
             held = len(leg.tail)
@@ -276,11 +290,12 @@ class RawPumps(Pumps):
                 return self._finished(ended_by_fault(error))
             if long:
                 now = monotonic()
-                until = until or began + SLICE_S
-                if now - began > SLICE_S:
+                until = until or began + DOWN_SLICE_S
+                took_s = now - began
+                if count == size and took_s > DOWN_SLICE_S:
                     if size > DOWN_READ_LEAST_BYTES:
                         self._down_read_bytes = size // 2
-                elif size < self._read_bytes and now - began < SLICE_S / 2:
+                elif size < self._read_bytes and (count < size or took_s < DOWN_SLICE_S / 2):
                     self._down_read_bytes = min(self._read_bytes, size * 2)
             if pieces:
                 self._send_viewer(pieces)
@@ -341,10 +356,11 @@ class RawPumps(Pumps):
             self._viewer_readable
             and not self._to_desktop
             and not self._over
-            and self.rests_until == math.inf
+            and self.viewer_rests_until == math.inf
         ):
             if now > until:
-                return self._slice_used()
+                self.viewer_rests_until = self._go_on(self._viewer_allowance)
+                return None
             held = len(leg.tail)
             if held:
                 _SCRATCH[:held] = leg.tail
@@ -371,7 +387,7 @@ class RawPumps(Pumps):
             self._viewer_said()
             if count == size:
                 now = monotonic()
-                until = until or now + SLICE_S
+                until = until or now + UP_SLICE_S
         return None
 
     def _send_viewer(self, pieces: Pieces) -> None:

@@ -22,12 +22,12 @@ def waits(median_s: float, p99_s: float) -> Waits:
         pytest.param("20 stalled viewers", (1 * MS, 2.19 * MS), None, True, id="just as fast"),
         pytest.param("20 stalled viewers", (1 * MS, 2.21 * MS), None, False, id="slower"),
         pytest.param("viewer: moves", (1 * MS, 2.21 * MS), None, False, id="rests too little"),
-        pytest.param("desktop: bells", (1.9 * MS, 4 * MS), (1 * MS, 4 * MS), True, id="a share"),
+        pytest.param("desktop: tiles", (1.9 * MS, 4 * MS), (1 * MS, 4 * MS), True, id="a share"),
         pytest.param(
-            "desktop: bells", (2.1 * MS, 4 * MS), (1 * MS, 4 * MS), False, id="long turns"
+            "desktop: tiles", (2.1 * MS, 4 * MS), (1 * MS, 4 * MS), False, id="long turns"
         ),
-        pytest.param("desktop: bells", (1.9 * MS, 5 * MS), (1 * MS, 4 * MS), False, id="late"),
-        pytest.param("desktop: bells", (1 * MS, math.inf), (1 * MS, 4 * MS), False, id="never"),
+        pytest.param("desktop: tiles", (1.9 * MS, 5 * MS), (1 * MS, 4 * MS), False, id="late"),
+        pytest.param("desktop: tiles", (1 * MS, math.inf), (1 * MS, 4 * MS), False, id="never"),
         pytest.param("4 desktops: copies", (4.9 * MS, 5 * MS), (1 * MS, 5 * MS), True, id="four"),
     ],
 )

@@ -61,6 +61,7 @@ class FromDesktop(Reader):
         "_pseudo_room_bytes",
         "_rects",
         "_room_bytes",
+        "_shown",
         "_walk",
         "_walked_bytes",
         "_walking",
@@ -74,10 +75,12 @@ class FromDesktop(Reader):
         # Rectangles left in the FramebufferUpdate being read, and how many it announced.
         self._rects = 0
         self._count = 0
-        # Whether that update holds pixels: one without answers no request. And whether they are
-        # kept from the viewer.
+        # Whether the message read last is an update with pixels: one without answers no request.
+        # And whether they are kept from the viewer.
         self._painted = False
         self._hidden = False
+        # Whether any came since that was asked, or are under way since.
+        self._shown = False
         # Bytes of encoded pixels that it may still have, those of other rectangles, and those of
         # the walk under way.
         self._room_bytes = 0
@@ -96,6 +99,13 @@ class FromDesktop(Reader):
         """Whether a rectangle that is read element by element has not come to its end."""
         return self._walk is not None
 
+    def has_shown(self) -> bool:
+        """Whether pixels came since this was asked last."""
+        under_way = self._painted and self.opaque > 0
+        shown = self._shown or under_way
+        self._shown = under_way
+        return shown
+
     def judge(self, buf: bytearray, pos: int, stop: int) -> int:
         """Approves as far as `buf[pos:stop]` allows; see `Reader`. Raises ProtocolError."""
         start = pos
@@ -110,6 +120,7 @@ class FromDesktop(Reader):
                 reached = self._rectangles(buf, pos, stop, start)
             else:
                 message = _MESSAGES.get(buf[pos])
+                self._painted = False
                 try:
                     if message is None:
                         raise Violation(
@@ -251,6 +262,8 @@ class FromDesktop(Reader):
         self._rects = left
         self._room_bytes = room
         self._painted = painted
+        if painted:
+            self._shown = True
         if pos == first:
             return NEED
         return self._body(first, pos, stop)
@@ -301,7 +314,6 @@ class FromDesktop(Reader):
         buf[pos + 1] = 0
         # 65535 is no special number: with LastRect any update may end early, without it none.
         self._rects = self._count = _two(buf, pos)[1]
-        self._painted = False
         self._hidden = self.flow.update_begins()
         self._room_bytes = self._update_limit_bytes()
         self._pseudo_room_bytes = PSEUDO_LIMIT_BYTES
