@@ -34,6 +34,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from relay.computer_versions import VERSIONS
 from relay.desktops import provider_for
 from relay.limits import Limits
 from relay.login import Password, PasswordFile, PasswordSource
@@ -41,6 +42,7 @@ from relay.rfb.encodings import LET_THROUGH, RISKY
 
 __all__ = [
     "DEFAULT_CONFIG",
+    "AgentSettings",
     "DesktopSettings",
     "Settings",
     "SettingsProblem",
@@ -140,6 +142,12 @@ def check_geometry(text: str) -> str:
     return text
 
 
+def _computer_version(text: str) -> str:
+    if text not in VERSIONS:
+        raise ValueError(f"{text!r} is none of the versions {', '.join(VERSIONS)}")
+    return text
+
+
 def _limits(value: object) -> Limits:
     if isinstance(value, Limits):
         return value
@@ -183,6 +191,57 @@ class DesktopSettings(BaseModel):
         return None if self.password is None else Password(self.password.get_secret_value())
 
 
+class AgentSettings(BaseModel):
+    """The language model that chats talk to, and how long its agents may work."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    api_key: SecretStr | None = None
+    """Without it, or a file with it, chats have no model."""
+
+    api_key_file: Path | None = None
+    """A file with that key in its first line, read at start."""
+
+    base_url: str | None = None
+    """Of a server that speaks the Messages API; by default Anthropic's."""
+
+    model: str = "claude-opus-5-5"
+    """It must know the version of the computer tool."""
+
+    computer: Annotated[str, AfterValidator(_computer_version)] = "computer_toolset_20260801"
+    """The version of the computer tool that agents are given."""
+
+    max_tokens: Annotated[int, Field(ge=256, le=128_000)] = 8_192
+    """Of one answer."""
+
+    turns_limit: Annotated[int, Field(ge=1)] = 200
+    """Answers of the model to one message of the user's."""
+
+    tokens_limit: Annotated[int, Field(ge=1)] = 5_000_000
+    """Tokens that these may take, those read and those written together."""
+
+    time_limit_s: Annotated[float, Field(gt=0)] = 3_600
+    """How long they may take."""
+
+    @model_validator(mode="after")
+    def _one_key(self) -> Self:
+        if self.api_key is not None and self.api_key_file is not None:
+            raise ValueError("api_key and api_key_file are both set; one is enough")
+        return self
+
+    def read_api_key(self) -> str | None:
+        """The key; None where there is none. Raises SettingsProblem."""
+        if self.api_key_file is None:
+            return None if self.api_key is None else self.api_key.get_secret_value()
+        try:
+            lines = self.api_key_file.read_text().splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsProblem(f"agent.api_key_file: {error}") from None
+        if not lines or not lines[0].strip():
+            raise SettingsProblem(f"agent.api_key_file: {self.api_key_file} has no key in it")
+        return lines[0].strip()
+
+
 class Settings(BaseSettings):
     """See docs/http.md for the table of these with examples."""
 
@@ -215,6 +274,8 @@ class Settings(BaseSettings):
     """Fields of `relay.Limits`."""
 
     desktop: DesktopSettings = DesktopSettings()
+
+    agent: AgentSettings = AgentSettings()
 
     @cached_property
     def let_through(self) -> frozenset[int]:

@@ -185,6 +185,11 @@ class Desktop:
         """What the desktop last put on its clipboard; None where it has not yet."""
         return self._messages.clipboard
 
+    @property
+    def gone(self) -> str | None:
+        """Why nothing can be done with it any more; None while it is there."""
+        return self._gone
+
     # What the desktop shows.
 
     async def picture(self, *, cursor: bool = False) -> Array:

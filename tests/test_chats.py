@@ -254,7 +254,7 @@ async def test_store_that_fails(
 async def test_archive_that_fails_ends_no_session(server: Web) -> None:
     chat = await new_chat(server)
     # Reading goes on, writing fails.
-    await server.store._run(
+    await server.store.run(
         lambda connection: connection.exec_driver_sql(
             "CREATE TRIGGER stop BEFORE UPDATE ON chats BEGIN SELECT RAISE(ABORT, 'no'); END"
         ),

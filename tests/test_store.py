@@ -51,7 +51,7 @@ async def test_migrations_build_what_the_schema_says(store: Store) -> None:
     def differences(connection: Connection) -> list[object]:
         return list(compare_metadata(MigrationContext.configure(connection), metadata))
 
-    assert await store._run(differences) == []
+    assert await store.run(differences) == []
 
 
 async def test_opening_again_finds_everything(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ async def test_cancelled_write_is_whole(store: Store) -> None:
             trio.from_thread.run_sync(scope.cancel)
             add_user(connection, "second")
 
-        await store._run(work, write=True)
+        await store.run(work, write=True)
         await trio.lowlevel.checkpoint()
         pytest.fail("not cancelled")
     assert await user_names(store) == ["first", "second"]
@@ -195,7 +195,7 @@ async def test_failed_write_leaves_nothing(store: Store) -> None:
         add_user(connection, "first")
 
     with pytest.raises(StoreError, match="UNIQUE"):
-        await store._run(work, write=True)
+        await store.run(work, write=True)
     assert await user_names(store) == []
     await store.ensure_user("after")  # and no transaction is left open
 

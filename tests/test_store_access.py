@@ -184,7 +184,7 @@ async def test_what_was_read_while_somebody_wrote_is_not_kept(filed: Case) -> No
 async def test_a_write_that_fails_and_one_that_is_rolled_back_count_as_writes(case: Case) -> None:
     access = await case.look()
     with pytest.raises(StoreError):
-        await case.store._run(lambda c: c.exec_driver_sql("DELETE FROM nothing"), write=True)
+        await case.store.run(lambda c: c.exec_driver_sql("DELETE FROM nothing"), write=True)
     assert case.store.changes > access.changes
     assert await case.look() is not access
 

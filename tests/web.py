@@ -65,7 +65,7 @@ class Web:
 
     async def break_table(self, name: str) -> None:
         """Makes the store fail at `name` from now on."""
-        await self.store._run(
+        await self.store.run(
             lambda connection: connection.exec_driver_sql(f'ALTER TABLE "{name}" RENAME TO gone'),
             write=True,
         )

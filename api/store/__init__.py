@@ -1,14 +1,19 @@
-"""What must survive a restart, in SQL: users, tokens, workspaces, chats, login links."""
+"""What must survive a restart, in SQL: users, tokens, workspaces, chats and what was said there,
+login links."""
 
 from __future__ import annotations
 
-from api.store.records import Access, Chat, Token, User, Workspace
+from api.store.conversations import Conversations
+from api.store.records import Access, Chat, File, Message, Token, User, Workspace
 from api.store.store import Clock, Store, StoreError, utc_now
 
 __all__ = [
     "Access",
     "Chat",
     "Clock",
+    "Conversations",
+    "File",
+    "Message",
     "Store",
     "StoreError",
     "Token",

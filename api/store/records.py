@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
-__all__ = ["Access", "Chat", "Token", "User", "Workspace"]
+__all__ = ["Access", "Chat", "File", "Message", "Token", "User", "Workspace"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,12 @@ class Workspace:
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A conversation, with the workspace whose desktop it shows."""
+    """A conversation, with the workspace whose desktop it shows.
+
+    `mode` is `chat` or `computer_use`: an agent's, which another chat has spawned. `status` is
+    `waiting` (for the user), `pending`, `running` or `error`; who runs it says so again before
+    `running_until`.
+    """
 
     id: UUID
     owner_id: UUID
@@ -55,6 +61,33 @@ class Chat:
     archived: bool
     created_at: datetime
     updated_at: datetime
+    parent_id: UUID | None = None
+    mode: str = "chat"
+    status: str = "waiting"
+    last_error: str | None = None
+    running_until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What was said in a chat. `role` is `user` (tools' results too) or `assistant`; `content` are
+    blocks of the Messages API, in which a picture's source is a file's id."""
+
+    id: int
+    chat_id: UUID
+    role: str
+    content: list[dict[str, Any]] = field(repr=False)
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A picture of a chat's messages."""
+
+    id: UUID
+    chat_id: UUID
+    media_type: str
+    data: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

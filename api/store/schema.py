@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from sqlalchemy import (
+    JSON,
     Boolean,
     Column,
     DateTime,
@@ -19,12 +20,24 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    Text,
     TypeDecorator,
     UniqueConstraint,
     Uuid,
 )
 
-__all__ = ["UtcDateTime", "chats", "login_links", "metadata", "tokens", "users", "workspaces"]
+__all__ = [
+    "UtcDateTime",
+    "chats",
+    "files",
+    "login_links",
+    "messages",
+    "metadata",
+    "tokens",
+    "users",
+    "waiting_messages",
+    "workspaces",
+]
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -99,7 +112,47 @@ chats = Table(
     Column("archived", Boolean, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
+    Column("parent_id", ForeignKey("chats.id")),  # whose agent this chat is
+    Column("mode", String(16), nullable=False),  # chat | computer_use
+    Column("status", String(16), nullable=False),  # waiting | pending | running | error
+    Column("last_error", Text),
+    Column("running_until", UtcDateTime),  # by then whoever runs it has said so again
     Index(None, "owner_id"),
+    Index(None, "parent_id"),
+)
+
+messages = Table(
+    "messages",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("chat_id", ForeignKey("chats.id"), nullable=False),
+    Column("role", String(16), nullable=False),  # user | assistant
+    Column("content", JSON, nullable=False),  # blocks of the Messages API; pictures are files
+    Column("created_at", UtcDateTime, nullable=False),
+    Index(None, "chat_id", "id"),
+    sqlite_autoincrement=True,  # who reads from an id on must not miss what takes a freed one
+)
+
+# What the user has said while the model was at work: it goes behind the tools' results.
+waiting_messages = Table(
+    "waiting_messages",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("chat_id", ForeignKey("chats.id"), nullable=False),
+    Column("content", JSON, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Index(None, "chat_id"),
+)
+
+files = Table(
+    "files",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("chat_id", ForeignKey("chats.id"), nullable=False),
+    Column("media_type", String(64), nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Index(None, "chat_id"),
 )
 
 login_links = Table(

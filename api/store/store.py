@@ -12,6 +12,7 @@ import logging
 import secrets
 import string
 from collections.abc import Callable, Hashable
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Self, TypeVar
 from uuid import UUID, uuid4
@@ -145,7 +146,7 @@ class Store:
         except (SQLAlchemyError, ImportError) as error:
             raise StoreError(f"cannot use the database: {error}") from error
         try:
-            await store._run(migrate, write=True)
+            await store.run(migrate, write=True)
             await store._in_thread(store._watch_data_version)
         except CommandError as error:
             await store.aclose()
@@ -177,7 +178,9 @@ class Store:
             return None if number is None else (self.changes, number)
         return self.changes if isinstance(self._engine.pool, StaticPool) else None
 
-    async def _run(self, work: Callable[[Connection], _T], *, write: bool = False) -> _T:
+    async def run(self, work: Callable[[Connection], _T], *, write: bool = False) -> _T:
+        """`work` as one transaction, which may write only if it says so. Raises StoreError."""
+
         def transaction() -> _T:
             connection = self._engine.connect().execution_options(write=write)
             with connection, connection.begin():
@@ -200,7 +203,7 @@ class Store:
 
     async def ping(self) -> None:
         """Raises StoreError unless the database answers."""
-        await self._run(lambda connection: connection.execute(text("SELECT 1")).scalar_one())
+        await self.run(lambda connection: connection.execute(text("SELECT 1")).scalar_one())
 
     # Users
 
@@ -219,11 +222,11 @@ class Store:
             )
             return user
 
-        return await self._run(work, write=True)
+        return await self.run(work, write=True)
 
     async def user(self, name: str) -> User | None:
         """The user of that name."""
-        row = await self._run(
+        row = await self.run(
             lambda connection: connection.execute(
                 select(users).where(users.c.name == name)
             ).one_or_none()
@@ -232,14 +235,14 @@ class Store:
 
     async def users(self) -> list[User]:
         """All users, by name."""
-        rows = await self._run(
+        rows = await self.run(
             lambda connection: connection.execute(select(users).order_by(users.c.name)).all()
         )
         return [User(row.id, row.name, row.status) for row in rows]
 
     async def set_user_status(self, user_id: UUID, status: str) -> None:
         """Suspends a user, or makes one active again."""
-        await self._run(
+        await self.run(
             lambda connection: connection.execute(
                 update(users).where(users.c.id == user_id).values(status=status)
             ),
@@ -250,7 +253,7 @@ class Store:
 
     async def create_token(self, user_id: UUID, *, lifetime_s: int | None = None) -> str:
         """A new token, `<10 chars>-<22 chars>`. Only its hash is kept: it can't be shown again."""
-        return await self._run(
+        return await self.run(
             lambda connection: self._insert_token(connection, user_id, lifetime_s), write=True
         )
 
@@ -275,7 +278,7 @@ class Store:
 
     async def token(self, token_id: str) -> Token | None:
         """The token of that id, expired or not."""
-        row = await self._run(
+        row = await self.run(
             lambda connection: connection.execute(
                 _TOKENS.where(tokens.c.id == token_id)
             ).one_or_none()
@@ -288,7 +291,7 @@ class Store:
         if (kept := self._cache.get(key)) is not None:
             return kept
         before, changes = self._cache.version(), self.changes
-        row = await self._run(
+        row = await self.run(
             lambda connection: connection.execute(
                 _ACCESS, {"token_id": token_id, "chat_id": chat_id}
             ).one_or_none()
@@ -306,12 +309,16 @@ class Store:
 
     async def tokens(self) -> list[Token]:
         """All tokens, oldest first."""
-        rows = await self._run(
+        rows = await self.run(
             lambda connection: connection.execute(
                 _TOKENS.order_by(tokens.c.created_at, tokens.c.id)
             ).all()
         )
         return [Token(**_values(row)) for row in rows]
+
+    def now(self) -> datetime:
+        """By the store's clock."""
+        return self._clock()
 
     def expired(self, token: Token) -> bool:
         """Whether `token` is past its time, by the store's clock."""
@@ -323,7 +330,7 @@ class Store:
         if now - token.last_used_at < LAST_USED_STEP:
             return token.expires_at
         expires_at = now + timedelta(seconds=token.lifetime_s)
-        await self._run(
+        await self.run(
             lambda connection: connection.execute(
                 update(tokens)
                 .where(tokens.c.id == token.id)
@@ -335,7 +342,7 @@ class Store:
 
     async def revoke_token(self, token_id: str) -> bool:
         """Removes a token. False if there is none of that id."""
-        result = await self._run(
+        result = await self.run(
             lambda connection: connection.execute(delete(tokens).where(tokens.c.id == token_id)),
             write=True,
         )
@@ -366,7 +373,7 @@ class Store:
                 )
             )
 
-        await self._run(work, write=True)
+        await self.run(work, write=True)
         return code
 
     async def redeem_link(self, code: str) -> tuple[str, str] | None:
@@ -388,7 +395,7 @@ class Store:
             row = connection.execute(select(login_links).where(link)).one()
             return self._insert_token(connection, row.user_id), row.path
 
-        return await self._run(work, write=True)
+        return await self.run(work, write=True)
 
     # Workspaces
 
@@ -410,12 +417,12 @@ class Store:
                 )
             )
 
-        await self._run(work, write=True)
+        await self.run(work, write=True)
         return workspace
 
     async def workspace(self, workspace_id: UUID) -> Workspace | None:
         """The workspace of that id."""
-        row = await self._run(
+        row = await self.run(
             lambda connection: connection.execute(
                 select(workspaces).where(workspaces.c.id == workspace_id)
             ).one_or_none()
@@ -424,7 +431,7 @@ class Store:
 
     async def workspaces(self) -> list[tuple[Workspace, str]]:
         """All workspaces with their owners' names, by these."""
-        rows = await self._run(
+        rows = await self.run(
             lambda connection: connection.execute(
                 select(workspaces, users.c.name.label("owner"))
                 .join(users)
@@ -444,25 +451,14 @@ class Store:
         """A new chat. `workspace_id` must be one that exists."""
         now = self._clock()
         chat = Chat(uuid4(), owner_id, workspace_id, title, False, now, now)
-        await self._run(
-            lambda connection: connection.execute(
-                insert(chats).values(
-                    id=chat.id,
-                    owner_id=owner_id,
-                    workspace_id=workspace_id,
-                    title=title,
-                    archived=False,
-                    created_at=now,
-                    updated_at=now,
-                )
-            ),
-            write=True,
+        await self.run(
+            lambda connection: connection.execute(insert(chats).values(**asdict(chat))), write=True
         )
         return chat
 
     async def chat(self, chat_id: UUID) -> Chat | None:
         """The chat of that id, whoever owns it."""
-        row = await self._run(
+        row = await self.run(
             lambda connection: connection.execute(
                 select(chats).where(chats.c.id == chat_id)
             ).one_or_none()
@@ -476,12 +472,12 @@ class Store:
             query = query.where(chats.c.owner_id == owner_id)
         if not archived:
             query = query.where(~chats.c.archived)
-        rows = await self._run(lambda connection: connection.execute(query).all())
+        rows = await self.run(lambda connection: connection.execute(query).all())
         return [Chat(**_values(row)) for row in rows]
 
     async def set_archived(self, chat_id: UUID, archived: bool) -> bool:
         """Archives or unarchives. False if the chat was so already: of two at once, one wins."""
-        result = await self._run(
+        result = await self.run(
             lambda connection: connection.execute(
                 update(chats)
                 .where(chats.c.id == chat_id, chats.c.archived != archived)
