@@ -10,7 +10,7 @@ from hypercorn.middleware import ProxyFixMiddleware
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from api import chats, desktop, ops, page
+from api import chats, desktop, messages, ops, page
 from api.auth import COOKIE, HEADER
 from api.errors import ErrorBody, SafeJSONResponse, error_responses, install_error_handlers
 from api.guard import Guard
@@ -119,6 +119,7 @@ def create_app(services: Services) -> FastAPI:
     install_error_handlers(app)
     for prefix in PREFIXES:
         app.include_router(chats.router, prefix=prefix)
+        app.include_router(messages.router, prefix=prefix)
         app.router.routes.extend(desktop.routes(prefix))
     app.include_router(ops.router)
     app.include_router(page.router)

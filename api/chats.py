@@ -17,7 +17,16 @@ from api.services import Services, services_of
 from api.store import Chat, StoreError
 from relay.rfb.errors import CloseCode
 
-__all__ = ["CHAT_PATH", "find_chat", "parse_chat_id", "router"]
+__all__ = [
+    "CHAT_PATH",
+    "ChatBody",
+    "ChatId",
+    "SignedIn",
+    "find_chat",
+    "parse_chat_id",
+    "read_body",
+    "router",
+]
 
 BODY_BYTES: Final = 65_536
 """A request's body. The largest legal one is a title of 256 characters."""
@@ -60,6 +69,12 @@ class ChatBody(BaseModel):
     archived: bool
     created_at: datetime
     updated_at: datetime
+    parent_id: Annotated[
+        UUID | None, Field(description="Of an agent: the chat that has spawned it.")
+    ] = None
+    mode: Annotated[str, Field(description="chat, or computer_use for an agent.")] = "chat"
+    status: Annotated[str, Field(description="waiting, pending, running or error.")] = "waiting"
+    last_error: Annotated[str | None, Field(description="Why the status is error.")] = None
     # A browser hides from its pages why an upgrade was refused, so the reason stands here too.
     desktop_problem: Annotated[
         str | None,
@@ -120,7 +135,7 @@ async def find_chat(services: Services, identity: Identity, text: str) -> Chat:
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-async def _read_body(request: Request, model: type[_Model]) -> _Model:
+async def read_body(request: Request, model: type[_Model]) -> _Model:
     """The body as `model`. FastAPI would read it before it asks who is there, without a bound."""
     body = bytearray()
     async with aclosing(request.stream()) as chunks:
@@ -159,7 +174,7 @@ router = APIRouter(tags=["chats"])
 )
 async def create_chat(request: Request, identity: SignedIn) -> ChatBody:
     """A new chat of the caller's; with a workspace, it shows that workspace's desktop."""
-    wanted = await _read_body(request, CreateChat)
+    wanted = await read_body(request, CreateChat)
     services = services_of(request)
     store = services.store
     try:
@@ -221,7 +236,22 @@ async def _set_archived(
         raise ApiError(400, f"Chat is {'already' if archived else 'not'} archived.")
     if archived:
         services.live.end_chat(chat.id, CloseCode.ARCHIVED, "chat archived")
+        await services.agents.archived(chat.id)
+    await _set_agents_archived(services, chat, archived)
     return Response(status_code=204)
+
+
+async def _set_agents_archived(services: Services, chat: Chat, archived: bool) -> None:
+    """The agents of a chat go with it."""
+    try:
+        for child in await services.agents.conversations.children(chat.id):
+            await services.store.set_archived(child.id, archived)
+            if archived:
+                services.live.end_chat(child.id, CloseCode.ARCHIVED, "chat archived")
+                await services.agents.archived(child.id)
+    except StoreError as error:
+        verb = "archive" if archived else "unarchive"
+        raise ApiError(500, f"Failed to {verb} the chat's agents.", SEE_LOG) from error
 
 
 _ARCHIVE: Final[dict[str, Any]] = {

@@ -1,8 +1,8 @@
 """One server from start to end.
 
-`run_server` owns two nurseries: the inner one has the HTTP server and what watches for
-signals, the outer one the desktops. So the viewers are told goodbye while their desktops
-still run, and the desktops end last.
+`run_server` owns two nurseries: the inner one has the HTTP server, the chats at work and what
+watches for signals, the outer one the desktops. So the viewers are told goodbye while their
+desktops still run, and the desktops end last.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from typing import Final
 
 import trio
 
+from api.agents import Agents
 from api.app import create_app
 from api.live import LiveSessions, reserve_capacity
+from api.model import Model
 from api.serve import serve
 from api.services import Services
-from api.settings import Settings, SettingsProblem
+from api.settings import AgentSettings, Settings, SettingsProblem
 from api.store import Store
 from relay.desktops import Desktops, provider_for
 from relay.desktops.runtime import reap_leftovers
@@ -45,8 +47,9 @@ Started = Callable[[Services, str], Awaitable[None]]
 async def run_server(settings: Settings, store: Store, started: Started) -> None:
     """Serves until SIGINT or SIGTERM; a second signal ends the process at once.
 
-    Raises SettingsProblem where an address can't be listened on.
+    Raises SettingsProblem where an address can't be listened on, or the model's key is not there.
     """
+    answers = model_of(settings.agent)
     await reap_leftovers()
     problem: OSError | None = None
     async with trio.open_nursery() as desktops_nursery:
@@ -56,15 +59,18 @@ async def run_server(settings: Settings, store: Store, started: Started) -> None
             password=settings.desktop.password_source,
             limits=settings.limits,
         )
-        services = Services(
-            settings=settings,
-            store=store,
-            desktops=Desktops(desktops_nursery, make),
-            limits=settings.limits,
-            live=LiveSessions(reserve_capacity()),
-        )
-        app = create_app(services)
+        desktops = Desktops(desktops_nursery, make)
         async with trio.open_nursery() as nursery:
+            agents = Agents(nursery, store, desktops, settings.limits, settings.agent, answers)
+            services = Services(
+                settings=settings,
+                store=store,
+                desktops=desktops,
+                limits=settings.limits,
+                live=LiveSessions(reserve_capacity()),
+                agents=agents,
+            )
+            app = create_app(services)
             await nursery.start(_end_on_signal, nursery.cancel_scope)
             try:
                 urls = await nursery.start(partial(serve, app, bind=settings.bind))
@@ -72,12 +78,30 @@ async def run_server(settings: Settings, store: Store, started: Started) -> None
                 problem = error
                 nursery.cancel_scope.cancel()
             else:
+                nursery.start_soon(agents.watch_abandoned)
                 _settle_memory()
                 await started(services, urls[0])
         desktops_nursery.cancel_scope.cancel()
     if problem is not None:
         text = problem.strerror or str(problem)
         raise SettingsProblem(f"cannot listen on {', '.join(settings.bind)}: {text}")
+
+
+def model_of(settings: AgentSettings) -> Model | None:
+    """The model that chats talk to; None where no key is set. Raises SettingsProblem."""
+    key = settings.read_api_key()
+    if key is None:
+        return None
+    try:
+        return Model(
+            api_key=key,
+            base_url=settings.base_url,
+            name=settings.model,
+            max_tokens=settings.max_tokens,
+        )
+    except ImportError:
+        text = 'chats with a model need more packages: pip install "deskrelay[server,agent]"'
+        raise SettingsProblem(text) from None
 
 
 def _settle_memory() -> None:

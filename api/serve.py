@@ -203,6 +203,7 @@ async def serve(
                 )
             finally:
                 services.live.end_all(CloseCode.GOING_AWAY, "the server is going away")
+                services.agents.close_watches()
                 connections.end()
     finally:
         for item in listeners.items():

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from starlette.requests import HTTPConnection
 
+from api.agents import Agents
 from api.live import LiveSessions
 from api.metrics import Metrics
 from api.settings import Settings
@@ -27,6 +28,7 @@ class Services:
     desktops: Desktops
     limits: Limits
     live: LiveSessions
+    agents: Agents
     metrics: Metrics = field(default_factory=Metrics)
     # By workspace: why its desktop could not be opened when it was last tried.
     desktop_problems: dict[UUID, str] = field(default_factory=dict)

@@ -17,6 +17,7 @@ from uuid import UUID
 import pytest
 import trio
 
+from api.agents import Agents
 from api.app import create_app
 from api.live import LiveSessions
 from api.serve import serve
@@ -172,15 +173,19 @@ async def lab() -> AsyncIterator[Lab]:
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     desktops = FakeDesktops(listener.socket.getsockname()[1])
     live = LiveSessions()
-    services = Services(
-        settings=Settings.model_construct(),
-        store=store,
-        desktops=cast(Desktops, desktops),
-        limits=Limits(close_timeout_s=0.2),
-        live=live,
-    )
-    app = create_app(services)
+    settings = Settings.model_construct()
     async with trio.open_nursery() as nursery:
+        limits = Limits(close_timeout_s=0.2)
+        agents = Agents(nursery, store, cast(Desktops, desktops), limits, settings.agent, None)
+        services = Services(
+            settings=settings,
+            store=store,
+            desktops=cast(Desktops, desktops),
+            limits=limits,
+            live=live,
+            agents=agents,
+        )
+        app = create_app(services)
         made = Lab(0, store, desktops, live, await store.create_token(user.id), chat.id)
 
         async def serve_until_stopped(

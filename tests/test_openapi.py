@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
 import trio
 
+from api.agents import WAITING_LIMIT
 from api.errors import ErrorBody
-from api.store import StoreError
+from api.store import Conversations, File, StoreError
 from relay.desktops import Desktops, provider_for
+from tests.talking import Talker
 from tests.web import Web, start_web
 
 UPGRADE = {
@@ -55,6 +57,11 @@ async def test_what_is_there(schema: dict[str, Any]) -> None:
         ("GET", "/{chat}"),
         ("POST", "/{chat}/archive"),
         ("POST", "/{chat}/unarchive"),
+        ("POST", "/{chat}/messages"),
+        ("GET", "/{chat}/messages"),
+        ("GET", "/{chat}/files/{file}"),
+        ("GET", "/{chat}/stream"),
+        ("POST", "/{chat}/interrupt"),
         ("GET", "/{chat}/desktop"),
         ("GET", "/{chat}/stream/desktop"),
     }
@@ -94,25 +101,34 @@ async def provoke(server: Web, path: str, method: str) -> AsyncIterator[httpx.Re
     """Every answer that can be had from one operation, failures of the store last."""
     store, client = server.store, server.client
 
-    async def chat_url(*, workspace: bool = True, archived: bool = False) -> str:
+    async def chat_url(
+        *, workspace: bool = True, archived: bool = False, running: bool = False
+    ) -> str:
         workspace_id = server.workspace.id if workspace else None
         chat = await store.create_chat(server.alice.id, workspace_id=workspace_id)
         if archived:
             await store.set_archived(chat.id, True)
-        return path.format(chat=chat.id)
+        if running:
+            await Conversations(store).begin(chat.id)
+        picture = File(uuid4(), chat.id, "image/png", b"PNG")
+        await Conversations(store).add(chat.id, "user", [], [picture])
+        return path.format(chat=chat.id, file=picture.id)
 
     async def ping() -> None:
         raise StoreError("gone")
 
     unarchives = path.endswith("/unarchive")
     upgrade = UPGRADE if path.endswith("/desktop") else {}
-    body = b"{}" if method == "POST" else None
+    text = '{"text": "hello"}' if path.endswith("/messages") else "{}"
+    body = text.encode() if method == "POST" else None
     good = await chat_url(archived=unarchives)
     async with server.without_token(**upgrade) as anonymous:
         yield await anonymous.request(method, good)
-    async with server.without_token(Cookie=f"coder_session_token={server.token}") as browser:
-        headers = upgrade | {"Origin": "http://evil.example"}
-        yield await browser.request(method, good, headers=headers)
+    endless = path.endswith("/stream")
+    if not endless:
+        async with server.without_token(Cookie=f"coder_session_token={server.token}") as browser:
+            headers = upgrade | {"Origin": "http://evil.example"}
+            yield await browser.request(method, good, headers=headers)
     if upgrade:
         yield await client.get(good)
         yield await client.get(await chat_url(workspace=False), headers=upgrade)
@@ -124,12 +140,23 @@ async def provoke(server: Web, path: str, method: str) -> AsyncIterator[httpx.Re
             yield response  # the 101 has no body to wait for
         server.live.capacity = 0
         yield await client.get(good, headers=upgrade)
+    elif endless:
+        async with client.stream(method, good) as response:
+            yield response
     else:
         yield await client.request(method, good, content=body)
         yield await client.request(method, good, content=body)
+    if path.endswith("/interrupt"):
+        yield await client.request(method, await chat_url(running=True))
+    if path.endswith("/messages") and method == "POST":
+        busy = await chat_url(running=True)
+        for _ in range(WAITING_LIMIT):
+            await Conversations(store).ask(UUID(busy.split("/")[-2]), [], limit=WAITING_LIMIT)
+        yield await client.request(method, busy, content=body)
     if "{chat}" in path:
-        yield await client.request(method, path.format(chat="42"), headers=upgrade)
-        yield await client.request(method, path.format(chat=uuid4()), headers=upgrade)
+        for chat_id in ("42", uuid4()):
+            url = path.format(chat=chat_id, file=uuid4())
+            yield await client.request(method, url, headers=upgrade, content=body)
     if path.endswith("/chats"):
         yield await client.request(method, f"{path}?archived=perhaps", content=b"{")
     if method == "POST":
@@ -144,7 +171,9 @@ async def test_documented_statuses_are_the_real_ones(
     nursery: trio.Nursery, schema: dict[str, Any]
 ) -> None:
     for path, method, operation in operations(schema):
-        server = await start_web(nursery, desktops=Desktops(nursery, provider_for))
+        server = await start_web(
+            nursery, desktops=Desktops(nursery, provider_for), answers=Talker()
+        )
         seen: set[str] = set()
         async for response in provoke(server, path, method):
             status = str(response.status_code)

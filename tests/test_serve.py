@@ -45,7 +45,11 @@ async def app(scope: Any, _receive: Any, send: Any) -> None:
 class App:
     """`app` with what `serve` wants of an application."""
 
-    state = SimpleNamespace(services=SimpleNamespace(live=LiveSessions(), store=None))
+    state = SimpleNamespace(
+        services=SimpleNamespace(
+            live=LiveSessions(), store=None, agents=SimpleNamespace(close_watches=lambda: None)
+        )
+    )
     __call__ = staticmethod(app)
 
 

@@ -11,6 +11,7 @@ import httpx
 import trio
 from fastapi import FastAPI
 
+from api.agents import Agents, Answers
 from api.app import create_app
 from api.live import LiveSessions
 from api.serve import serve
@@ -76,7 +77,11 @@ class Web:
 
 
 async def start_web(
-    nursery: trio.Nursery, *, desktops: Desktops | None = None, **settings: Any
+    nursery: trio.Nursery,
+    *,
+    desktops: Desktops | None = None,
+    answers: Answers | None = None,
+    **settings: Any,
 ) -> Web:
     """A server in `nursery`, which ends it; the caller closes the rest."""
     clock, live = ManualClock(), RecordedLive()
@@ -84,12 +89,15 @@ async def start_web(
     alice, bob = await store.ensure_user("alice"), await store.ensure_user("bob")
     token = await store.create_token(alice.id)
     workspace = await store.add_workspace(alice.id, "dev", "pattern")
+    these = Settings.model_construct(**settings)
+    desktops = desktops or cast(Desktops, NoDesktops())
     services = Services(
-        settings=Settings.model_construct(**settings),
+        settings=these,
         store=store,
-        desktops=desktops or cast(Desktops, NoDesktops()),
+        desktops=desktops,
         limits=Limits(),
         live=live,
+        agents=Agents(nursery, store, desktops, Limits(), these.agent, answers),
     )
     app = create_app(services)
     (url,) = await nursery.start(partial(serve, app, bind=["127.0.0.1:0"]))

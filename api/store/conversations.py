@@ -96,9 +96,10 @@ class Conversations:
         )
 
     async def renew(self, chat_id: UUID) -> bool:
-        """Prolongs the lease. False where it was lost."""
+        """Prolongs the lease. False where it was lost, or the chat archived."""
         until = self._store.now() + timedelta(seconds=LEASE_S)
-        return await self._set(chat_id, chats.c.status == "running", running_until=until)
+        held = (chats.c.status == "running") & ~chats.c.archived
+        return await self._set(chat_id, held, running_until=until)
 
     async def finish(self, chat_id: UUID, status: str, last_error: str | None = None) -> None:
         """Gives the lease back."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 __all__ = ["Access", "Chat", "File", "Message", "Token", "User", "Workspace"]
@@ -75,7 +75,7 @@ class Message:
 
     id: int
     chat_id: UUID
-    role: str
+    role: Literal["user", "assistant"]
     content: list[dict[str, Any]] = field(repr=False)
     created_at: datetime
 

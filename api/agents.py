@@ -1,0 +1,411 @@
+"""Chats that a language model works in.
+
+Each chat that has something to answer is run by one task in the nursery that `Agents` was given;
+that nursery's owner ends them all by cancelling it. A run owns a nursery with the renewal of its
+lease (api/store/conversations.py) in it. Everything is saved as it goes, so a run that was cut off
+can be taken up by the next message. Nothing that is said is logged.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, Protocol
+from uuid import UUID
+
+import trio
+
+from api.agent_desktop import AgentDesktop, stored
+from api.agent_tools import AgentTools, ToolError
+from api.model import ModelError, Reply
+from api.settings import AgentSettings
+from api.store import Chat, Conversations, File, Message, Store, StoreError
+from api.store.conversations import LEASE_S
+from api.transcript import request_messages
+from relay.desktops import Desktops
+from relay.errors import DesktopError
+from relay.limits import Limits
+
+__all__ = ["NO_MODEL", "Agents", "Answers", "Busy", "Watch"]
+
+NO_MODEL: Final = "No language model is configured."
+
+STOPPED: Final = "The server was stopped while it was at work. Send a message to go on."
+
+INTERNAL: Final = "Internal error. The server's log has the cause."
+
+WAITING_LIMIT: Final = 100
+"""Messages of the user's that wait while the model is at work."""
+
+FAILURES_LIMIT: Final = 10
+"""Turns in a row in which every tool call failed. A model that gets nothing right in ten goes on
+like that."""
+
+FINISH_S: Final = 1.0
+"""For the database to write down how a run ended, also where everything has been cancelled."""
+
+LOOK_AGAIN_S: Final = 5.0
+"""Other processes change chats without telling."""
+
+ABANDONED_CHECK_S: Final = 10.0
+
+UNHEARD_CHARS: Final = 65_536
+"""Of text that a watcher has not taken; it has all of it when the message is saved."""
+
+_SYSTEM: Final = {
+    "chat": (
+        "You help a person with the computer of their workspace. You do not see its screen: for "
+        "anything that has to be done or looked at there, spawn an agent with a complete task, "
+        "wait for it and use its report. Say what was done, and what was not."
+    ),
+    "computer_use": (
+        "You work on the desktop of a workspace with mouse and keyboard, through the computer "
+        "tool. Take a screenshot first. Act by what you see, and look at the screenshot after an "
+        "action to see what it did; give programs time to start. Where something fails, try "
+        "another way. A person may be watching. At the end report what you did and what you "
+        "found: the report is all that whoever gave you the task gets to see."
+    ),
+}
+
+_log = logging.getLogger(__name__)
+
+
+class Answers(Protocol):
+    """Who answers: `api.model.Model`."""
+
+    async def reply(
+        self,
+        *,
+        system: str,
+        messages: list[dict[str, Any]],
+        tools: list[dict[str, Any]],
+        beta: str | None,
+        on_text: Callable[[str], None],
+        on_restart: Callable[[], None],
+    ) -> Reply:
+        """The model's next message, told piece by piece too; once more from its start behind
+        `on_restart`. Raises ModelError."""
+
+
+class Busy(Exception):
+    """The chat cannot take this now; the text says why."""
+
+
+class Watch:
+    """What somebody who watches a chat has not seen. `changed` is for one waiter."""
+
+    def __init__(self) -> None:
+        self.changed = trio.Event()
+        self._text = ""
+        self._restarted = False
+
+    def tell(self, text: str = "") -> None:
+        """Something has changed, or the model is saying `text`."""
+        self._text = (self._text + text)[:UNHEARD_CHARS]
+        self.changed.set()
+
+    def restart(self) -> None:
+        """What the model was saying is void."""
+        self._text = ""
+        self._restarted = True
+
+    async def wait(self) -> tuple[bool, str]:
+        """Waits for a change, for a few seconds at most. Whether what was said before is void, and
+        what the model has said since."""
+        with trio.move_on_after(LOOK_AGAIN_S):
+            await self.changed.wait()
+        self.changed = trio.Event()
+        news = self._restarted, self._text
+        self._restarted, self._text = False, ""
+        return news
+
+
+class _Run:
+    """One chat at work. `again`: something was said since it listened last."""
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self.over = trio.Event()
+        self.again = False
+        self.interrupted = False
+
+
+class Agents:
+    """The chats that this process runs. `answers` is None where no model is configured."""
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        store: Store,
+        desktops: Desktops,
+        limits: Limits,
+        settings: AgentSettings,
+        answers: Answers | None,
+    ) -> None:
+        self._nursery = nursery
+        self._store = store
+        self._desktops = desktops
+        self._limits = limits
+        self._settings = settings
+        self._answers = answers
+        self._runs: dict[UUID, _Run] = {}
+        self._watches: dict[UUID, list[Watch]] = {}
+        self.conversations = Conversations(store)
+        self.closing = False
+
+    @property
+    def available(self) -> bool:
+        """Whether there is a model to talk to."""
+        return self._answers is not None
+
+    # For those who talk to a chat.
+
+    async def say(self, chat_id: UUID, text: str) -> None:
+        """Tells a chat something. What it is doing goes on, and then it listens.
+
+        Raises Busy where too much waits, or the chat was archived.
+        """
+        content = [{"type": "text", "text": text}]
+        if not await self.conversations.ask(chat_id, content, limit=WAITING_LIMIT):
+            raise Busy("The chat is archived, or has too many messages waiting.")
+        self.start(chat_id)
+
+    def start(self, chat_id: UUID) -> None:
+        """Has a chat run in which something is unanswered."""
+        run = self._runs.get(chat_id)
+        if run is None:
+            self._runs[chat_id] = run = _Run()
+            self._nursery.start_soon(self._run, chat_id, run)
+        run.again = True
+
+    async def interrupt(self, chat_id: UUID) -> bool:
+        """Stops what a chat does, and returns when it has; whether it did anything."""
+        run = self._runs.get(chat_id)
+        if run is None:
+            return False
+        run.interrupted = True
+        run.scope.cancel()
+        await run.over.wait()
+        return True
+
+    async def archived(self, chat_id: UUID) -> None:
+        """The chat was archived: it does nothing more, and nobody follows it."""
+        await self.interrupt(chat_id)
+        self.tell(chat_id)
+
+    @contextmanager
+    def watch(self, chat_id: UUID) -> Iterator[Watch]:
+        """Tells of changes of a chat's while the block runs."""
+        watch = Watch()
+        self._watches.setdefault(chat_id, []).append(watch)
+        try:
+            yield watch
+        finally:
+            self._watches[chat_id].remove(watch)
+            if not self._watches[chat_id]:
+                del self._watches[chat_id]
+
+    def tell(self, chat_id: UUID, text: str = "") -> None:
+        """Tells those who watch a chat that it has changed."""
+        for watch in self._watches.get(chat_id, ()):
+            watch.tell(text)
+
+    def close_watches(self) -> None:
+        """The server ends: nobody follows any chat."""
+        self.closing = True
+        for chat_id in self._watches:
+            self.tell(chat_id)
+
+    def _restart(self, chat_id: UUID) -> None:
+        for watch in self._watches.get(chat_id, ()):
+            watch.restart()
+
+    async def wait_idle(self, chat_id: UUID, timeout_s: float = math.inf) -> Chat | None:
+        """Waits until nobody is at work in a chat; the chat, or None where that took longer.
+
+        Raises StoreError.
+        """
+        with trio.move_on_after(timeout_s), self.watch(chat_id) as watch:
+            while True:
+                chat = await self._store.chat(chat_id)
+                if chat is None or chat.status not in ("pending", "running"):
+                    return chat
+                await watch.wait()
+        return None
+
+    async def watch_abandoned(self) -> None:
+        """Marks what others left running when they died. Runs until cancelled."""
+        while True:
+            try:
+                for chat_id in await self.conversations.mark_abandoned():
+                    _log.warning("chat %s was left running", chat_id)
+                    self.tell(chat_id)
+            except StoreError:
+                # The store has logged it; the next look may find it back.
+                pass
+            await trio.sleep(ABANDONED_CHECK_S)
+
+    # One run.
+
+    async def _run(self, chat_id: UUID, run: _Run) -> None:
+        ending: tuple[str, str | None] = ("error", STOPPED)
+        try:
+            with run.scope:
+                ending = await self._converse(chat_id, run)
+            if run.interrupted and run.scope.cancelled_caught:
+                ending = ("waiting", None)
+        except Exception:  # noqa: BLE001 - one chat is not worth the others
+            _log.exception("the run of chat %s failed unexpectedly", chat_id)
+            ending = ("error", INTERNAL)
+        finally:
+            with trio.move_on_after(FINISH_S, shield=True):
+                try:
+                    await self.conversations.finish(chat_id, *ending)
+                except StoreError:
+                    # Its lease ends by itself.
+                    _log.warning("how chat %s ended could not be saved", chat_id)
+            del self._runs[chat_id]
+            run.over.set()
+            self.tell(chat_id)
+        if run.again and not run.interrupted and ending[0] == "waiting":
+            self.start(chat_id)
+
+    async def _converse(self, chat_id: UUID, run: _Run) -> tuple[str, str | None]:
+        """Answers until nothing is unanswered; the chat's status then, and what went wrong."""
+        chat = await self._store.chat(chat_id)
+        if self._answers is None:
+            return "error", NO_MODEL
+        if chat is None or not await self.conversations.begin(chat_id):
+            return "waiting", None
+        self.tell(chat_id)
+        limit_s = self._settings.time_limit_s
+        ending: tuple[str, str | None] = ("error", f"Stopped after {limit_s:g} s.")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._renew, chat_id, run)
+            with trio.move_on_after(limit_s):
+                try:
+                    async with AgentDesktop(
+                        self._store, self._desktops, self._limits, chat, self._settings.computer
+                    ) as desktop:
+                        ending = await self._turns(chat, run, self._answers, desktop)
+                except ModelError as error:
+                    ending = ("error", str(error))
+                except DesktopError as error:
+                    ending = ("error", f"The desktop could not be opened: {error}")
+                except StoreError:
+                    ending = ("error", INTERNAL)
+            nursery.cancel_scope.cancel()
+        return ending
+
+    async def _renew(self, chat_id: UUID, run: _Run) -> None:
+        while True:
+            await trio.sleep(LEASE_S / 3)
+            try:
+                if not await self.conversations.renew(chat_id):
+                    # It was archived elsewhere, or taken for abandoned.
+                    run.interrupted = True
+                    run.scope.cancel()
+            except StoreError:
+                # The store has logged it, and there are two more tries.
+                pass
+
+    async def _turns(
+        self, chat: Chat, run: _Run, answers: Answers, desktop: AgentDesktop
+    ) -> tuple[str, str | None]:
+        tools = AgentTools(self, self._store, chat)
+        history: list[Message] = []
+        turns = tokens = failures = 0
+        paused = False
+        while True:
+            run.again = False
+            if await self.conversations.listen(chat.id):
+                self.tell(chat.id)
+            history += await self.conversations.messages(
+                chat.id, after=history[-1].id if history else 0
+            )
+            if not history or (history[-1].role == "assistant" and not paused):
+                return "waiting", None
+            if turns == self._settings.turns_limit:
+                return "error", f"Stopped after {turns} turns. Send a message to go on."
+            if tokens >= self._settings.tokens_limit:
+                return "error", f"Stopped after {tokens} tokens. Send a message to go on."
+            if failures == FAILURES_LIMIT:
+                return "error", f"Stopped after {failures} turns in which every tool call failed."
+            reply = await answers.reply(
+                system=_SYSTEM[chat.mode],
+                messages=await request_messages(
+                    [(message.role, message.content) for message in history], self._picture
+                ),
+                tools=[*tools.definitions(), *await desktop.definitions()],
+                beta=desktop.beta_header,
+                on_text=lambda text: self.tell(chat.id, text),
+                on_restart=lambda: self._restart(chat.id),
+            )
+            turns += 1
+            tokens += reply.input_tokens + reply.output_tokens
+            if not reply.content:
+                return "error", "The model's answer was empty. Send a message to go on."
+            await self.conversations.add(chat.id, "assistant", reply.content)
+            self.tell(chat.id)
+            calls = [block for block in reply.content if block["type"] == "tool_use"]
+            paused = reply.stop_reason == "pause_turn"
+            if reply.stop_reason == "refusal":
+                return "error", "The model refused to go on."
+            if calls:
+                results = await self._call(
+                    calls, tools, desktop, cut=reply.stop_reason != "tool_use"
+                )
+                failed = all(result["is_error"] for result in results)
+                failures = failures + 1 if failed else 0
+                await self._save_results(chat.id, results)
+            elif reply.stop_reason == "max_tokens":
+                return "error", "The model's answer was cut off. Send a message to go on."
+
+    async def _picture(self, file_id: UUID) -> tuple[str, bytes]:
+        picture = await self.conversations.picture(file_id)
+        assert picture is not None, "a picture of a message is kept as long as the message"
+        return picture.media_type, picture.data
+
+    async def _call(
+        self,
+        calls: Sequence[dict[str, Any]],
+        tools: AgentTools,
+        desktop: AgentDesktop,
+        *,
+        cut: bool,
+    ) -> list[dict[str, Any]]:
+        """One result for each call, in their order."""
+        if cut:
+            # The last call's input may be half of one.
+            text = "Not executed: the answer was cut off. Make fewer or shorter calls."
+            return [_result(call, text, is_error=True) for call in calls]
+        on_desktop = [call for call in calls if desktop.takes(call)]
+        done = {result["tool_use_id"]: result for result in await desktop.run(on_desktop)}
+        for call in calls:
+            if call["id"] in done:
+                continue
+            try:
+                done[call["id"]] = _result(call, await tools.run(call["name"], call["input"]))
+            except ToolError as error:
+                done[call["id"]] = _result(call, str(error), is_error=True)
+        return [done[call["id"]] for call in calls]
+
+    async def _save_results(self, chat_id: UUID, results: list[dict[str, Any]]) -> None:
+        pictures: list[File] = []
+        for result in results:
+            result["content"] = [stored(chat_id, block, pictures) for block in result["content"]]
+        await self.conversations.add(chat_id, "user", results, pictures)
+        self.tell(chat_id)
+
+
+def _result(call: dict[str, Any], text: str, *, is_error: bool = False) -> dict[str, Any]:
+    result = {
+        "type": "tool_result",
+        "tool_use_id": call["id"],
+        "is_error": is_error,
+        "content": [{"type": "text", "text": text}],
+    }
+    # A member of a toolset that there is not wants its name in the result all the same.
+    return result | ({"toolset_name": call["toolset_name"]} if "toolset_name" in call else {})

@@ -1,0 +1,175 @@
+"""The tools by which a chat has agents work for it: arguments, results, rules and error texts."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import trio
+
+from api.agent_tools import AgentTools, ToolError, title_of
+from api.store import Chat
+from tests.agents_lab import AgentsLab, agents_lab
+from tests.talking import calls, on_screen, said
+from tests.test_agents import running_tool
+
+NOT_BELOW = "target chat is not a descendant of current chat"
+
+
+def tools_of(lab: AgentsLab, chat: Chat) -> AgentTools:
+    return AgentTools(lab.agents, lab.store, chat)
+
+
+async def answer(tools: AgentTools, name: str, **given: object) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(await tools.run(name, given))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "text"),
+    [
+        ("spawn_computer_use_agent", {}, "prompt is required"),
+        ("spawn_computer_use_agent", {"prompt": " \n"}, "prompt is required"),
+        ("spawn_computer_use_agent", {"prompt": 7}, "prompt: Input should be a valid string"),
+        ("spawn_computer_use_agent", {"task": "x"}, "task: Extra inputs are not permitted"),
+        ("wait_agent", {}, "chat_id must be a valid UUID"),
+        ("wait_agent", {"chat_id": "x"}, "chat_id must be a valid UUID"),
+        (
+            "wait_agent",
+            {"chat_id": str(uuid4())},
+            "target chat is not a subagent of the current chat",
+        ),
+        ("message_agent", {"chat_id": str(uuid4())}, "message is required"),
+        ("message_agent", {"chat_id": str(uuid4()), "message": "x"}, NOT_BELOW),
+        ("interrupt_agent", {"chat_id": str(uuid4())}, NOT_BELOW),
+        ("close_agent", {"chat_id": str(uuid4())}, NOT_BELOW),
+        ("list_agents", {"limit": 51}, "limit: Input should be less than or equal to 50"),
+        ("list_agents", [], "input: Input should be a valid dictionary or instance of _List"),
+        ("spawn", {}, "There is no tool 'spawn'. The tools are: spawn_computer_use_agent, "),
+    ],
+)
+async def test_wrong_calls(name: str, given: object, text: str) -> None:
+    async with agents_lab() as lab:
+        with pytest.raises(ToolError) as error:
+            await tools_of(lab, await lab.chat()).run(name, given)
+        assert str(error.value).startswith(text)
+
+
+async def test_without_a_workspace_there_is_no_desktop() -> None:
+    async with agents_lab() as lab:
+        chat = await lab.chat(workspace=False)
+        with pytest.raises(ToolError, match="the chat has no workspace"):
+            await tools_of(lab, chat).run("spawn_computer_use_agent", {"prompt": "x"})
+        assert await lab.agents.conversations.children(chat.id) == []
+
+
+async def test_an_agent_has_no_agents() -> None:
+    async with agents_lab() as lab:
+        _, child = await running_tool(lab)
+        tools = tools_of(lab, child)
+        assert tools.definitions() == []
+        with pytest.raises(ToolError, match="delegated chats cannot create child subagents"):
+            await tools.run("spawn_computer_use_agent", {"prompt": "x"})
+
+
+async def test_only_ones_own_agents() -> None:
+    async with agents_lab() as lab:
+        chat, child = await running_tool(lab)
+        for stranger in (await lab.chat(), child):
+            with pytest.raises(ToolError):
+                await answer(tools_of(lab, stranger), "wait_agent", chat_id=str(child.id))
+        # A chat is not below itself.
+        with pytest.raises(ToolError, match=NOT_BELOW):
+            await answer(tools_of(lab, chat), "close_agent", chat_id=str(chat.id))
+
+
+async def test_waiting_ends_in_time_and_the_agent_goes_on() -> None:
+    async with agents_lab() as lab:
+        chat, child = await running_tool(lab)
+        with pytest.raises(ToolError) as error:
+            await answer(
+                tools_of(lab, chat), "wait_agent", chat_id=str(child.id), timeout_seconds=0.05
+            )
+        assert str(error.value) == "timed out waiting for delegated subagent completion"
+        found = await lab.store.chat(child.id)
+        assert found is not None
+        assert found.status == "running"
+
+
+async def test_closing_and_interrupting() -> None:
+    async with agents_lab() as lab:
+        chat, child = await running_tool(lab)
+        tools = tools_of(lab, chat)
+        told = {"chat_id": str(child.id), "title": child.title, "status": "waiting"}
+        with trio.fail_after(2):
+            assert await answer(tools, "interrupt_agent", chat_id=str(child.id)) == told | {
+                "interrupted": True
+            }
+        assert await answer(tools, "interrupt_agent", chat_id=str(child.id)) == told | {
+            "interrupted": False
+        }
+        assert await answer(tools, "close_agent", chat_id=str(child.id)) == told | {
+            "terminated": True
+        }
+
+
+@pytest.mark.parametrize("interrupt", [True, False])
+async def test_a_message_waits_or_interrupts(interrupt: bool) -> None:
+    async with agents_lab() as lab:
+        chat, child = await running_tool(lab, said("Heard."))
+        with trio.fail_after(2):
+            told = await answer(
+                tools_of(lab, chat),
+                "message_agent",
+                chat_id=str(child.id),
+                message="Stop that.",
+                interrupt=interrupt,
+            )
+        assert told["interrupted"] is interrupt
+        if interrupt:
+            assert (await lab.idle(child.id)).status == "waiting"
+            last = (await lab.messages(child.id))[-1].content
+            assert last == [{"type": "text", "text": "Heard."}]
+        else:
+            assert len(await lab.messages(child.id)) == 2
+
+
+async def test_an_agent_that_failed_says_what_it_had() -> None:
+    async with agents_lab(turns_limit=1) as lab:
+        chat, child = await running_tool(lab)
+        await lab.agents.interrupt(child.id)
+        lab.talker.agent = [calls(on_screen("screenshot"))]
+        await lab.ask(child, "Once more.")
+        with pytest.raises(ToolError, match="Stopped after 1 turns"):
+            await answer(tools_of(lab, chat), "wait_agent", chat_id=str(child.id))
+
+
+async def test_a_list_in_pages() -> None:
+    async with agents_lab() as lab:
+        chat = await lab.chat()
+        tools = tools_of(lab, chat)
+        for number in range(3):
+            lab.clock.advance(seconds=1)
+            await answer(tools, "spawn_computer_use_agent", prompt="Look.", title=f"Nr. {number}")
+        page = await answer(tools, "list_agents", limit=2)
+        assert [agent["title"] for agent in page.pop("agents")] == ["Nr. 2", "Nr. 1"]
+        assert page == {"total": 3, "returned": 2, "offset": 0, "has_more": True}
+        page = await answer(tools, "list_agents", limit=2, offset=2)
+        assert [agent["title"] for agent in page.pop("agents")] == ["Nr. 0"]
+        assert page == {"total": 3, "returned": 1, "offset": 2, "has_more": False}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "title"),
+    [
+        ("Open a terminal", "Open a terminal"),
+        ("one two three four five six seven", "one two three four five six..."),
+        ("x" * 100, "x" * 80),
+        ("\x07", "New Chat"),
+        ("a\nb", "a b"),
+    ],
+)
+def test_titles(prompt: str, title: str) -> None:
+    assert title_of(prompt) == title

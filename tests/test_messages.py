@@ -1,0 +1,192 @@
+"""Talking to a chat over HTTP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, cast
+
+import pytest
+import trio
+
+from relay.desktops import Desktops, provider_for
+from tests.agents_lab import to_spawned
+from tests.talking import Talker, call, calls, on_screen, said
+from tests.web import Web, start_web
+
+CHATS = "/api/v2/chats"
+PATIENCE_S = 10.0
+
+
+@pytest.fixture
+async def talker() -> Talker:
+    return Talker()
+
+
+@pytest.fixture
+async def server(nursery: trio.Nursery, talker: Talker) -> AsyncIterator[Web]:
+    server = await start_web(nursery, desktops=Desktops(nursery, provider_for), answers=talker)
+    yield server
+    await server.aclose()
+
+
+async def new_chat(server: Web) -> str:
+    body = {"workspace_id": str(server.workspace.id)}
+    return f"{CHATS}/{(await server.client.post(CHATS, json=body)).json()['id']}"
+
+
+class Events:
+    """Server-sent events as they come."""
+
+    def __init__(self, lines: AsyncIterator[str]) -> None:
+        self._lines = lines
+
+    async def next(self) -> tuple[str, Any, str]:
+        """The kind, the data and the id of the next event."""
+        fields: dict[str, str] = {}
+        with trio.fail_after(PATIENCE_S):
+            async for line in self._lines:
+                if not line and fields:
+                    return fields["event"], json.loads(fields["data"]), fields.get("id", "")
+                name, colon, value = line.partition(": ")
+                if colon and name:
+                    fields[name] = value
+        raise EOFError
+
+    async def end(self) -> None:
+        """Reads all that comes, to the end."""
+        try:
+            while True:
+                await self.next()
+        except EOFError:
+            return
+
+
+@asynccontextmanager
+async def follow(server: Web, chat: str, **headers: str) -> AsyncIterator[Events]:
+    async with server.client.stream("GET", f"{chat}/stream", headers=headers) as response:
+        assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
+        async with aclosing(cast(AsyncGenerator[str], response.aiter_lines())) as lines:
+            yield Events(lines)
+
+
+async def test_a_conversation_as_it_happens(server: Web, talker: Talker) -> None:
+    chat = await new_chat(server)
+    talker.parent = [said("Hello yourself.")]
+    async with follow(server, chat) as events:
+        assert await events.next() == ("status", {"status": "waiting"}, "")
+        told = await server.client.post(f"{chat}/messages", json={"text": "Hello."})
+        assert (told.status_code, told.json()["title"]) == (202, "")
+        seen: list[tuple[str, Any, str]] = []
+        while not seen or seen[-1][1] != {"status": "waiting"}:
+            seen.append(await events.next())
+        await server.client.post(f"{chat}/archive")
+        await events.end()
+    messages = [data for kind, data, _ in seen if kind == "message"]
+    assert [(m["role"], m["content"][0]["text"]) for m in messages] == [
+        ("user", "Hello."),
+        ("assistant", "Hello yourself."),
+    ]
+    assert [e for kind, _, e in seen if kind == "message"] == [str(m["id"]) for m in messages]
+    assert (await server.client.get(f"{chat}/messages")).json() == messages
+    after = messages[0]["id"]
+    assert (await server.client.get(f"{chat}/messages?after={after}")).json() == messages[1:]
+
+    # Cut off, it goes on where it was.
+    await server.client.post(f"{chat}/unarchive")
+    async with follow(server, chat, **{"Last-Event-ID": str(after)}) as events:
+        assert (await events.next())[1] == messages[1]
+        await server.client.post(f"{chat}/archive")
+        await events.end()
+
+
+async def test_an_agents_screenshots_can_be_seen_by_its_owner_alone(
+    server: Web, talker: Talker
+) -> None:
+    chat = await new_chat(server)
+    talker.parent = [
+        calls(call("spawn_computer_use_agent", {"prompt": "Look."})),
+        to_spawned("wait_agent"),
+        said("Seen."),
+    ]
+    talker.agent = [calls(on_screen("screenshot")), said("A pattern.")]
+    await server.client.post(f"{chat}/messages", json={"text": "What is there?"})
+    with trio.fail_after(PATIENCE_S):
+        while (await server.client.get(chat)).json().get("status", "waiting") != "waiting":
+            await trio.sleep(0.02)
+    (child,) = [c for c in (await server.client.get(CHATS)).json() if "parent_id" in c]
+    assert (child["mode"], child["title"], f"{CHATS}/{child['parent_id']}") == (
+        "computer_use",
+        "Look.",
+        chat,
+    )
+    messages = (await server.client.get(f"{CHATS}/{child['id']}/messages")).json()
+    file_id = messages[2]["content"][0]["content"][0]["source"]["file_id"]
+    url = f"{CHATS}/{child['id']}/files/{file_id}"
+    picture = await server.client.get(url)
+    assert (picture.headers["content-type"], picture.content[:8]) == (
+        "image/png",
+        b"\x89PNG\r\n\x1a\n",
+    )
+    assert (await server.client.get(f"{chat}/files/{file_id}")).status_code == 404
+    bobs = await server.store.create_token(server.bob.id)
+    async with server.without_token(Authorization=f"Bearer {bobs}") as bob:
+        assert (await bob.get(url)).status_code == 404
+        assert (await bob.get(f"{chat}/stream")).status_code == 404
+
+    # Archiving a chat archives its agents, and back.
+    await server.client.post(f"{chat}/archive")
+    assert (await server.client.get(f"{CHATS}/{child['id']}")).json()["archived"]
+    await server.client.post(f"{chat}/unarchive")
+    assert not (await server.client.get(f"{CHATS}/{child['id']}")).json()["archived"]
+
+
+@pytest.mark.parametrize("ending", ["interrupt", "archive"])
+async def test_what_is_under_way_stops_at_once(server: Web, talker: Talker, ending: str) -> None:
+    chat = await new_chat(server)
+    talker.parent = [
+        calls(call("spawn_computer_use_agent", {"prompt": "Wait."})),
+        to_spawned("wait_agent"),
+    ]
+    talker.agent = [calls(on_screen("wait", {"duration": 100}))]
+    await server.client.post(f"{chat}/messages", json={"text": "Wait."})
+    with trio.fail_after(PATIENCE_S):
+        while len(talker.requests) < 3:
+            await trio.sleep(0.02)
+    with trio.fail_after(2):
+        assert (await server.client.post(f"{chat}/{ending}")).status_code == 204
+    assert (await server.client.get(chat)).json().get("status", "waiting") == "waiting"
+    chats = (await server.client.get(f"{CHATS}?archived=true")).json()
+    (child,) = [c for c in chats if "parent_id" in c]
+    assert child.get("status", "waiting") == ("running" if ending == "interrupt" else "waiting")
+
+
+async def test_what_is_refused(nursery: trio.Nursery) -> None:
+    server = await start_web(nursery)
+    chat = await new_chat(server)
+    refused = await server.client.post(f"{chat}/messages", json={"text": "Hello."})
+    assert (refused.status_code, refused.json()) == (
+        400,
+        {
+            "message": "No language model is configured.",
+            "detail": "Set agent.api_key_file in the server's settings.",
+        },
+    )
+    for text in ("", "  \n ", "x" * 32_001, 7):
+        answer = await server.client.post(f"{chat}/messages", json={"text": text})
+        assert (answer.status_code, answer.json()["message"]) == (400, "Validation failed.")
+    await server.client.post(f"{chat}/archive")
+    refused = await server.client.post(f"{chat}/messages", json={"text": "Hello."})
+    assert refused.json()["message"] == "Chat is archived."
+    await server.aclose()
+
+
+async def test_a_stream_ends_with_its_token(server: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.messages.ALIVE_S", 0.2)
+    monkeypatch.setattr("api.agents.LOOK_AGAIN_S", 0.1)
+    chat = await new_chat(server)
+    async with follow(server, chat) as events:
+        await events.next()
+        await server.store.revoke_token(server.token[:10])
+        await events.end()
