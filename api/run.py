@@ -27,7 +27,7 @@ from api.store import Store
 from relay.desktops import Desktops, provider_for
 from relay.desktops.runtime import reap_leftovers
 
-__all__ = ["Started", "run_server"]
+__all__ = ["Started", "end_on_signal", "run_server"]
 
 STOP_S: Final = 4.5
 """From the first signal to the end, whatever hangs; the promise to users is 5 s."""
@@ -65,7 +65,7 @@ async def run_server(settings: Settings, store: Store, started: Started) -> None
         )
         app = create_app(services)
         async with trio.open_nursery() as nursery:
-            await nursery.start(_end_on_signal, nursery.cancel_scope)
+            await nursery.start(end_on_signal, nursery.cancel_scope)
             try:
                 urls = await nursery.start(partial(serve, app, bind=settings.bind))
             except OSError as error:
@@ -88,9 +88,10 @@ def _settle_memory() -> None:
     gc.set_threshold(COLLECT_AFTER)
 
 
-async def _end_on_signal(
+async def end_on_signal(
     scope: trio.CancelScope, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
+    """Cancels `scope` at SIGINT or SIGTERM, after which the process ends within `STOP_S`."""
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         task_status.started()
         async for number in signals:
