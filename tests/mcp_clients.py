@@ -61,10 +61,12 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(desktop: str, folder: Path, *arguments: str) -> AsyncIterator[Served]:
+async def serving(
+    desktop: str, folder: Path, *arguments: str, bind: str = "127.0.0.1:0"
+) -> AsyncIterator[Served]:
     """A server on a free port, which ends as it should if the test has not ended it."""
     log = folder / "stderr.txt"
-    command = [*COMMAND, "--desktop", desktop, "--http", "127.0.0.1:0", *arguments]
+    command = [*COMMAND, "--desktop", desktop, "--http", bind, *arguments]
     with log.open("w") as errors:
         process = await trio.lowlevel.open_process(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors

@@ -160,7 +160,6 @@ async def test_with_a_token_nobody_else_is_let_in(desktops_home: Path, tmp_path:
             "",
             "sesame",
             "Bearer",
-            "Bearer ",
             "Bearer sesam",
             "Bearer sesame2",
             "Basic sesame",
@@ -175,6 +174,17 @@ async def test_with_a_token_nobody_else_is_let_in(desktops_home: Path, tmp_path:
             headers = ACCEPT | {"Mcp-Session-Id": "0" * 32}
             assert (await http.get(served.url, headers=headers)).status_code == 401
         assert "sesam" not in served.log.read_text()
+
+
+async def test_at_any_address_with_a_token(desktops_home: Path, tmp_path: Path) -> None:
+    """What the machine is called there is not known, and a page does not know the token."""
+    (tmp_path / "token").write_text("sesame")
+    token = ("--token-file", str(tmp_path / "token"))
+    async with serving("pattern", tmp_path, *token, bind="0.0.0.0:0") as served:
+        url = served.url.replace("0.0.0.0", "127.0.0.1")
+        assert (await asked(url, Host="desk.example")).status_code == 401
+        known = {"Host": "desk.example", "Authorization": "Bearer sesame"}
+        assert (await asked(url, **known)).status_code == 200
 
 
 async def test_bounds_and_other_addresses(desktops_home: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -46,7 +47,7 @@ async def test_a_client_sees_the_desktop(mode: str, desktops_home: Path, tmp_pat
 
 
 async def test_errors_say_what_would_be_right(desktops_home: Path, tmp_path: Path) -> None:
-    cases = [
+    cases: list[tuple[str, dict[str, Any], str]] = [
         ("left_click", {"coordinate": [1280, 0]}, "coordinate [1280, 0] is out of bounds: "),
         ("left_click", {"coordinates": [1, 2]}, "'coordinates' is not accepted for left_click"),
         ("key", {"text": "Entre"}, "text: "),
