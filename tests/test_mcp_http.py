@@ -110,7 +110,11 @@ async def test_a_client_that_vanishes_holds_nothing(
                 nursery.start_soon(lambda: http.post(served.url, json=call, headers=session))
                 await until(lambda: window.heard[-1] == "press 0x61")
                 nursery.cancel_scope.cancel()
-        await until(lambda: window.heard[-1] == "release 0x61")
+            await until(lambda: window.heard[-1] == "release 0x61")
+            # The action is over, not only its key: calls wait for each other.
+            call["params"] = {"name": "cursor_position", "arguments": {}}
+            answer = await http.post(served.url, json=call | {"id": 3}, headers=session)
+            assert "X=" in answer.text
 
 
 @needs_xvnc
@@ -148,6 +152,13 @@ async def test_other_hosts_and_pages_are_refused(desktops_home: Path, tmp_path: 
         assert (await asked(served.url, Origin=own)).status_code == 200
         for origin in ("https://evil.example", "null", "http://localhost.evil.example"):
             assert (await asked(served.url, Origin=origin)).status_code == 403
+
+
+async def test_over_ipv6(desktops_home: Path, tmp_path: Path) -> None:
+    async with serving("pattern", tmp_path, bind="[::1]:0") as served:
+        assert served.url.startswith("http://[::1]:")
+        assert (await asked(served.url)).status_code == 200
+        assert (await asked(served.url, Host="evil.example")).status_code == 421
 
 
 async def test_with_a_token_nobody_else_is_let_in(desktops_home: Path, tmp_path: Path) -> None:

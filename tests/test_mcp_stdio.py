@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from tests.mcp_clients import COMMAND, STOP_S, over_stdio, pictures, texts
 from tests.test_client_xvnc import HEIGHT, WIDTH, Window, window, xvnc
 
 __all__ = ["desktops_home", "window", "xvnc"]
+
+README = Path(__file__).resolve().parents[1] / "README.md"
 
 MODES = pytest.mark.parametrize("mode", ["legacy", "auto"])
 
@@ -117,6 +120,17 @@ async def test_a_client_that_leaves_holds_nothing(
         await client.call_tool("left_mouse_down", {})
         await window.hears("down 1 5 6")
     await window.hears("down 1 5 6", "up 1 5 6")
+
+
+@needs_xvnc
+async def test_the_readmes_configuration(desktops_home: Path, tmp_path: Path) -> None:
+    stdio, http = re.findall(r"```json\n(.*?)```", README.read_text(), re.DOTALL)
+    server = json.loads(stdio)["mcpServers"]["desktop"]
+    assert server == {"command": "deskrelay", "args": ["mcp", "--desktop", "xvnc"]}
+    assert json.loads(http)["mcpServers"]["desktop"]["url"].endswith("/mcp")
+    async with over_stdio(server["args"][-1], tmp_path) as client:
+        (picture,) = pictures(await client.call_tool("screenshot", {}))
+    assert picture.size == (1280, 800)
 
 
 @needs_xvnc
