@@ -7,6 +7,10 @@ for `IDLE_S`.
 Revision 2026-07-28 of the protocol has no sessions over HTTP, and without one there is no newest
 screenshot that coordinates could be of. Clients that offer it are told the revisions that have, and
 take one of them.
+
+A client that leaves before its answer, or ends the stream it listens on, has nobody who would let
+go of what it holds: its action is cut, and keys and buttons go up. One that does neither is only
+noticed after `IDLE_S`.
 """
 
 from __future__ import annotations
@@ -26,11 +30,12 @@ from mcp.shared.inbound import MCP_PROTOCOL_VERSION_HEADER
 from mcp_types import UNSUPPORTED_PROTOCOL_VERSION
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.demo import is_loopback
-from api.errors import ROUTE_NOT_FOUND, ApiError
+from api.auth import same_origin
+from api.errors import FORBIDDEN, ROUTE_NOT_FOUND, ApiError
 from api.logs import AccessLog
 from api.mcp_server import MESSAGE_BYTES, Context, MakeSession, make_server
 from api.mcp_session import ComputerSession
@@ -59,7 +64,8 @@ _CALL: Final = "deskrelay.call"
 
 
 class HttpFront:
-    """Serves at `bind`; with a `token`, only to whoever sends it."""
+    """Serves at `bind`; with a `token`, only to whoever sends it. Without one `bind` must be a
+    loopback address."""
 
     def __init__(self, bind: str, token: bytes | None) -> None:
         self._bind = bind
@@ -112,9 +118,9 @@ class HttpFront:
     def _security(self) -> TransportSecuritySettings:
         """Against DNS rebinding: pages whose name was made to point at this machine.
 
-        Elsewhere the names that lead here are not known, and what no page knows is the token.
+        Where a token is needed, no such page has it, and the names that lead here are not known.
         """
-        if not is_loopback(self._bind):
+        if self._token is not None:
             return TransportSecuritySettings(enable_dns_rebinding_protection=False)
         hosts = {"127.0.0.1", "localhost", "[::1]", self._bind.rpartition(":")[0]}
         names = [name for host in sorted(hosts) for name in (host, f"{host}:*")]
@@ -128,7 +134,6 @@ class HttpFront:
             await refusal(scope, receive, send)
             return
         assert self._manager is not None
-        # Whoever leaves before the answer has nobody who would let go of the keys.
         call = scope[_CALL] = trio.CancelScope()
         answered = False
 
@@ -154,10 +159,13 @@ class HttpFront:
         if scope["type"] != "http" or scope["path"] != PATH:
             return ApiError(404, ROUTE_NOT_FOUND, f"MCP is at {PATH}.").response()
         headers = Headers(scope=scope)
-        if self._token is not None and not self._is_authorized(headers):
-            detail = "Send the token as Authorization: Bearer TOKEN."
-            challenge = {"WWW-Authenticate": "Bearer"}
-            return ApiError(401, "A token is required.", detail, headers=challenge).response()
+        if self._token is not None:
+            if not self._is_authorized(headers):
+                detail = "Send the token as Authorization: Bearer TOKEN."
+                challenge = {"WWW-Authenticate": "Bearer"}
+                return ApiError(401, "A token is required.", detail, headers=challenge).response()
+            if "origin" in headers and not same_origin(HTTPConnection(scope), frozenset()):
+                return ApiError(403, FORBIDDEN, "Pages of other sites are not let in.").response()
         if self._manager is None:
             return ApiError(503, "The server is not ready, or going away.").response()
         requested = headers.get(MCP_PROTOCOL_VERSION_HEADER)

@@ -196,6 +196,8 @@ async def test_at_any_address_with_a_token(desktops_home: Path, tmp_path: Path) 
         assert (await asked(url, Host="desk.example")).status_code == 401
         known = {"Host": "desk.example", "Authorization": "Bearer sesame"}
         assert (await asked(url, **known)).status_code == 200
+        assert (await asked(url, **known, Origin="https://desk.example")).status_code == 200
+        assert (await asked(url, **known, Origin="https://evil.example")).status_code == 403
 
 
 async def test_bounds_and_other_addresses(desktops_home: Path, tmp_path: Path) -> None:
