@@ -95,11 +95,12 @@ def make_server(call: Callable[[Context, str, Mapping[str, Any]], Awaitable[Resu
 
 async def stdio(make_session: MakeSession) -> None:
     """One client, on stdin and stdout, until it closes stdin. The process has neither afterwards:
-    what else reads or prints there, finds nothing, and stderr."""
-    try:
-        wire_in, wire_out = os.dup(0), os.dup(1)
-    except OSError:
-        raise SettingsProblem("an MCP client speaks on stdin and stdout; one is closed") from None
+    what else reads there finds nothing, and what else prints there prints to stderr. Raises
+    SettingsProblem where one of them is closed."""
+    # Closed at the start, their numbers are something else's by now.
+    if sys.stdin is None or sys.stdout is None:
+        raise SettingsProblem("an MCP client speaks on stdin and stdout, and one of them is closed")
+    wire_in, wire_out = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -212,6 +213,32 @@ def test_a_message_without_end_is_the_end(desktops_home: Path) -> None:
         _, errors = process.communicate(b"x" * (3 << 20), timeout=10)
         assert process.returncode == 0
         assert b"a message has more than 1048576 bytes" in errors
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-"])
+def test_without_stdin_or_stdout_it_is_of_no_use(closed: str, desktops_home: Path) -> None:
+    command = f"{shlex.join([*COMMAND, '--desktop', 'pattern'])} {closed}"
+    done = subprocess.run(
+        ["sh", "-c", command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (
+        2,
+        b"deskrelay: an MCP client speaks on stdin and stdout, and one of them is closed\n",
+    )
+
+
+def test_a_client_that_reads_nothing_holds_nothing_up(desktops_home: Path) -> None:
+    look = [request(n, "tools/call", name="screenshot", arguments={}) for n in range(2, 22)]
+    with start("pattern") as process:
+        begun(process, [HELLO, *look])
+        # The pipe is full by then, at 35 KB a picture.
+        time.sleep(2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(STOP_S) == 0
 
 
 def test_nothing_but_messages_is_on_stdout(desktops_home: Path) -> None:
