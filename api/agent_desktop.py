@@ -76,7 +76,7 @@ class AgentDesktop:
         return [self._computer.definition(self._desktop.width, self._desktop.height)]
 
     async def _connect(self) -> None:
-        if self._desktop is not None and self._desktop.gone is None:
+        if self._desktop is not None and not self._desktop.gone:
             return
         # NumPy and Pillow, which a server without agents need not have.
         from relay.client import connect

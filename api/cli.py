@@ -15,7 +15,7 @@ from uuid import UUID
 import trio
 import typer
 
-from api.demo import run_demo
+from api.demo import is_loopback, run_demo
 from api.logs import configure_logging
 from api.run import run_server
 from api.services import Services
@@ -101,6 +101,25 @@ Desktop = Annotated[
 ]
 
 
+PasswordOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--password-file",
+        metavar="FILE",
+        exists=True,
+        dir_okay=False,
+        readable=True,
+        help="The password of a desktop at an address, in the file's first line.",
+    ),
+]
+
+
+def _check_password(desktop: str, password_file: Path | None) -> None:
+    if password_file is not None and ":" not in desktop:
+        text = f"the desktop {desktop} has no password; only tcp://HOST:PORT and unix:PATH may"
+        raise typer.BadParameter(text, param_hint="--password-file")
+
+
 def _limits(texts: list[str]) -> Any:
     pairs = [text.partition("=") for text in texts]
     for (_, equals, _), text in zip(pairs, texts, strict=True):
@@ -139,16 +158,7 @@ def demo(
             help="The screen of a desktop that the demo starts, in pixels.",
         ),
     ] = "1280x800",
-    password_file: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            exists=True,
-            dir_okay=False,
-            readable=True,
-            help="The password of a desktop at an address, in the file's first line.",
-        ),
-    ] = None,
+    password_file: PasswordOption = None,
     limit: Annotated[
         list[str],
         typer.Option(metavar="NAME=VALUE", help="A field of relay.Limits; may be repeated."),
@@ -158,9 +168,7 @@ def demo(
     ] = False,
 ) -> None:
     """Show a live desktop in the browser: a desktop, the relay, a user and a chat."""
-    if password_file is not None and ":" not in desktop:
-        text = f"the desktop {desktop} has no password; only tcp://HOST:PORT and unix:PATH may"
-        raise typer.BadParameter(text, param_hint="--password-file")
+    _check_password(desktop, password_file)
     settings = Settings.model_construct(
         bind=[bind],
         limits=_limits(limit),
@@ -246,6 +254,61 @@ def serve(config: Config = None) -> None:
         print(f"serving at {url}", file=sys.stderr)
 
     _with_store(settings, lambda store: run_server(settings, store, started))
+
+
+@app.command()
+def mcp(
+    desktop: Desktop,
+    password_file: PasswordOption = None,
+    http: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            parser=_checked(check_address),
+            help="Serve streamable HTTP at /mcp there, instead of one client on stdin and stdout.",
+        ),
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            help="The token that HTTP clients must send, in the file's first line.",
+        ),
+    ] = None,
+) -> None:
+    """Offer a desktop to MCP clients: a language model's tools to see and use it."""
+    _check_password(desktop, password_file)
+    token = _token(http, token_file)
+    try:
+        # Not at the top: these packages are extras, and no other command needs them.
+        from api.mcp_http import HttpFront
+        from api.mcp_server import run_mcp, stdio
+    except ModuleNotFoundError as error:
+        raise typer.TyperException(
+            f'{error.name} is not installed; pip install "deskrelay[server,agent]" brings it'
+        ) from None
+    configure_logging()
+    front = stdio if http is None else HttpFront(http, token).serve
+    trio.run(run_mcp, desktop, DesktopSettings(password_file=password_file), front)
+
+
+def _token(http: str | None, token_file: Path | None) -> bytes | None:
+    """The token that clients over HTTP have to send, if any."""
+    hint = "--token-file"
+    if token_file is None:
+        if http is not None and not is_loopback(http):
+            text = f"without one, whoever reaches {http} would have the desktop"
+            raise typer.BadParameter(text, param_hint=hint)
+        return None
+    if http is None:
+        raise typer.BadParameter("a token is for --http only", param_hint=hint)
+    token = token_file.read_bytes().partition(b"\n")[0].strip()
+    if not token:
+        raise typer.BadParameter(f"the first line of {token_file} is empty", param_hint=hint)
+    return token
 
 
 def _with_store(settings: Settings, work: Callable[[Store], Awaitable[_T]]) -> _T:

@@ -29,7 +29,7 @@ from api.store import Store
 from relay.desktops import Desktops, provider_for
 from relay.desktops.runtime import reap_leftovers
 
-__all__ = ["Started", "run_server"]
+__all__ = ["Started", "end_on_signal", "run_server"]
 
 STOP_S: Final = 4.5
 """From the first signal to the end, whatever hangs; the promise to users is 5 s."""
@@ -71,7 +71,7 @@ async def run_server(settings: Settings, store: Store, started: Started) -> None
                 agents=agents,
             )
             app = create_app(services)
-            await nursery.start(_end_on_signal, nursery.cancel_scope)
+            await nursery.start(end_on_signal, nursery.cancel_scope)
             try:
                 urls = await nursery.start(partial(serve, app, bind=settings.bind))
             except OSError as error:
@@ -112,9 +112,10 @@ def _settle_memory() -> None:
     gc.set_threshold(COLLECT_AFTER)
 
 
-async def _end_on_signal(
+async def end_on_signal(
     scope: trio.CancelScope, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
+    """Cancels `scope` at SIGINT or SIGTERM, after which the process ends within `STOP_S`."""
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         task_status.started()
         async for number in signals:

@@ -1,8 +1,8 @@
 """The HTTP server: Hypercorn's parts, composed because its own takes no wrapped streams.
 
-`serve` owns two nurseries: one with the accept loops and the watch over tokens, and one with the
-connections, which outlives a cancellation by `GRACE_S` so that viewers and clients get their
-goodbyes.
+`serve_app` owns two nurseries: one with the accept loops and what runs beside them (for `serve` the
+watch over tokens), and one with the connections, which outlives a cancellation by `GRACE_S` so that
+viewers and clients get their goodbyes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -19,14 +20,15 @@ from fastapi import FastAPI
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
 from hypercorn.trio.worker_context import WorkerContext
+from starlette.types import ASGIApp
 
 from api.live import SPARE_CONNECTIONS
 from api.services import Services
-from api.takeover import Connection, HttpServer
+from api.takeover import READ_TIMEOUT_S, Connection, HttpServer
 from relay import CloseCode
 from relay.dial import KEEPALIVE
 
-__all__ = ["GRACE_S", "serve"]
+__all__ = ["GRACE_S", "serve", "serve_app"]
 
 GRACE_S: Final = 2.5
 """For sessions and requests to end once the server is told to; then they are cut."""
@@ -110,8 +112,9 @@ def _url(listener: trio.SocketListener) -> str:
 class _Connections:
     """Every open connection, served in a nursery that a cancellation does not reach at once."""
 
-    def __init__(self, app: FastAPI, limit: int) -> None:
+    def __init__(self, app: ASGIApp, limit: int, read_timeout_s: float) -> None:
         self._limit = limit
+        self._read_timeout_s = read_timeout_s
         self._app = ASGIWrapper(cast(Any, app))
         self._config = _config()
         self._context = WorkerContext(None)
@@ -158,7 +161,7 @@ class _Connections:
             self._full = True
             return
         self._full = False
-        connection = Connection(stream)
+        connection = Connection(stream, self._read_timeout_s)
         self._open.add(connection)
         try:
             try:
@@ -188,22 +191,55 @@ async def serve(
     `GRACE_S`. Raises OSError where an address cannot be listened on.
     """
     services = cast(Services, app.state.services)
+    live = services.live
+
+    def ending() -> None:
+        live.end_all(CloseCode.GOING_AWAY, "the server is going away")
+        services.agents.close_watches()
+
+    await serve_app(
+        app,
+        bind=bind,
+        limit=live.capacity + SPARE_CONNECTIONS,
+        beside=partial(live.watch_tokens, services.store),
+        ending=ending,
+        task_status=task_status,
+    )
+
+
+async def _nothing() -> None:
+    pass
+
+
+async def serve_app(
+    app: ASGIApp,
+    *,
+    bind: Sequence[str],
+    limit: int,
+    read_timeout_s: float = READ_TIMEOUT_S,
+    beside: Callable[[], Awaitable[None]] = _nothing,
+    ending: Callable[[], object] = lambda: None,
+    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """`serve` for any application, on at most `limit` connections at once.
+
+    `beside` runs meanwhile; `ending` is called when it ends, before connections are told.
+    """
     listeners: dict[trio.SocketListener, str] = {}
     try:
         for address in bind:
             listeners[_listen(address)] = address
-        connections = _Connections(app, services.live.capacity + SPARE_CONNECTIONS)
+        connections = _Connections(app, limit, read_timeout_s)
         async with trio.open_nursery() as nursery:
             holding = await nursery.start(connections.hold)
             try:
-                nursery.start_soon(services.live.watch_tokens, services.store)
+                nursery.start_soon(beside)
                 task_status.started([_url(listener) for listener in listeners])
                 await trio.serve_listeners(
                     connections.serve, list(listeners), handler_nursery=holding
                 )
             finally:
-                services.live.end_all(CloseCode.GOING_AWAY, "the server is going away")
-                services.agents.close_watches()
+                ending()
                 connections.end()
     finally:
         for item in listeners.items():

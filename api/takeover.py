@@ -43,7 +43,14 @@ from api.errors import ApiError
 from api.upgrade import upgrade_problem
 from relay import streams
 
-__all__ = ["Connection", "HttpServer", "NotUpgraded", "current_connection", "for_hypercorn"]
+__all__ = [
+    "READ_TIMEOUT_S",
+    "Connection",
+    "HttpServer",
+    "NotUpgraded",
+    "current_connection",
+    "for_hypercorn",
+]
 
 SEND_TIMEOUT_S: Final = 20.0
 """For one of Hypercorn's writes: responses of a few KiB, which fit a socket's buffer at once
@@ -89,8 +96,9 @@ def current_connection() -> Connection:
 class Connection:
     """One accepted connection, in the place of the stream that Hypercorn expects."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: trio.SocketStream, read_timeout_s: float = READ_TIMEOUT_S) -> None:
         self._stream = stream
+        self._read_timeout_s = read_timeout_s
         self.socket = stream.socket
         self._early: bytearray | None = None
         self._watching = trio.CancelScope()
@@ -109,7 +117,7 @@ class Connection:
         if self._early is not None:
             await self._watch(self._early)
             return b""
-        with trio.move_on_after(READ_TIMEOUT_S):
+        with trio.move_on_after(self._read_timeout_s):
             return bytes(await self._stream.receive_some(READ_BYTES))
         return b""
 

@@ -40,7 +40,7 @@ from relay.rfb.pixels.canvas import Array, Canvas
 from relay.rfb.pixels.cursor import draw
 from relay.rfb.pixels.messages import Messages, fence
 
-__all__ = ["ENCODINGS_HERE", "ENCODINGS_THERE", "RGBX", "Desktop", "connect"]
+__all__ = ["ENCODINGS_HERE", "ENCODINGS_THERE", "RGBX", "Desktop", "connect", "encodings_for"]
 
 RGBX = PixelFormat(32, 24, False, True, 255, 255, 255, 0, 8, 16)
 """Red, green and blue a byte each, and one more: what the canvas holds."""
@@ -115,7 +115,7 @@ async def connect(
     if not isinstance(desktop, RunningDesktop):
         desktop = RunningDesktop(desktop, password)
     if encodings is None:
-        encodings = ENCODINGS_HERE if _is_here(desktop.address) else ENCODINGS_THERE
+        encodings = encodings_for(desktop.address)
     connected = Desktop(await desktop.open(limits), pixel_format, encodings, limits)
     try:
         # Its answer tells what it can do.
@@ -125,8 +125,10 @@ async def connect(
         await connected.aclose()
 
 
-def _is_here(address: Address) -> bool:
-    return isinstance(address, UnixAddress) or address.host in ("127.0.0.1", "::1", "localhost")
+def encodings_for(address: Address) -> Sequence[int]:
+    """The encodings of pixels that suit a desktop at `address`, best first."""
+    here = isinstance(address, UnixAddress) or address.host in ("127.0.0.1", "::1", "localhost")
+    return ENCODINGS_HERE if here else ENCODINGS_THERE
 
 
 class Desktop:
@@ -181,14 +183,14 @@ class Desktop:
         return self._x, self._y
 
     @property
+    def gone(self) -> bool:
+        """Whether the connection is known to have ended."""
+        return self._gone is not None
+
+    @property
     def clipboard(self) -> str | None:
         """What the desktop last put on its clipboard; None where it has not yet."""
         return self._messages.clipboard
-
-    @property
-    def gone(self) -> str | None:
-        """Why nothing can be done with it any more; None while it is there."""
-        return self._gone
 
     # What the desktop shows.
 

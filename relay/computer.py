@@ -31,7 +31,7 @@ from relay.computer_versions import TOOLSET, VERSIONS, Version
 from relay.errors import DesktopError
 from relay.rfb.pixels.canvas import Array
 
-__all__ = ["TOOLSET", "VERSIONS", "Computer", "Desktop", "Result", "Settings", "Version"]
+__all__ = ["LOOKS", "TOOLSET", "VERSIONS", "Computer", "Desktop", "Result", "Settings", "Version"]
 
 Result = dict[str, Any]
 """A tool_result block of the Messages API."""
@@ -39,8 +39,8 @@ Result = dict[str, Any]
 NOT_EXECUTED: Final = "Not executed: an earlier computer action in this turn failed."
 """The exact text that models know for the rest of a batch."""
 
-# They change nothing on the screen.
-_LOOKS: Final = frozenset({"screenshot", "zoom", "cursor_position"})
+LOOKS: Final = frozenset({"screenshot", "zoom", "cursor_position"})
+"""Actions that change nothing on the screen."""
 
 
 class Desktop(Protocol):
@@ -289,7 +289,7 @@ class Computer:
 
     async def _act(self, action: str, given: object, *, look: bool) -> list[Block]:
         found = arguments(action, given, wait_limit_s=self.version.wait_limit_s)
-        self._acted = self._acted or action not in _LOOKS
+        self._acted = self._acted or action not in LOOKS
         outcome = await self._handlers[action](**found)
         blocks = [_text(outcome)] if isinstance(outcome, str) else outcome
         if look and self._acted:

@@ -93,7 +93,7 @@ def test_wrong_input_is_one_line(
 def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = spoken(capsys)
     assert (status, err) == (0, "")
-    for command in ("demo", "serve", "inspect", "token", "chat", "workspace"):
+    for command in ("demo", "serve", "inspect", "mcp", "token", "chat", "workspace"):
         assert re.search(rf"^  {command} ", out, re.MULTILINE)
 
 
