@@ -365,7 +365,8 @@ def _deltas(block: Json) -> tuple[Json, list[Json]]:
         # The first part is empty in the API's streams, too.
         parts = ["", *_parts(json.dumps(block["input"]))]
         deltas = [{"type": "input_json_delta", "partial_json": part} for part in parts]
-        return {**block, "input": {}, "caller": {"type": "direct"}}, deltas
+        more = {"input": {}, "caller": {"type": "direct"}}
+        return {"toolset_name": None, **block, **more}, deltas
     return block, []
 
 

@@ -203,7 +203,9 @@ async def test_at_any_address_with_a_token(desktops_home: Path, tmp_path: Path) 
 async def test_bounds_and_other_addresses(desktops_home: Path, tmp_path: Path) -> None:
     async with serving("pattern", tmp_path) as served, httpx.AsyncClient(headers=ACCEPT) as http:
         large = HELLO | {"padding": "x" * (1 << 20)}
-        assert (await http.post(served.url, json=large)).status_code == 413
+        # What follows an answer before the end of a body comes too late on that connection.
+        async with httpx.AsyncClient(headers=ACCEPT) as once:
+            assert (await once.post(served.url, json=large)).status_code == 413
         other = served.url.removesuffix("mcp")
         for path in ("", "mcp/", "mcp/x", "api/v2/chats"):
             assert (await http.post(other + path, json=HELLO)).status_code == 404

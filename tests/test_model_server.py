@@ -211,6 +211,19 @@ WRONG: list[tuple[str, Callable[[Json], Any]]] = [
     ("input_schema.type", set_("tools.0.input_schema", {})),
     ("must match the pattern", set_("tools.0.name", "look up")),
     ("names must be unique", lambda r: r["tools"].append(r["tools"][0])),
+    # Forms.
+    ("model: must be", set_("model", "")),
+    ("a string or a list of blocks", set_("system", [])),
+    ("tools: must be a list", set_("tools", {})),
+    ("tools.0: must be an object", set_("tools.0", "look")),
+    ("content.3: must be an object", set_("messages.2.content.3", "And?")),
+    ("text: must be a string", set_("messages.2.content.3.text", 5)),
+    ("thinking: must be a string", set_("messages.1.content.0.thinking", None)),
+    ("tool_use.name: must match", set_("messages.1.content.2.name", "look up")),
+    ("is_error: must be a boolean", set_("messages.2.content.0.is_error", "yes")),
+    ("a string or a list", set_("messages.2.content.0.content", 5)),
+    ("source: must be an object", set_("messages.2.content.2.source", "x")),
+    ("data: must be a string", set_("messages.2.content.2.source.data", None)),
     # Cache marks.
     ("cache_control: must be", set_("messages.2.content.3.cache_control", {"type": "long"})),
     ("Extra inputs", set_("messages.1.content.0.cache_control", MARK)),
@@ -335,6 +348,8 @@ class TestWithTheSdk:
                 for block in blocks:
                     for name in ("caller", "citations", "parsed_output"):
                         block.pop(name, None)
+                    if block.get("toolset_name", "") is None:
+                        del block["toolset_name"]
                 assert blocks == EVERYTHING.content
                 assert message.stop_reason == "tool_use"
                 assert message.usage.input_tokens == 11
