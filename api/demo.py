@@ -17,7 +17,7 @@ from api.store.store import LINK_LIFETIME_S, MEMORY_URL
 from relay.desktops import choose_automatically
 from relay.errors import DesktopError
 
-__all__ = ["run_demo"]
+__all__ = ["is_loopback", "run_demo"]
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ async def _announce(
 ) -> None:
     store = services.store
     chat = await store.create_chat(user.id, title="Demo", workspace_id=workspace.id)
-    local = all(_is_loopback(bind) for bind in services.settings.bind)
+    local = all(is_loopback(bind) for bind in services.settings.bind)
     code = await store.create_link(
         user.id,
         f"/chats/{chat.id}",
@@ -96,7 +96,8 @@ async def _start_desktop(services: Services, workspace: Workspace) -> None:
         _log.info("the desktop runs")
 
 
-def _is_loopback(bind: str) -> bool:
+def is_loopback(bind: str) -> bool:
+    """Whether `HOST:PORT` is on this machine alone."""
     host = bind.rpartition(":")[0].strip("[]")
     try:
         return ip_address(host).is_loopback

@@ -27,7 +27,7 @@ from api.store import Store
 from relay.desktops import Desktops, provider_for
 from relay.desktops.runtime import reap_leftovers
 
-__all__ = ["Started", "run_server"]
+__all__ = ["Started", "end_on_signal", "run_server"]
 
 STOP_S: Final = 4.5
 """From the first signal to the end, whatever hangs; the promise to users is 5 s."""
@@ -45,8 +45,9 @@ Started = Callable[[Services, str], Awaitable[None]]
 async def run_server(settings: Settings, store: Store, started: Started) -> None:
     """Serves until SIGINT or SIGTERM; a second signal ends the process at once.
 
-    Raises SettingsProblem where an address can't be listened on.
+    Raises SettingsProblem where an address can't be listened on, or certificates can't be used.
     """
+    agent = settings.desktop.agent_credentials()
     await reap_leftovers()
     problem: OSError | None = None
     async with trio.open_nursery() as desktops_nursery:
@@ -54,6 +55,7 @@ async def run_server(settings: Settings, store: Store, started: Started) -> None
             provider_for,
             geometry=settings.desktop.geometry,
             password=settings.desktop.password_source,
+            agent=agent,
             limits=settings.limits,
         )
         services = Services(
@@ -65,7 +67,7 @@ async def run_server(settings: Settings, store: Store, started: Started) -> None
         )
         app = create_app(services)
         async with trio.open_nursery() as nursery:
-            await nursery.start(_end_on_signal, nursery.cancel_scope)
+            await nursery.start(end_on_signal, nursery.cancel_scope)
             try:
                 urls = await nursery.start(partial(serve, app, bind=settings.bind))
             except OSError as error:
@@ -88,9 +90,10 @@ def _settle_memory() -> None:
     gc.set_threshold(COLLECT_AFTER)
 
 
-async def _end_on_signal(
+async def end_on_signal(
     scope: trio.CancelScope, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
+    """Cancels `scope` at SIGINT or SIGTERM; the process ends within `STOP_S`, whatever hangs."""
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         task_status.started()
         async for number in signals:

@@ -1,6 +1,6 @@
 """The HTTP server: Hypercorn's parts, composed because its own takes no wrapped streams.
 
-`serve` owns two nurseries: one with the accept loops and the watch over tokens, and one with the
+`serve_app` owns two nurseries: one with the accept loops and what runs beside, and one with the
 connections, which outlives a cancellation by `GRACE_S` so that viewers and clients get their
 goodbyes.
 """
@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import logging
 import socket
+import ssl
 import stat
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -26,7 +28,7 @@ from api.takeover import Connection, HttpServer
 from relay import CloseCode
 from relay.dial import KEEPALIVE
 
-__all__ = ["GRACE_S", "serve"]
+__all__ = ["GRACE_S", "serve", "serve_app"]
 
 GRACE_S: Final = 2.5
 """For sessions and requests to end once the server is told to; then they are cut."""
@@ -99,19 +101,20 @@ def _close(listener: trio.SocketListener, bind: str) -> None:
         Path(bind.removeprefix(UNIX)).unlink(missing_ok=True)
 
 
-def _url(listener: trio.SocketListener) -> str:
+def _url(listener: trio.SocketListener, scheme: str) -> str:
     name = listener.socket.getsockname()
     if isinstance(name, str):
         return f"{UNIX}{name}"
     host, port = name[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 class _Connections:
     """Every open connection, served in a nursery that a cancellation does not reach at once."""
 
-    def __init__(self, app: FastAPI, limit: int) -> None:
+    def __init__(self, app: FastAPI, limit: int, tls: ssl.SSLContext | None) -> None:
         self._limit = limit
+        self._tls = tls
         self._app = ASGIWrapper(cast(Any, app))
         self._config = _config()
         self._context = WorkerContext(None)
@@ -158,9 +161,12 @@ class _Connections:
             self._full = True
             return
         self._full = False
-        connection = Connection(stream)
+        secured = stream if self._tls is None else _encrypted(stream, self._tls)
+        connection = Connection(secured)
         self._open.add(connection)
         try:
+            if isinstance(secured, trio.SSLStream) and not await _agreed(secured):
+                return
             try:
                 await HttpServer(self._app, self._config, self._context, connection)
             finally:
@@ -173,6 +179,22 @@ class _Connections:
         finally:
             self._open.discard(connection)
             self._tell_empty()
+
+
+def _encrypted(stream: trio.SocketStream, tls: ssl.SSLContext) -> trio.SSLStream[trio.SocketStream]:
+    # Whether what was read is whole, HTTP and WebSocket tell themselves.
+    return trio.SSLStream(stream, tls, server_side=True, https_compatible=True)
+
+
+async def _agreed(stream: trio.SSLStream[trio.SocketStream]) -> bool:
+    """Whether the TLS handshake went well, in the time there is for a request's head."""
+    try:
+        with trio.fail_after(HEAD_TIMEOUT_S):
+            await stream.do_handshake()
+    except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
+        _log.info("no TLS with a client: %s", error.__cause__ or type(error).__name__)
+        return False
+    return True
 
 
 async def serve(
@@ -188,21 +210,44 @@ async def serve(
     `GRACE_S`. Raises OSError where an address cannot be listened on.
     """
     services = cast(Services, app.state.services)
+    await serve_app(
+        app,
+        bind=bind,
+        capacity=services.live.capacity,
+        beside=partial(services.live.watch_tokens, services.store),
+        end=partial(services.live.end_all, CloseCode.GOING_AWAY, "the server is going away"),
+        task_status=task_status,
+    )
+
+
+async def serve_app(
+    app: FastAPI,
+    *,
+    bind: Sequence[str],
+    capacity: int,
+    end: Callable[[], object],
+    beside: Callable[[], Awaitable[None]] = trio.sleep_forever,
+    tls: ssl.SSLContext | None = None,
+    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """As `serve`, for any application: `capacity` upgraded connections at once, `beside` runs
+    meanwhile, and `end` is called once no more are accepted."""
     listeners: dict[trio.SocketListener, str] = {}
     try:
         for address in bind:
             listeners[_listen(address)] = address
-        connections = _Connections(app, services.live.capacity + SPARE_CONNECTIONS)
+        connections = _Connections(app, capacity + SPARE_CONNECTIONS, tls)
         async with trio.open_nursery() as nursery:
             holding = await nursery.start(connections.hold)
             try:
-                nursery.start_soon(services.live.watch_tokens, services.store)
-                task_status.started([_url(listener) for listener in listeners])
+                nursery.start_soon(beside)
+                scheme = "http" if tls is None else "https"
+                task_status.started([_url(listener, scheme) for listener in listeners])
                 await trio.serve_listeners(
                     connections.serve, list(listeners), handler_nursery=holding
                 )
             finally:
-                services.live.end_all(CloseCode.GOING_AWAY, "the server is going away")
+                end()
                 connections.end()
     finally:
         for item in listeners.items():

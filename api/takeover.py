@@ -86,12 +86,16 @@ def current_connection() -> Connection:
     return _current.get()
 
 
+ClientStream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
+
+
 class Connection:
     """One accepted connection, in the place of the stream that Hypercorn expects."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: ClientStream) -> None:
         self._stream = stream
-        self.socket = stream.socket
+        raw = stream if isinstance(stream, trio.SocketStream) else stream.transport_stream
+        self.socket = raw.socket
         self._early: bytearray | None = None
         self._watching = trio.CancelScope()
         self._parked = trio.Event()
@@ -184,7 +188,7 @@ class Connection:
         if self._left:
             call()
 
-    async def take_over(self, send: Send) -> tuple[trio.SocketStream, bytes]:
+    async def take_over(self, send: Send) -> tuple[ClientStream, bytes]:
         """Answers 101. The stream, and what the viewer has sent already, are the caller's then.
 
         Raises NotUpgraded if the viewer left, or Hypercorn refused by itself.
@@ -345,8 +349,8 @@ class _Idle:
 class HttpServer(TCPServer):
     """Hypercorn's server of one connection, with `_Http1` for its protocol.
 
-    `run` and `_read_data` are Hypercorn's, less TLS (a reverse proxy's business), HTTP/2 and the
-    deadline of a read, which is `Connection.receive_some`'s.
+    `run` and `_read_data` are Hypercorn's, less TLS (which a reverse proxy has, or api/serve.py),
+    HTTP/2 and the deadline of a read, which is `Connection.receive_some`'s.
     """
 
     def __init__(

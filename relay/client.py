@@ -26,7 +26,8 @@ from relay.dial import Address, UnixAddress, parse_address
 from relay.errors import DesktopError, ProtocolError
 from relay.keysyms import KEYCODES, combination, keysym_of
 from relay.limits import Limits
-from relay.login import DesktopEnd, PasswordSource
+from relay.login import DesktopEnd
+from relay.passwords import PasswordSource
 from relay.pictures import png
 from relay.rfb import encodings, handshake
 from relay.rfb.encodings.confirmations import ExtendedKeyEvent
@@ -103,7 +104,8 @@ async def connect(
     limits: Limits | None = None,
 ) -> AsyncIterator[Desktop]:
     """A connection to a desktop, while the block runs: at an address ("tcp://HOST:PORT",
-    "unix:PATH"), or one that a provider has started.
+    "unix:PATH", or "wss://HOST:PORT" of a workspace's agent, for whose secret and certificates
+    there is `parse_address`), or one that a provider has started.
 
     `encodings` are those of pixels that it may use, best first. Raises DesktopError where it cannot
     be reached or logged in to, ValueError for an address that is none. At the end, whatever ended

@@ -17,7 +17,8 @@ from relay.ended import Counters, Ended, Reason, ended, ended_by_fault
 from relay.errors import ProtocolError
 from relay.leg import DownLeg, UpLeg
 from relay.limits import Limits
-from relay.login import DesktopEnd, PasswordSource, PeerClosed, drive, log_in
+from relay.login import DesktopEnd, PeerClosed, drive, log_in
+from relay.passwords import PasswordSource
 from relay.pump import Pumps, StreamPumps
 from relay.rfb import handshake
 from relay.rfb.conversation import Conversation
