@@ -180,7 +180,10 @@ async def _switched(
 
 async def _next(http: h11.Connection, stream: trio.abc.Stream) -> Any:
     while (event := http.next_event()) is h11.NEED_DATA:
-        http.receive_data(bytes(await stream.receive_some(4096)))
+        data = bytes(await stream.receive_some(4096))
+        if not data:
+            raise trio.BrokenResourceError("the end")
+        http.receive_data(data)
     return event
 
 
@@ -213,12 +216,15 @@ def _explained(error: BaseException, address: AgentAddress) -> AgentError | None
     if isinstance(error, trio.TooSlowError):
         return AgentError(AgentStep.TIMEOUT, f"{address} did not answer in time")
     if isinstance(error, h11.RemoteProtocolError):
-        # h11 tells of the end of the stream so, too.
         return AgentError(AgentStep.DESKTOP, f"{address} does not answer as an agent: {error}")
     if isinstance(error, trio.BrokenResourceError | trio.ClosedResourceError):
         cause = error.__cause__
         if isinstance(cause, ssl.SSLError):
             reason = getattr(cause, "verify_message", "") or cause.reason or str(cause)
             return AgentError(AgentStep.DIAL, f"no TLS with {address}: {reason}")
-        return AgentError(AgentStep.DESKTOP, f"{address} closed the connection")
+        text = f"{address} closed the connection before it had answered"
+        if address.scheme == "wss":
+            # With TLS 1.3 it judges our certificate behind our handshake, and Trio's tells no more.
+            text += ", as agents do that do not take this relay's certificate"
+        return AgentError(AgentStep.DIAL, text)
     return None

@@ -32,6 +32,9 @@ FRAME_BYTES: Final = 65_536
 CLOSE_TIMEOUT_S: Final = 2.0
 """For a pong, and for our close frame and the peer's answer to it."""
 
+LINGER_BYTES: Final = 1_048_576
+"""What is read of a peer after our close frame: what was under way; more is a flood."""
+
 
 class WebSocketStream(trio.abc.Stream):
     """`client` is the role of this side; `early` came behind the 101 in the same read;
@@ -53,15 +56,21 @@ class WebSocketStream(trio.abc.Stream):
         # Half a frame may have gone out, behind which nothing can be said.
         self._broken = False
         self._said_goodbye = False
+        self._gone = False
         self.closed: tuple[int, str] | None = None
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Raises trio.BrokenResourceError, also after the peer's close frame."""
+        self._check()
+        if not data:
+            await trio.lowlevel.checkpoint()
         view = memoryview(data)
         for at in range(0, len(view), FRAME_BYTES):
             await self._send(self._frame(BINARY, bytes(view[at : at + FRAME_BYTES])))
 
     async def wait_send_all_might_not_block(self) -> None:
+        """Until who sends now is done, and the connection takes more."""
+        self._check()
         async with self._sending:
             await self._stream.wait_send_all_might_not_block()
 
@@ -71,6 +80,9 @@ class WebSocketStream(trio.abc.Stream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """At most so many bytes; none at the end. Raises trio.BrokenResourceError."""
+        self._check()
+        if max_bytes is not None and max_bytes < 1:
+            raise ValueError("max_bytes must be 1 or more")
         count = max_bytes or READ_BYTES
         while self.closed is None:
             data, self._early = self._early[:count], self._early[count:]
@@ -80,10 +92,13 @@ class WebSocketStream(trio.abc.Stream):
             try:
                 length = self._frames.unframe(buf, 0, len(buf))
             except ProtocolError as error:
-                await self._say_goodbye(error.close_code, str(error.args[0]))
+                with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
+                    await self._say_goodbye(error.close_code, str(error.args[0]))
                 raise trio.BrokenResourceError(str(error)) from error
             if self._frames.controls:
-                await self._answer()
+                # Shielded, for with a cancelled read the bytes of its buffer would be lost.
+                with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
+                    await self._answer()
             if length:
                 return bytes(buf[:length])
             # A peer of frames that bring nothing must not have Trio wait.
@@ -98,11 +113,15 @@ class WebSocketStream(trio.abc.Stream):
             with trio.move_on_after(CLOSE_TIMEOUT_S):
                 await self._say_goodbye(code, reason)
                 # Closing with bytes unread resets the connection, which may overtake the frame.
-                while await self.receive_some():
-                    pass
+                left = LINGER_BYTES
+                while left > 0 and (data := await self.receive_some()):
+                    left -= len(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # It is gone; that was to be.
+        except trio.BusyResourceError:
+            pass  # Another task reads, and is told that this is closed.
         finally:
+            self._gone = True
             with trio.CancelScope(shield=True):
                 await trio.aclose_forcefully(self._stream)
 
@@ -119,23 +138,24 @@ class WebSocketStream(trio.abc.Stream):
         if self.closed is not None:
             await self._say_goodbye(self.closed[0], "")
         elif self._pong and not self._sending.locked():
-            # Shielded, for with a cancelled read the bytes of its buffer would be lost.
-            with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
-                await self._send(b"")
+            await self._send(b"")
 
     async def _say_goodbye(self, code: int, reason: str) -> None:
         if self._said_goodbye or self._broken:
             return
-        with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
-            try:
-                await self._send(self._frame(CLOSE, close_payload(code, reason)), last=True)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                pass  # Nobody is there to be told.
+        try:
+            await self._send(self._frame(CLOSE, close_payload(code, reason)), last=True)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # Nobody is there to be told.
+
+    def _check(self) -> None:
+        if self._gone:
+            raise trio.ClosedResourceError("this WebSocket is closed")
 
     async def _send(self, data: bytes, *, last: bool = False) -> None:
         async with self._sending:
             if self._broken or self._said_goodbye:
-                raise trio.BrokenResourceError("this WebSocket is closed")
+                raise trio.BrokenResourceError("this WebSocket has ended")
             self._said_goodbye = last
             self._broken = True
             while data or self._pong:
