@@ -140,10 +140,10 @@ def parse(body: bytes) -> Action:
     """The action that a body asks for. Raises ApiError (400)."""
     given = _decoded(body)
     name: str = given.get("action", "")
-    if name not in _KINDS and name not in _LOOKS:
-        known = listed(sorted([*_KINDS, *_LOOKS]))
-        raise ApiError(400, f"Unknown action: {name[:_SHOWN_CHARS]}", f"There is {known}.")
-    kind = _KINDS.get(name, _LOOK)
+    kind = _KINDS.get(name)
+    if kind is None:
+        text = f"Unknown action: {name[:_SHOWN_CHARS]}"
+        raise ApiError(400, text, f"There is {listed(sorted(_KINDS))}.")
     _check_needs(name, kind, given)
     read: dict[str, Any] = {
         field: given[field] for field in ("coordinate", "start_coordinate") if field in given
@@ -292,7 +292,7 @@ async def _hold_key(desktop: Desktop, action: Action) -> None:
 
 
 async def _nothing(_desktop: Desktop, _action: Action) -> None:
-    """A look is `Actor`'s."""
+    """For what has more of an answer, which is `Actor`'s."""
 
 
 _TEXT, _POINT = ("text",), ("coordinate",)
@@ -314,12 +314,9 @@ _KINDS: Final[Mapping[str, _Kind]] = {
     "left_click_drag": _Kind(_drag, ("coordinate", "start_coordinate"), modifiers),
     "left_mouse_down": _Kind(partial(_button, True)),
     "left_mouse_up": _Kind(partial(_button, False)),
-}
-_LOOK: Final = _Kind(_nothing)
-_LOOKS: Final[Mapping[str, _Kind]] = {
-    "wait": _LOOK,
-    "cursor_position": _LOOK,
-    "screenshot": _LOOK,
+    "wait": _Kind(_nothing),
+    "cursor_position": _Kind(_nothing),
+    "screenshot": _Kind(_nothing),
     "zoom": _Kind(_nothing, ("region",)),
 }
 
@@ -394,7 +391,8 @@ class Actor:
             try:
                 await desktop.release_all()
             except DesktopError:
-                return  # What is gone holds nothing.
+                # A desktop whose client has gone lets go of what that held.
+                await self.aclose()
 
     async def _run(self, desktop: Desktop, action: Action) -> Answer:
         size = desktop.width, desktop.height

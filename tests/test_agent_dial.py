@@ -137,7 +137,7 @@ WRONG: dict[str, tuple[Answer, AgentStep, str]] = {
         AgentStep.DESKTOP,
         "answered with a 101 that is none of a WebSocket",
     ),
-    "RFB": (lambda _: b"RFB 003.008\n", AgentStep.DESKTOP, "does not answer as an agent"),
+    "RFB": (lambda _: b"RFB 003.008\r\n\r\n", AgentStep.DESKTOP, "does not answer as an agent"),
     "nothing": (lambda _: b"", AgentStep.DIAL, "closed the connection before it had answered"),
     "half a head": (
         lambda _: b"HTTP/1.1 101",

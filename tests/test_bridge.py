@@ -15,13 +15,19 @@ from tests.peers import Frames, client_frame
 LIMIT = 1_000_000
 
 
+def streams(lockstep: bool) -> tuple[trio.abc.Stream, trio.abc.Stream]:
+    """In lockstep, what is not read is not taken."""
+    if lockstep:
+        return trio.testing.lockstep_stream_pair()
+    return trio.testing.memory_stream_pair()
+
+
 class Lab:
     """A bridge with both its far ends in the test's hands."""
 
     def __init__(self, *, lockstep: bool = False) -> None:
-        make = trio.testing.lockstep_stream_pair if lockstep else trio.testing.memory_stream_pair
-        near, self.relay = make()
-        self._desktop, self.desktop = make()
+        near, self.relay = streams(lockstep)
+        self._desktop, self.desktop = streams(lockstep)
         self._end = WebSocketStream(near, client=False, limit_bytes=LIMIT)
         self.frames = Frames(self.relay)
         self.why = ""

@@ -22,7 +22,7 @@ def pair() -> tuple[WebSocketStream, WebSocketStream]:
     )
 
 
-def server() -> tuple[WebSocketStream, trio.testing.MemoryStream]:
+def server() -> tuple[WebSocketStream, trio.abc.Stream]:
     """A server's end, and the raw stream of its client."""
     near, far = trio.testing.memory_stream_pair()
     return WebSocketStream(near, client=False, limit_bytes=LIMIT), far
