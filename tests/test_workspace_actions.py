@@ -376,8 +376,8 @@ async def test_cancelled_while_it_holds_a_key(autojump_clock: MockClock) -> None
 async def test_a_connection_that_cannot_let_go_is_closed() -> None:
     lab = Lab(Screen(), Screen())
     await lab.do("left_mouse_down")
+    lab.screen.before = lambda: setattr(lab.screens[0], "gone", True)
     with pytest.raises(ApiError, match="Key press failed"):
-        lab.screen.before = lambda: setattr(lab.screens[0], "gone", True)
         await lab.do("key", text="Tab")
     assert lab.open == 0
     await lab.do("key", text="Tab")
