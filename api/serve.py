@@ -24,7 +24,7 @@ from hypercorn.trio.worker_context import WorkerContext
 
 from api.live import SPARE_CONNECTIONS
 from api.services import Services
-from api.takeover import Connection, HttpServer
+from api.takeover import READ_TIMEOUT_S, Connection, HttpServer
 from relay import CloseCode
 from relay.dial import KEEPALIVE
 
@@ -112,9 +112,12 @@ def _url(listener: trio.SocketListener, scheme: str) -> str:
 class _Connections:
     """Every open connection, served in a nursery that a cancellation does not reach at once."""
 
-    def __init__(self, app: FastAPI, limit: int, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, app: FastAPI, limit: int, tls: ssl.SSLContext | None, read_timeout_s: float
+    ) -> None:
         self._limit = limit
         self._tls = tls
+        self._read_timeout_s = read_timeout_s
         self._app = ASGIWrapper(cast(Any, app))
         self._config = _config()
         self._context = WorkerContext(None)
@@ -162,7 +165,7 @@ class _Connections:
             return
         self._full = False
         secured = stream if self._tls is None else _encrypted(stream, self._tls)
-        connection = Connection(secured)
+        connection = Connection(secured, self._read_timeout_s)
         self._open.add(connection)
         try:
             if isinstance(secured, trio.SSLStream) and not await _agreed(secured):
@@ -228,15 +231,17 @@ async def serve_app(
     end: Callable[[], object],
     beside: Callable[[], Awaitable[None]] = trio.sleep_forever,
     tls: ssl.SSLContext | None = None,
+    read_timeout_s: float = READ_TIMEOUT_S,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """As `serve`, for any application: `capacity` upgraded connections at once, `beside` runs
-    meanwhile, and `end` is called once no more are accepted."""
+    meanwhile, and `end` is called once no more are accepted. A client that has sent nothing for
+    `read_timeout_s` has left, also while its request is being answered."""
     listeners: dict[trio.SocketListener, str] = {}
     try:
         for address in bind:
             listeners[_listen(address)] = address
-        connections = _Connections(app, capacity + SPARE_CONNECTIONS, tls)
+        connections = _Connections(app, capacity + SPARE_CONNECTIONS, tls, read_timeout_s)
         async with trio.open_nursery() as nursery:
             holding = await nursery.start(connections.hold)
             try:

@@ -43,11 +43,20 @@ from api.errors import ApiError
 from api.upgrade import upgrade_problem
 from relay import streams
 
-__all__ = ["Connection", "HttpServer", "NotUpgraded", "current_connection", "for_hypercorn"]
+__all__ = [
+    "READ_TIMEOUT_S",
+    "Connection",
+    "HttpServer",
+    "NotUpgraded",
+    "current_connection",
+    "for_hypercorn",
+]
 
 SEND_TIMEOUT_S: Final = 20.0
-"""For one of Hypercorn's writes: responses of a few KiB, which fit a socket's buffer at once
-unless the client reads nothing."""
+"""For so much of one of Hypercorn's writes: most are of a few KiB, which fit a socket's buffer at
+once unless the client reads nothing; a picture of a desktop takes a slow link a while."""
+
+SEND_BYTES: Final = 65_536
 
 READ_TIMEOUT_S: Final = 60.0
 """Without a byte from the client while a plain request is being read or answered. Hypercorn
@@ -92,8 +101,9 @@ ClientStream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 class Connection:
     """One accepted connection, in the place of the stream that Hypercorn expects."""
 
-    def __init__(self, stream: ClientStream) -> None:
+    def __init__(self, stream: ClientStream, read_timeout_s: float = READ_TIMEOUT_S) -> None:
         self._stream = stream
+        self._read_timeout_s = read_timeout_s
         raw = stream if isinstance(stream, trio.SocketStream) else stream.transport_stream
         self.socket = raw.socket
         self._early: bytearray | None = None
@@ -113,7 +123,7 @@ class Connection:
         if self._early is not None:
             await self._watch(self._early)
             return b""
-        with trio.move_on_after(READ_TIMEOUT_S):
+        with trio.move_on_after(self._read_timeout_s):
             return bytes(await self._stream.receive_some(READ_BYTES))
         return b""
 
@@ -148,7 +158,9 @@ class Connection:
             if self._switching:
                 await streams.send(self._stream, data)
             else:
-                await self._stream.send_all(data)
+                for at in range(0, len(data), SEND_BYTES):
+                    await self._stream.send_all(data[at : at + SEND_BYTES])
+                    scope.deadline = trio.current_time() + SEND_TIMEOUT_S
         if scope.cancelled_caught:
             self.abort()
             raise trio.BrokenResourceError("the client takes no bytes")

@@ -53,6 +53,9 @@ HEALTH_PATH: Final = "/healthz"
 BODY_BYTES: Final = 262_144
 """Of an action. The longest text to type has 10,000 characters, each 12 bytes at the most."""
 
+ANSWER_S: Final = 600.0
+"""For an action, and those before it: one may hold a key for 300 s."""
+
 _log = structlog.stdlib.get_logger("api.workspace_agent")
 
 
@@ -254,7 +257,7 @@ def create_agent_app(workspace: Workspace, secret: Password | None) -> FastAPI:
 
     async def action(request: Request) -> Response:
         wanted = parse(await read_body(request, BODY_BYTES))
-        return SafeJSONResponse(await workspace.act(wanted))
+        return SafeJSONResponse(await _unless_left(request, partial(workspace.act, wanted)))
 
     async def health(_request: Request) -> Response:
         return PlainTextResponse("OK")
@@ -270,6 +273,30 @@ def create_agent_app(workspace: Workspace, secret: Password | None) -> FastAPI:
     app.add_middleware(Guard, hosts=None)
     app.add_middleware(AccessLog)  # the last one added is the outermost
     return app
+
+
+async def _unless_left(
+    request: Request, work: Callable[[], Awaitable[dict[str, Any]]]
+) -> dict[str, Any]:
+    """What `work` returns or, as ApiError, raises; cancelled when the client leaves, so that no key
+    is held for nobody. Owns a nursery with the watch over the client."""
+    outcome: dict[str, Any] | ApiError = ApiError(503, "Action was cancelled.")
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        try:
+            outcome = await work()
+        except ApiError as error:
+            outcome = error
+        nursery.cancel_scope.cancel()
+    if isinstance(outcome, ApiError):
+        raise outcome
+    return outcome
 
 
 async def run_agent(settings: AgentSettings, started: Callable[[str], object]) -> None:
@@ -296,6 +323,7 @@ async def run_agent(settings: AgentSettings, started: Callable[[str], object]) -
             capacity=reserve_capacity(),
             end=workspace.end,
             tls=settings.tls,
+            read_timeout_s=ANSWER_S,
         )
         try:
             async with trio.open_nursery() as nursery:

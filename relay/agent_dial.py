@@ -11,6 +11,7 @@ import json
 import secrets
 import ssl
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -122,12 +123,18 @@ async def upgraded(stream: trio.abc.Stream, address: AgentAddress) -> WebSocketS
 async def _encrypted(
     stream: trio.abc.Stream, address: AgentAddress, credentials: AgentCredentials
 ) -> trio.SSLStream[trio.abc.Stream]:
-    context = credentials.tls or ssl.create_default_context()
+    context = credentials.tls or _system_tls()
     # Whether what was read is whole, the WebSocket's close frame tells.
     encrypted = trio.SSLStream(stream, context, server_hostname=address.host, https_compatible=True)
     with trio.fail_after(TLS_TIMEOUT_S):
         await encrypted.do_handshake()
     return encrypted
+
+
+@cache
+def _system_tls() -> ssl.SSLContext:
+    # Once: it reads 150 certificates, in which time no session moves.
+    return ssl.create_default_context()
 
 
 async def _secret(credentials: AgentCredentials) -> Password | None:

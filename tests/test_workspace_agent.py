@@ -94,7 +94,7 @@ class Lab:
 
     async def upgrade(self, **changes: str | None) -> tuple[trio.SocketStream, bytes]:
         stream = await trio.open_tcp_stream("127.0.0.1", self.port)
-        await stream.send_all(self.head(**changes))
+        await stream.send_all(self.head(DEFAULT_PATH, **changes))
         return stream, await read_head(stream)
 
     async def refusal(self, path: str = DEFAULT_PATH, **changes: str | None) -> tuple[int, Any]:
@@ -270,6 +270,17 @@ async def test_a_desktop_that_cannot_be_reached(lab: Lab, how: str) -> None:
         status, body = answer.status_code, answer.json()
     assert (status, body["message"]) == (500, "Failed to connect to VNC server.")
     assert "Connection refused" in body["detail"]
+
+
+async def test_a_client_that_leaves_holds_no_key() -> None:
+    async with agent(Pattern((640, 480), LIMITS)) as lab:
+        await lab.act(action="mouse_move", coordinate=[1, 1])
+        with trio.move_on_after(0.3) as left:
+            await lab.act(action="hold_key", text="shift", duration=60_000)
+        assert left.cancelled_caught
+        # Who comes next does not wait for it.
+        with trio.fail_after(5):
+            assert (await lab.act(action="key", text="Tab")).status_code == 200
 
 
 # The desktop
