@@ -34,7 +34,7 @@ from api.settings import SettingsProblem
 from api.takeover import NotUpgraded, current_connection
 from api.upgrade import upgrade_problem
 from api.workspace_actions import Action, Actor, Desktop, parse
-from relay import client, streams
+from relay import client, kernel, streams
 from relay.agent_dial import DEFAULT_PATH
 from relay.bridge import bridge
 from relay.desktops import Desktops, RunningDesktop, provider_for
@@ -196,6 +196,10 @@ class Workspace:
         except BaseException:
             await streams.cut(desktop)
             raise
+        socket = stream if isinstance(stream, trio.SocketStream) else stream.transport_stream
+        # What a slow relay has not been sent yet is better left with the desktop, which then sends
+        # what is newer.
+        kernel.hold_unsent(socket, self._limits.low_water_bytes)
         relay_end = WebSocketStream(
             stream, client=False, limit_bytes=self._limits.viewer_frame_bytes, early=early
         )

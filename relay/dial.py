@@ -12,8 +12,10 @@ from urllib.parse import urlsplit
 
 import trio
 
+from relay import kernel
 from relay.agent_dial import DEFAULT_PATH, SCHEMES, AgentAddress, AgentCredentials, upgraded
 from relay.errors import AgentError, AgentStep, DesktopError
+from relay.limits import Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,11 @@ async def dial(address: Address, *, timeout_s: float) -> trio.abc.Stream:
         # A UnicodeError is a name that cannot be one: a label of more than 63 characters.
         text = f"cannot connect to {address}: {_reasons(error)}"
         raise _failure(address, AgentStep.DISCONNECTED, text) from None
-    return await upgraded(stream, address) if isinstance(address, AgentAddress) else stream
+    if not isinstance(address, AgentAddress):
+        return stream
+    # For whoever reads it, it is no socket any more.
+    kernel.hold_unread(stream, Limits().desktop_window_bytes)
+    return await upgraded(stream, address)
 
 
 def _failure(address: Address, step: AgentStep, text: str) -> DesktopError:

@@ -336,6 +336,31 @@ async def test_the_desktop_hears_that_the_relay_has_ended(lab: Lab) -> None:
             await trio.sleep(0.01)
 
 
+async def test_a_relay_that_reads_nothing_holds_the_desktop_up() -> None:
+    class Flooding(FakeDesktop):
+        sent_bytes = 0
+
+        async def _serve(self, stream: trio.SocketStream) -> None:
+            try:
+                while True:
+                    await stream.send_all(bytes(65_536))
+                    self.sent_bytes += 65_536
+            except trio.BrokenResourceError:
+                pass
+
+    desktop = Flooding()
+    async with agent(desktop) as lab:
+        stream, _ = await lab.upgrade()
+        async with stream:
+            await trio.sleep(0.5)
+            held_bytes = desktop.sent_bytes
+            # In the kernel's buffers: two sockets of the desktop's, two of the relay's.
+            assert 0 < held_bytes < 16_000_000
+            await trio.sleep(0.2)
+            assert desktop.sent_bytes == held_bytes
+            await Frames(stream).binary(20_000_000)
+
+
 async def test_an_agent_that_ends_says_goodbye(lab: Lab) -> None:
     stream, _ = await lab.upgrade()
     async with stream:
