@@ -21,6 +21,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from relay import streams
+from relay.agent_dial import AgentAddress
 from relay.desktops.provider import RunningDesktop
 from relay.dial import Address, UnixAddress, parse_address
 from relay.errors import DesktopError, ProtocolError
@@ -128,6 +129,8 @@ async def connect(
 
 
 def _is_here(address: Address) -> bool:
+    if isinstance(address, AgentAddress):
+        return False  # At a loopback address it is the end of a tunnel.
     return isinstance(address, UnixAddress) or address.host in ("127.0.0.1", "::1", "localhost")
 
 

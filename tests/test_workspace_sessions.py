@@ -314,6 +314,8 @@ async def test_mutual_tls_with_everything_real(
                 with trio.fail_after(10):
                     code, _ = await frames.close()
                 assert code == relay.CloseCode.DESKTOP_GONE
+            # Its listener may outlive its connections, until it has ended whole.
+            await trio.to_thread.run_sync(agent_process.wait)
             stream, head = await upgrade(port, path, token)
             async with stream:
                 status, _, body = parse(head + await read_all(stream))
