@@ -36,7 +36,7 @@ from api.upgrade import upgrade_problem
 from api.workspace_actions import Action, Actor, Desktop, parse
 from relay import client, kernel, streams
 from relay.agent_dial import DEFAULT_PATH
-from relay.bridge import bridge
+from relay.bridge import READ_BYTES, bridge
 from relay.desktops import Desktops, RunningDesktop, provider_for
 from relay.desktops.runtime import reap_leftovers
 from relay.dial import dial
@@ -156,11 +156,25 @@ class Workspace:
 
             yield await self._reach(connect)
 
-    async def _dialled(self) -> trio.abc.Stream:
-        stream: trio.abc.Stream = await self._reach(
-            lambda running: dial(running.address, timeout_s=self._limits.dial_timeout_s)
-        )
-        return stream
+    async def _greeted(self, running: RunningDesktop) -> tuple[trio.abc.Stream, bytes]:
+        """The desktop's stream, and the first it says, as every RFB server does unasked. One that
+        is just ending still takes connections."""
+        stream = await dial(running.address, timeout_s=self._limits.dial_timeout_s)
+        try:
+            with trio.fail_after(self._limits.handshake_timeout_s):
+                hello = await streams.receive(stream, READ_BYTES)
+        except trio.BrokenResourceError:
+            hello = b""
+        except trio.TooSlowError:
+            await streams.cut(stream)
+            raise DesktopError("the desktop says nothing") from None
+        except BaseException:
+            await streams.cut(stream)
+            raise
+        if not hello:
+            await streams.cut(stream)
+            raise DesktopError("the desktop closed the connection")
+        return stream, hello
 
     # The upgrade.
 
@@ -181,13 +195,14 @@ class Workspace:
             assert problem is not None
             raise problem
         connection = current_connection()
-        desktop: trio.abc.Stream | None = None
+        reached: tuple[trio.abc.Stream, bytes] | None = None
         with trio.CancelScope() as starting:
             connection.when_viewer_leaves(starting.cancel)
             with self._listed(starting):
-                desktop = await self._dialled()
-        if desktop is None:
+                reached = await self._reach(self._greeted)
+        if reached is None:
             raise ApiError(503, "Agent is going away.", "Or whoever asked has left.")
+        desktop, hello = reached
         try:
             stream, early = await connection.take_over(send)
         except NotUpgraded:
@@ -203,14 +218,16 @@ class Workspace:
         relay_end = WebSocketStream(
             stream, client=False, limit_bytes=self._limits.viewer_frame_bytes, early=early
         )
-        connection.hand_over(partial(self._carry, relay_end, desktop))
+        connection.hand_over(partial(self._carry, relay_end, desktop, hello))
 
-    async def _carry(self, relay_end: WebSocketStream, desktop: trio.abc.Stream) -> None:
+    async def _carry(
+        self, relay_end: WebSocketStream, desktop: trio.abc.Stream, hello: bytes
+    ) -> None:
         _log.info("session begins")
         why = "cancelled"
         try:
             with trio.CancelScope() as scope, self._listed(scope):
-                why = await bridge(relay_end, desktop)
+                why = await bridge(relay_end, desktop, hello)
         finally:
             _log.info("session ended", reason=why)
 

@@ -14,7 +14,7 @@ from relay import streams
 from relay.rfb.errors import CloseCode
 from relay.websocket_stream import WebSocketStream
 
-__all__ = ["bridge"]
+__all__ = ["READ_BYTES", "bridge"]
 
 READ_BYTES: Final = 65_536
 
@@ -25,8 +25,9 @@ HEARTBEAT_S: Final = 20.0
 """Reverse proxies drop connections on which nothing comes back for 60 s."""
 
 
-async def bridge(relay_end: WebSocketStream, desktop: trio.abc.Stream) -> str:
-    """Carries until either side ends; closes both, and returns which it was, in words.
+async def bridge(relay_end: WebSocketStream, desktop: trio.abc.Stream, hello: bytes = b"") -> str:
+    """Carries until either side ends; closes both, and returns which it was, in words. `hello` is
+    what was read of the desktop already.
 
     Holds one read a direction. Cancelled, it tells the relay that this end goes away.
     """
@@ -37,9 +38,11 @@ async def bridge(relay_end: WebSocketStream, desktop: trio.abc.Stream) -> str:
         sink: trio.abc.SendStream,
         source_name: str,
         sink_name: str,
+        early: bytes = b"",
     ) -> None:
         try:
-            while data := await source.receive_some(READ_BYTES):
+            while data := early or await source.receive_some(READ_BYTES):
+                early = b""
                 try:
                     with trio.fail_after(SEND_TIMEOUT_S):
                         await sink.send_all(data)
@@ -65,7 +68,7 @@ async def bridge(relay_end: WebSocketStream, desktop: trio.abc.Stream) -> str:
 
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(carry, desktop, relay_end, "the desktop", "the relay")
+            nursery.start_soon(carry, desktop, relay_end, "the desktop", "the relay", hello)
             nursery.start_soon(carry, relay_end, desktop, "the relay", "the desktop")
             nursery.start_soon(beat)
     finally:

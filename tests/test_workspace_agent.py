@@ -111,10 +111,13 @@ class Lab:
 
 @asynccontextmanager
 async def agent(
-    desktop: Any, secret: str | None = SECRET, tls: ssl.SSLContext | None = None
+    desktop: Any,
+    secret: str | None = SECRET,
+    tls: ssl.SSLContext | None = None,
+    limits: Limits = LIMITS,
 ) -> AsyncIterator[Lab]:
     async with trio.open_nursery() as nursery:
-        workspace = Workspace(Desktops(nursery, lambda _spec: desktop), "fake", LIMITS)
+        workspace = Workspace(Desktops(nursery, lambda _spec: desktop), "fake", limits)
         app = create_agent_app(workspace, None if secret is None else Password(secret))
         serving = trio.CancelScope()
 
@@ -258,6 +261,48 @@ async def test_a_desktop_that_does_not_start(lab: Lab, how: str) -> None:
     else:
         answer = await lab.act(action="left_click")
         assert (answer.status_code, answer.json()) == (500, expected)
+
+
+async def test_a_desktop_that_is_just_ending_is_started_again() -> None:
+    """It still takes connections, and says nothing on them."""
+
+    class Ending(FakeDesktop):
+        async def run(self, *, task_status: trio.TaskStatus[RunningDesktop]) -> None:
+            self.starts += 1
+            doubted, dying = trio.Event(), self.starts == 1
+
+            async def serve(stream: trio.SocketStream) -> None:
+                if not dying:
+                    await self._serve(stream)
+
+            (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+            address = TcpAddress("127.0.0.1", listener.socket.getsockname()[1])
+            running = RunningDesktop(address, doubt=doubted.set)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.serve_listeners, serve, [listener])
+                task_status.started(running)
+                await doubted.wait()
+                running.ended.set()
+                nursery.cancel_scope.cancel()
+
+    desktop = Ending()
+    async with agent(desktop) as lab:
+        stream, head = await lab.upgrade()
+        async with stream:
+            assert b" 101 " in head
+            assert await Frames(stream).binary(12) == b"RFB 003.008\n"
+    assert desktop.starts == 2
+
+
+async def test_a_desktop_that_says_nothing() -> None:
+    class Silent(FakeDesktop):
+        async def _serve(self, stream: trio.SocketStream) -> None:
+            await stream.receive_some(1)
+
+    async with agent(Silent(), limits=Limits(handshake_timeout_s=0.2)) as lab:
+        status, body = await lab.refusal()
+    assert (status, body["message"]) == (500, "Failed to connect to VNC server.")
+    assert body["detail"] == "the desktop says nothing"
 
 
 @pytest.mark.parametrize("how", ["action", "vnc"])
