@@ -33,7 +33,15 @@ from relay.agent_dial import client_tls
 from relay.desktops import Desktops, provider_for
 from tests.certificates import Authority
 from tests.desktop_lab import KEY, parse, read_all, read_head
-from tests.desktop_processes import desktops_home, needs_xvnc, pid_of, runs, tcp_listeners, until
+from tests.desktop_processes import (
+    desktops_home,
+    living,
+    needs_xvnc,
+    pid_of,
+    runs,
+    tcp_listeners,
+    until,
+)
 from tests.peers import Frames, client_frame
 from tests.web import Web, start_web
 
@@ -371,7 +379,7 @@ async def test_its_desktop_ends_with_the_agent(desktops_home: Path, secret_file:
         async with relay.connect(parse_address(ws(url), credentials())):
             assert runs(desktops_home, "Xvnc")
             process.kill()
-            await until(lambda: not runs(desktops_home, "Xvnc"))
+            await until(lambda: not living(desktops_home))
 
 
 # The command line
