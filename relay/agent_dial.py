@@ -223,7 +223,9 @@ def _explained(error: BaseException, address: AgentAddress) -> AgentError | None
     if isinstance(error, trio.TooSlowError):
         return AgentError(AgentStep.TIMEOUT, f"{address} did not answer in time")
     if isinstance(error, h11.RemoteProtocolError):
-        return AgentError(AgentStep.DESKTOP, f"{address} does not answer as an agent: {error}")
+        # It shows what it could not read.
+        text = f"{address} does not answer as an agent: {str(error)[:TEXT_CHARS]}"
+        return AgentError(AgentStep.DESKTOP, text)
     if isinstance(error, trio.BrokenResourceError | trio.ClosedResourceError):
         cause = error.__cause__
         if isinstance(cause, ssl.SSLError):

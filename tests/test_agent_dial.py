@@ -138,6 +138,11 @@ WRONG: dict[str, tuple[Answer, AgentStep, str]] = {
         "answered with a 101 that is none of a WebSocket",
     ),
     "RFB": (lambda _: b"RFB 003.008\r\n\r\n", AgentStep.DESKTOP, "does not answer as an agent"),
+    "a long line": (
+        lambda _: b"\x1b" * 5_000 + b"\r\n\r\n",
+        AgentStep.DESKTOP,
+        "does not answer as an agent",
+    ),
     "nothing": (lambda _: b"", AgentStep.DIAL, "closed the connection before it had answered"),
     "half a head": (
         lambda _: b"HTTP/1.1 101",
