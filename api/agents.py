@@ -20,7 +20,7 @@ import trio
 from api.agent_desktop import AgentDesktop, stored
 from api.agent_tools import AgentTools, ToolError
 from api.model import ModelError, Reply
-from api.settings import AgentSettings
+from api.settings import ModelSettings
 from api.store import Chat, Conversations, File, Message, Store, StoreError
 from api.store.conversations import LEASE_S
 from api.transcript import request_messages
@@ -141,7 +141,7 @@ class Agents:
         store: Store,
         desktops: Desktops,
         limits: Limits,
-        settings: AgentSettings,
+        settings: ModelSettings,
         answers: Answers | None,
     ) -> None:
         self._nursery = nursery

@@ -7,13 +7,18 @@ from typing import Any, Final, cast
 
 from fastapi import FastAPI
 from hypercorn.middleware import ProxyFixMiddleware
-from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from api import chats, desktop, messages, ops, page
 from api.auth import COOKIE, HEADER
-from api.errors import ErrorBody, SafeJSONResponse, error_responses, install_error_handlers
-from api.guard import Guard
+from api.errors import (
+    ErrorBody,
+    SafeJSONResponse,
+    error_responses,
+    install_error_handlers,
+    no_route,
+)
+from api.guard import Guard, own_hosts
 from api.logs import AccessLog
 from api.services import Services
 
@@ -98,11 +103,6 @@ class _Application(FastAPI):
         return self.openapi_schema
 
 
-async def _no_route(_scope: Scope, _receive: Receive, _send: Send) -> None:
-    # Starlette's own answer to an upgrade request for an unknown path is a bare 403.
-    raise HTTPException(404)
-
-
 def create_app(services: Services) -> FastAPI:
     """The application for `services`, which stay their maker's to close."""
     app = _Application(
@@ -123,10 +123,10 @@ def create_app(services: Services) -> FastAPI:
         app.router.routes.extend(desktop.routes(prefix))
     app.include_router(ops.router)
     app.include_router(page.router)
-    app.router.default = _no_route
+    app.router.default = no_route
     if services.settings.trusted_proxy_hops:
         app.trust_proxies(services.settings.trusted_proxy_hops)
     app.add_middleware(desktop.UpgradesFirst, prefixes=PREFIXES)
-    app.add_middleware(Guard, settings=services.settings)
+    app.add_middleware(Guard, hosts=own_hosts(services.settings))
     app.add_middleware(AccessLog)  # the last one added is the outermost
     return app

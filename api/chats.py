@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
 from datetime import datetime
 from typing import Annotated, Any, Final, TypeVar
 from uuid import UUID
@@ -12,6 +11,7 @@ from pydantic import BaseModel, Field, ValidationError
 from starlette.convertors import Convertor, register_url_convertor
 
 from api.auth import Identity, authenticate, require_same_origin
+from api.body import read_body
 from api.errors import NOT_FOUND, SEE_LOG, ApiError, error_responses, validation_failed
 from api.services import Services, services_of
 from api.store import Chat, StoreError
@@ -24,7 +24,7 @@ __all__ = [
     "SignedIn",
     "find_chat",
     "parse_chat_id",
-    "read_body",
+    "read_json",
     "router",
 ]
 
@@ -135,17 +135,11 @@ async def find_chat(services: Services, identity: Identity, text: str) -> Chat:
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-async def read_body(request: Request, model: type[_Model]) -> _Model:
-    """The body as `model`. FastAPI would read it before it asks who is there, without a bound."""
-    body = bytearray()
-    async with aclosing(request.stream()) as chunks:
-        async for chunk in chunks:
-            body += chunk
-            if len(body) > BODY_BYTES:
-                text = "Request body is too large."
-                raise ApiError(413, text, f"At most {BODY_BYTES} bytes are read.")
+async def read_json(request: Request, model: type[_Model]) -> _Model:
+    """The body as `model`."""
+    body = await read_body(request, BODY_BYTES)
     try:
-        return model.model_validate_json(bytes(body))
+        return model.model_validate_json(body)
     except ValidationError as error:
         problems = error.errors(include_url=False, include_input=False)
         if problems[0]["type"] == "json_invalid":
@@ -174,7 +168,7 @@ router = APIRouter(tags=["chats"])
 )
 async def create_chat(request: Request, identity: SignedIn) -> ChatBody:
     """A new chat of the caller's; with a workspace, it shows that workspace's desktop."""
-    wanted = await read_body(request, CreateChat)
+    wanted = await read_json(request, CreateChat)
     services = services_of(request)
     store = services.store
     try:

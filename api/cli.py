@@ -15,6 +15,8 @@ from uuid import UUID
 import trio
 import typer
 
+from api.cli_agent import agent
+from api.cli_options import DesktopPasswordFile, Geometry, check_password_file, checked
 from api.demo import is_loopback, run_demo
 from api.logs import configure_logging
 from api.run import run_server
@@ -25,7 +27,6 @@ from api.settings import (
     SettingsProblem,
     check_address,
     check_desktop,
-    check_geometry,
     load_settings,
     parse_limits,
 )
@@ -54,6 +55,7 @@ _workspaces = typer.Typer(help="Workspaces: where the desktops are.")
 app.add_typer(_tokens, name="token")
 app.add_typer(_chats, name="chat")
 app.add_typer(_workspaces, name="workspace")
+app.command()(agent)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -68,17 +70,6 @@ def run(arguments: Sequence[str]) -> int:
     return status if isinstance(status, int) else 0
 
 
-def _checked(check: Callable[[str], object]) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        try:
-            check(text)
-        except ValueError as error:
-            raise typer.BadParameter(str(error)) from None
-        return text
-
-    return parse
-
-
 def _check_name(text: str) -> None:
     if not text.isprintable() or not text.strip() or len(text) > NAME_CHARS:
         raise ValueError(f"a name is 1 to {NAME_CHARS} printable characters")
@@ -89,35 +80,17 @@ Config = Annotated[
     typer.Option(metavar="FILE", help="Settings; ./deskrelay.toml where there is one."),
 ]
 UserName = Annotated[
-    str, typer.Option("--user", metavar="NAME", parser=_checked(_check_name), help="Whose.")
+    str, typer.Option("--user", metavar="NAME", parser=checked(_check_name), help="Whose.")
 ]
 Desktop = Annotated[
     str,
     typer.Option(
         metavar="DESKTOP",
-        parser=_checked(check_desktop),
-        help="pattern, xvnc, portabledesktop, tcp://HOST:PORT or unix:PATH.",
+        parser=checked(check_desktop),
+        help="pattern, xvnc, portabledesktop, tcp://HOST:PORT, unix:PATH, or a workspace's agent "
+        "at ws://HOST:PORT or wss://HOST:PORT.",
     ),
 ]
-
-
-PasswordOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--password-file",
-        metavar="FILE",
-        exists=True,
-        dir_okay=False,
-        readable=True,
-        help="The password of a desktop at an address, in the file's first line.",
-    ),
-]
-
-
-def _check_password(desktop: str, password_file: Path | None) -> None:
-    if password_file is not None and ":" not in desktop:
-        text = f"the desktop {desktop} has no password; only tcp://HOST:PORT and unix:PATH may"
-        raise typer.BadParameter(text, param_hint="--password-file")
 
 
 def _limits(texts: list[str]) -> Any:
@@ -137,7 +110,7 @@ def demo(
         str,
         typer.Option(
             metavar="DESKTOP",
-            parser=_checked(lambda text: text == "auto" or check_desktop(text)),
+            parser=checked(lambda text: text == "auto" or check_desktop(text)),
             help="auto, pattern, xvnc, portabledesktop, tcp://HOST:PORT or unix:PATH. "
             "auto is xvnc where it is installed, else pattern.",
         ),
@@ -146,19 +119,12 @@ def demo(
         str,
         typer.Option(
             metavar="HOST:PORT",
-            parser=_checked(check_address),
+            parser=checked(check_address),
             help="Where to listen. Port 0 takes a free one.",
         ),
     ] = "127.0.0.1:6080",
-    geometry: Annotated[
-        str,
-        typer.Option(
-            metavar="WIDTHxHEIGHT",
-            parser=_checked(check_geometry),
-            help="The screen of a desktop that the demo starts, in pixels.",
-        ),
-    ] = "1280x800",
-    password_file: PasswordOption = None,
+    geometry: Geometry = "1280x800",
+    password_file: DesktopPasswordFile = None,
     limit: Annotated[
         list[str],
         typer.Option(metavar="NAME=VALUE", help="A field of relay.Limits; may be repeated."),
@@ -168,7 +134,7 @@ def demo(
     ] = False,
 ) -> None:
     """Show a live desktop in the browser: a desktop, the relay, a user and a chat."""
-    _check_password(desktop, password_file)
+    check_password_file(desktop, password_file)
     settings = Settings.model_construct(
         bind=[bind],
         limits=_limits(limit),
@@ -259,12 +225,12 @@ def serve(config: Config = None) -> None:
 @app.command()
 def mcp(
     desktop: Desktop,
-    password_file: PasswordOption = None,
+    password_file: DesktopPasswordFile = None,
     http: Annotated[
         str | None,
         typer.Option(
             metavar="HOST:PORT",
-            parser=_checked(check_address),
+            parser=checked(check_address),
             help="Serve streamable HTTP at /mcp there, instead of one client on stdin and stdout.",
         ),
     ] = None,
@@ -280,7 +246,7 @@ def mcp(
     ] = None,
 ) -> None:
     """Offer a desktop to MCP clients: a language model's tools to see and use it."""
-    _check_password(desktop, password_file)
+    check_password_file(desktop, password_file)
     token = _token(http, token_file)
     try:
         # Not at the top: these packages are extras, and no other command needs them.
@@ -433,7 +399,7 @@ def chat_list(config: Config = None) -> None:
 
 @_workspaces.command("add")
 def workspace_add(
-    name: Annotated[str, typer.Argument(parser=_checked(_check_name))],
+    name: Annotated[str, typer.Argument(parser=checked(_check_name))],
     user: UserName,
     desktop: Desktop = "xvnc",
     config: Config = None,

@@ -97,7 +97,7 @@ async def _start_desktop(services: Services, workspace: Workspace) -> None:
 
 
 def is_loopback(bind: str) -> bool:
-    """Whether only this machine reaches `HOST:PORT`."""
+    """Whether `HOST:PORT` is on this machine alone."""
     host = bind.rpartition(":")[0].strip("[]")
     try:
         return ip_address(host).is_loopback

@@ -27,6 +27,8 @@ from api.upgrade import check_origin, upgrade_problem
 from relay import (
     FULL,
     VIEW_ONLY,
+    AgentError,
+    AgentStep,
     CloseCode,
     DesktopEnd,
     DesktopError,
@@ -54,6 +56,15 @@ _ENDINGS: Final[dict[CloseCode, tuple[int, str, str]]] = {
     ),
     CloseCode.SIGNED_OUT: (401, SIGNED_OUT, "API key was revoked or has expired."),
     CloseCode.GOING_AWAY: (503, "Server is going away.", "Try again in a few seconds."),
+}
+
+
+# How a session is refused whose desktop was not reached: status and text.
+_AGENT_ERRORS: Final[dict[AgentStep, tuple[int, str]]] = {
+    AgentStep.DISCONNECTED: (400, 'Agent state is "disconnected", must be connected.'),
+    AgentStep.TIMEOUT: (400, 'Agent state is "timeout", must be connected.'),
+    AgentStep.DIAL: (500, "Failed to dial workspace agent."),
+    AgentStep.DESKTOP: (500, "Failed to connect to agent desktop."),
 }
 
 
@@ -228,8 +239,8 @@ async def _open(
             log.warning(
                 "desktop not reached", workspace=str(workspace.id), problem=str(error), **fields
             )
-            text = "Failed to connect to agent desktop."
-            raise ApiError(500, text, str(error)) from None
+            step = error.step if isinstance(error, AgentError) else AgentStep.DESKTOP
+            raise ApiError(*_AGENT_ERRORS[step], str(error)) from None
     return None
 
 

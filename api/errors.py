@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
 __all__ = [
     "FORBIDDEN",
@@ -31,6 +32,7 @@ __all__ = [
     "Validation",
     "error_responses",
     "install_error_handlers",
+    "no_route",
     "validation_failed",
 ]
 
@@ -161,6 +163,12 @@ async def _on_http_error(connection: HTTPConnection, error: Exception) -> Respon
         detail = f"This address takes {allow}."
         return ApiError(405, "Method not allowed.", detail, headers={"Allow": allow}).response()
     return ApiError(error.status_code, str(error.detail), headers=headers).response()
+
+
+async def no_route(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    """For `router.default`: Starlette's own answer to an upgrade request for an unknown path is a
+    bare 403."""
+    raise HTTPException(404)
 
 
 def install_error_handlers(app: FastAPI) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
@@ -11,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from api.errors import ApiError
 from api.settings import Settings
 
-__all__ = ["Guard"]
+__all__ = ["Guard", "own_hosts"]
 
 HEADERS_COUNT: Final = 100
 HEADERS_BYTES: Final = 16_384
@@ -23,16 +24,19 @@ _SINGLE: Final = (b"authorization", b"coder-session-token", b"cookie", b"origin"
 (h11 refuses two Hosts.)"""
 
 
-class Guard:
-    """ASGI middleware; refuses before any route is looked up."""
+def own_hosts(settings: Settings) -> frozenset[str | None]:
+    """The names that are this server's."""
+    binds = (f"http://{bind}" for bind in settings.bind if "/" not in bind)
+    return frozenset(urlsplit(origin).hostname for origin in [*settings.origins, *binds])
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+
+class Guard:
+    """ASGI middleware; refuses before any route is looked up. `hosts` are this server's names;
+    None where no browser signs in to it."""
+
+    def __init__(self, app: ASGIApp, hosts: Collection[str | None] | None) -> None:
         self._app = app
-        origins = [
-            *settings.origins,
-            *(f"http://{bind}" for bind in settings.bind if "/" not in bind),
-        ]
-        self._hosts = frozenset(urlsplit(origin).hostname for origin in origins)
+        self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket") and (error := self._refusal(scope)):
@@ -74,7 +78,7 @@ class Guard:
         """
         try:
             name = urlsplit(f"//{host}").hostname
-            if name is None or name == "localhost" or name in self._hosts:
+            if self._hosts is None or name in (None, "localhost") or name in self._hosts:
                 return True
             ip_address(name)
         except ValueError:

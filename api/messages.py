@@ -17,7 +17,7 @@ from starlette.types import Send
 
 from api.agents import NO_MODEL, Busy
 from api.auth import authenticate
-from api.chats import CHAT_PATH, ChatBody, ChatId, SignedIn, find_chat, read_body
+from api.chats import CHAT_PATH, ChatBody, ChatId, SignedIn, find_chat, read_json
 from api.errors import NOT_FOUND, SEE_LOG, ApiError, error_responses
 from api.services import Services, services_of
 from api.store import Chat, Message, StoreError
@@ -82,13 +82,13 @@ _SAY_BODY: Final[dict[str, Any]] = {
 async def say(request: Request, identity: SignedIn, chat: ChatId) -> ChatBody:
     """Tells the chat's model something; where it is at work, it hears it when it is done with the
     tools it uses."""
-    body = await read_body(request, SayBody)
+    body = await read_json(request, SayBody)
     services = services_of(request)
     found = await find_chat(services, identity, chat)
     if found.archived:
         raise ApiError(400, "Chat is archived.", "Unarchive it first.")
     if not services.agents.available:
-        raise ApiError(400, NO_MODEL, "Set agent.api_key_file in the server's settings.")
+        raise ApiError(400, NO_MODEL, "Set model.api_key_file in the server's settings.")
     try:
         await services.agents.say(found.id, body.text)
     except Busy as busy:

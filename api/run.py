@@ -24,7 +24,7 @@ from api.live import LiveSessions, reserve_capacity
 from api.model import Model
 from api.serve import serve
 from api.services import Services
-from api.settings import AgentSettings, Settings, SettingsProblem
+from api.settings import ModelSettings, Settings, SettingsProblem
 from api.store import Store
 from relay.desktops import Desktops, provider_for
 from relay.desktops.runtime import reap_leftovers
@@ -47,9 +47,11 @@ Started = Callable[[Services, str], Awaitable[None]]
 async def run_server(settings: Settings, store: Store, started: Started) -> None:
     """Serves until SIGINT or SIGTERM; a second signal ends the process at once.
 
-    Raises SettingsProblem where an address can't be listened on, or the model's key is not there.
+    Raises SettingsProblem where an address can't be listened on, certificates can't be used, or
+    the model's key is not there.
     """
-    answers = model_of(settings.agent)
+    answers = model_of(settings.model)
+    agent = settings.desktop.agent_credentials()
     await reap_leftovers()
     problem: OSError | None = None
     async with trio.open_nursery() as desktops_nursery:
@@ -57,11 +59,12 @@ async def run_server(settings: Settings, store: Store, started: Started) -> None
             provider_for,
             geometry=settings.desktop.geometry,
             password=settings.desktop.password_source,
+            agent=agent,
             limits=settings.limits,
         )
         desktops = Desktops(desktops_nursery, make)
         async with trio.open_nursery() as nursery:
-            agents = Agents(nursery, store, desktops, settings.limits, settings.agent, answers)
+            agents = Agents(nursery, store, desktops, settings.limits, settings.model, answers)
             services = Services(
                 settings=settings,
                 store=store,
@@ -87,7 +90,7 @@ async def run_server(settings: Settings, store: Store, started: Started) -> None
         raise SettingsProblem(f"cannot listen on {', '.join(settings.bind)}: {text}")
 
 
-def model_of(settings: AgentSettings) -> Model | None:
+def model_of(settings: ModelSettings) -> Model | None:
     """The model that chats talk to; None where no key is set. Raises SettingsProblem."""
     key = settings.read_api_key()
     if key is None:
@@ -96,9 +99,11 @@ def model_of(settings: AgentSettings) -> Model | None:
         return Model(
             api_key=key,
             base_url=settings.base_url,
-            name=settings.model,
+            name=settings.name,
             max_tokens=settings.max_tokens,
         )
+    except ValueError as error:
+        raise SettingsProblem(f"model.api_key: {error}") from None
     except ImportError:
         text = 'chats with a model need more packages: pip install "deskrelay[server,agent]"'
         raise SettingsProblem(text) from None
@@ -115,7 +120,7 @@ def _settle_memory() -> None:
 async def end_on_signal(
     scope: trio.CancelScope, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Cancels `scope` at SIGINT or SIGTERM, after which the process ends within `STOP_S`."""
+    """Cancels `scope` at SIGINT or SIGTERM; the process ends within `STOP_S`, whatever hangs."""
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         task_status.started()
         async for number in signals:

@@ -1,14 +1,15 @@
 """The HTTP server: Hypercorn's parts, composed because its own takes no wrapped streams.
 
-`serve_app` owns two nurseries: one with the accept loops and what runs beside them (for `serve` the
-watch over tokens), and one with the connections, which outlives a cancellation by `GRACE_S` so that
-viewers and clients get their goodbyes.
+`serve_app` owns two nurseries: one with the accept loops and what runs beside, and one with the
+connections, which outlives a cancellation by `GRACE_S` so that viewers and clients get their
+goodbyes.
 """
 
 from __future__ import annotations
 
 import logging
 import socket
+import ssl
 import stat
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -101,19 +102,22 @@ def _close(listener: trio.SocketListener, bind: str) -> None:
         Path(bind.removeprefix(UNIX)).unlink(missing_ok=True)
 
 
-def _url(listener: trio.SocketListener) -> str:
+def _url(listener: trio.SocketListener, scheme: str) -> str:
     name = listener.socket.getsockname()
     if isinstance(name, str):
         return f"{UNIX}{name}"
     host, port = name[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 class _Connections:
     """Every open connection, served in a nursery that a cancellation does not reach at once."""
 
-    def __init__(self, app: ASGIApp, limit: int, read_timeout_s: float) -> None:
+    def __init__(
+        self, app: ASGIApp, limit: int, tls: ssl.SSLContext | None, read_timeout_s: float
+    ) -> None:
         self._limit = limit
+        self._tls = tls
         self._read_timeout_s = read_timeout_s
         self._app = ASGIWrapper(cast(Any, app))
         self._config = _config()
@@ -161,9 +165,12 @@ class _Connections:
             self._full = True
             return
         self._full = False
-        connection = Connection(stream, self._read_timeout_s)
+        secured = stream if self._tls is None else _encrypted(stream, self._tls)
+        connection = Connection(secured, self._read_timeout_s)
         self._open.add(connection)
         try:
+            if isinstance(secured, trio.SSLStream) and not await _agreed(secured):
+                return
             try:
                 await HttpServer(self._app, self._config, self._context, connection)
             finally:
@@ -176,6 +183,22 @@ class _Connections:
         finally:
             self._open.discard(connection)
             self._tell_empty()
+
+
+def _encrypted(stream: trio.SocketStream, tls: ssl.SSLContext) -> trio.SSLStream[trio.SocketStream]:
+    # Whether what was read is whole, HTTP and WebSocket tell themselves.
+    return trio.SSLStream(stream, tls, server_side=True, https_compatible=True)
+
+
+async def _agreed(stream: trio.SSLStream[trio.SocketStream]) -> bool:
+    """Whether the TLS handshake went well, in the time there is for a request's head."""
+    try:
+        with trio.fail_after(HEAD_TIMEOUT_S):
+            await stream.do_handshake()
+    except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
+        _log.info("no TLS with a client: %s", error.__cause__ or type(error).__name__)
+        return False
+    return True
 
 
 async def serve(
@@ -193,7 +216,7 @@ async def serve(
     services = cast(Services, app.state.services)
     live = services.live
 
-    def ending() -> None:
+    def end() -> None:
         live.end_all(CloseCode.GOING_AWAY, "the server is going away")
         services.agents.close_watches()
 
@@ -202,13 +225,9 @@ async def serve(
         bind=bind,
         limit=live.capacity + SPARE_CONNECTIONS,
         beside=partial(live.watch_tokens, services.store),
-        ending=ending,
+        end=end,
         task_status=task_status,
     )
-
-
-async def _nothing() -> None:
-    pass
 
 
 async def serve_app(
@@ -216,30 +235,31 @@ async def serve_app(
     *,
     bind: Sequence[str],
     limit: int,
+    end: Callable[[], object] = lambda: None,
+    beside: Callable[[], Awaitable[None]] = trio.sleep_forever,
+    tls: ssl.SSLContext | None = None,
     read_timeout_s: float = READ_TIMEOUT_S,
-    beside: Callable[[], Awaitable[None]] = _nothing,
-    ending: Callable[[], object] = lambda: None,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """`serve` for any application, on at most `limit` connections at once.
-
-    `beside` runs meanwhile; `ending` is called when it ends, before connections are told.
-    """
+    """As `serve`, for any application: at most `limit` connections at once, `beside` runs
+    meanwhile, and `end` is called once no more are accepted. A client that has sent nothing for
+    `read_timeout_s` has left, also while its request is being answered."""
     listeners: dict[trio.SocketListener, str] = {}
     try:
         for address in bind:
             listeners[_listen(address)] = address
-        connections = _Connections(app, limit, read_timeout_s)
+        connections = _Connections(app, limit, tls, read_timeout_s)
         async with trio.open_nursery() as nursery:
             holding = await nursery.start(connections.hold)
             try:
                 nursery.start_soon(beside)
-                task_status.started([_url(listener) for listener in listeners])
+                scheme = "http" if tls is None else "https"
+                task_status.started([_url(listener, scheme) for listener in listeners])
                 await trio.serve_listeners(
                     connections.serve, list(listeners), handler_nursery=holding
                 )
             finally:
-                ending()
+                end()
                 connections.end()
     finally:
         for item in listeners.items():

@@ -34,16 +34,17 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from relay.agent_dial import AgentCredentials, client_tls
 from relay.computer_versions import VERSIONS
 from relay.desktops import provider_for
 from relay.limits import Limits
-from relay.login import Password, PasswordFile, PasswordSource
+from relay.passwords import Password, PasswordFile, PasswordSource
 from relay.rfb.encodings import LET_THROUGH, RISKY
 
 __all__ = [
     "DEFAULT_CONFIG",
-    "AgentSettings",
     "DesktopSettings",
+    "ModelSettings",
     "Settings",
     "SettingsProblem",
     "check_address",
@@ -132,6 +133,13 @@ def _origin(text: str) -> str:
     return f"{parts.scheme}://{host}" + ("" if port in (None, default_port) else f":{port}")
 
 
+def _http_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{text!r} is not an address; write https://HOST or http://HOST:PORT")
+    return text
+
+
 def _comma_separated(value: object) -> object:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
@@ -163,6 +171,12 @@ Bind = Annotated[str, AfterValidator(check_bind)]
 _List = (NoDecode, BeforeValidator(_comma_separated))
 
 
+def _source(text: SecretStr | None, file: Path | None) -> PasswordSource | None:
+    if file is not None:
+        return PasswordFile(file)
+    return None if text is None else Password(text.get_secret_value())
+
+
 class DesktopSettings(BaseModel):
     """How desktops that this server starts look, and the password of those that it does not."""
 
@@ -177,21 +191,48 @@ class DesktopSettings(BaseModel):
     password_file: Path | None = None
     """A file with that password in its first line, read at each login."""
 
+    agent_secret: SecretStr | None = None
+    """What workspaces' agents (ws:// and wss://) want to hear."""
+
+    agent_secret_file: Path | None = None
+    """A file with that secret in its first line, read at each dial."""
+
+    agent_ca_file: Path | None = None
+    """The authorities whose certificates agents may show; the system's where it is not set."""
+
+    agent_cert_file: Path | None = None
+    """The certificate that is shown to agents, and those between it and its authority."""
+
+    agent_key_file: Path | None = None
+    """The certificate's key."""
+
     @model_validator(mode="after")
-    def _one_password(self) -> Self:
+    def _one_of_each(self) -> Self:
         if self.password is not None and self.password_file is not None:
             raise ValueError("password and password_file are both set; one is enough")
+        if self.agent_secret is not None and self.agent_secret_file is not None:
+            raise ValueError("agent_secret and agent_secret_file are both set; one is enough")
+        if (self.agent_cert_file is None) is not (self.agent_key_file is None):
+            raise ValueError("agent_cert_file and agent_key_file go together")
         return self
 
     @property
     def password_source(self) -> PasswordSource | None:
         """Where the password comes from; None where there is none."""
-        if self.password_file is not None:
-            return PasswordFile(self.password_file)
-        return None if self.password is None else Password(self.password.get_secret_value())
+        return _source(self.password, self.password_file)
+
+    def agent_credentials(self) -> AgentCredentials:
+        """For agents. Raises SettingsProblem where the certificates cannot be used."""
+        tls = None
+        if self.agent_ca_file is not None or self.agent_cert_file is not None:
+            try:
+                tls = client_tls(self.agent_ca_file, self.agent_cert_file, self.agent_key_file)
+            except ValueError as error:
+                raise SettingsProblem(f"settings: desktop: {error}") from None
+        return AgentCredentials(_source(self.agent_secret, self.agent_secret_file), tls)
 
 
-class AgentSettings(BaseModel):
+class ModelSettings(BaseModel):
     """The language model that chats talk to, and how long its agents may work."""
 
     model_config = ConfigDict(extra="forbid")
@@ -202,10 +243,10 @@ class AgentSettings(BaseModel):
     api_key_file: Path | None = None
     """A file with that key in its first line, read at start."""
 
-    base_url: str | None = None
+    base_url: Annotated[str, AfterValidator(_http_url)] | None = None
     """Of a server that speaks the Messages API; by default Anthropic's."""
 
-    model: str = "claude-opus-5-5"
+    name: str = "claude-opus-5-5"
     """It must know the version of the computer tool."""
 
     computer: Annotated[str, AfterValidator(_computer_version)] = "computer_toolset_20260801"
@@ -236,9 +277,9 @@ class AgentSettings(BaseModel):
         try:
             lines = self.api_key_file.read_text().splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise SettingsProblem(f"agent.api_key_file: {error}") from None
+            raise SettingsProblem(f"model.api_key_file: {error}") from None
         if not lines or not lines[0].strip():
-            raise SettingsProblem(f"agent.api_key_file: {self.api_key_file} has no key in it")
+            raise SettingsProblem(f"model.api_key_file: {self.api_key_file} has no key in it")
         return lines[0].strip()
 
 
@@ -275,7 +316,7 @@ class Settings(BaseSettings):
 
     desktop: DesktopSettings = DesktopSettings()
 
-    agent: AgentSettings = AgentSettings()
+    model: ModelSettings = ModelSettings()
 
     @cached_property
     def let_through(self) -> frozenset[int]:

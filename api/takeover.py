@@ -53,8 +53,10 @@ __all__ = [
 ]
 
 SEND_TIMEOUT_S: Final = 20.0
-"""For one of Hypercorn's writes: responses of a few KiB, which fit a socket's buffer at once
-unless the client reads nothing."""
+"""For so much of one of Hypercorn's writes: most are of a few KiB, which fit a socket's buffer at
+once unless the client reads nothing; a picture of a desktop takes a slow link a while."""
+
+SEND_BYTES: Final = 65_536
 
 READ_TIMEOUT_S: Final = 60.0
 """Without a byte from the client while a plain request is being read or answered. Hypercorn
@@ -93,13 +95,17 @@ def current_connection() -> Connection:
     return _current.get()
 
 
+ClientStream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
+
+
 class Connection:
     """One accepted connection, in the place of the stream that Hypercorn expects."""
 
-    def __init__(self, stream: trio.SocketStream, read_timeout_s: float = READ_TIMEOUT_S) -> None:
+    def __init__(self, stream: ClientStream, read_timeout_s: float = READ_TIMEOUT_S) -> None:
         self._stream = stream
         self._read_timeout_s = read_timeout_s
-        self.socket = stream.socket
+        raw = stream if isinstance(stream, trio.SocketStream) else stream.transport_stream
+        self.socket = raw.socket
         self._early: bytearray | None = None
         self._watching = trio.CancelScope()
         self._parked = trio.Event()
@@ -152,7 +158,9 @@ class Connection:
             if self._switching:
                 await streams.send(self._stream, data)
             else:
-                await self._stream.send_all(data)
+                for at in range(0, len(data), SEND_BYTES):
+                    await self._stream.send_all(data[at : at + SEND_BYTES])
+                    scope.deadline = trio.current_time() + SEND_TIMEOUT_S
         if scope.cancelled_caught:
             self.abort()
             raise trio.BrokenResourceError("the client takes no bytes")
@@ -192,7 +200,7 @@ class Connection:
         if self._left:
             call()
 
-    async def take_over(self, send: Send) -> tuple[trio.SocketStream, bytes]:
+    async def take_over(self, send: Send) -> tuple[ClientStream, bytes]:
         """Answers 101. The stream, and what the viewer has sent already, are the caller's then.
 
         Raises NotUpgraded if the viewer left, or Hypercorn refused by itself.
@@ -353,8 +361,8 @@ class _Idle:
 class HttpServer(TCPServer):
     """Hypercorn's server of one connection, with `_Http1` for its protocol.
 
-    `run` and `_read_data` are Hypercorn's, less TLS (a reverse proxy's business), HTTP/2 and the
-    deadline of a read, which is `Connection.receive_some`'s.
+    `run` and `_read_data` are Hypercorn's, less TLS (which a reverse proxy has, or api/serve.py),
+    HTTP/2 and the deadline of a read, which is `Connection.receive_some`'s.
     """
 
     def __init__(

@@ -2,11 +2,13 @@
 
 from typing import TYPE_CHECKING
 
+from relay.agent_dial import AgentAddress, AgentCredentials
 from relay.dial import Address, TcpAddress, UnixAddress, dial, parse_address
 from relay.ended import Counters, Ended, Reason
-from relay.errors import DesktopError, Direction, ProtocolError, RelayError
+from relay.errors import AgentError, AgentStep, DesktopError, Direction, ProtocolError, RelayError
 from relay.limits import Limits
-from relay.login import DesktopEnd, Password, PasswordFile, PasswordSource, log_in, open_desktop
+from relay.login import DesktopEnd, log_in, open_desktop
+from relay.passwords import Password, PasswordFile, PasswordSource
 from relay.rfb.errors import CloseCode
 from relay.rfb.rights import FULL, VIEW_ONLY, Rights
 from relay.session import Session, carry
@@ -18,6 +20,10 @@ __all__ = [
     "FULL",
     "VIEW_ONLY",
     "Address",
+    "AgentAddress",
+    "AgentCredentials",
+    "AgentError",
+    "AgentStep",
     "CloseCode",
     "Counters",
     "Desktop",

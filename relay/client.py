@@ -21,12 +21,14 @@ from contextlib import asynccontextmanager
 import trio
 
 from relay import streams
+from relay.agent_dial import AgentAddress
 from relay.desktops.provider import RunningDesktop
 from relay.dial import Address, UnixAddress, parse_address
 from relay.errors import DesktopError, ProtocolError
 from relay.keysyms import KEYCODES, combination, keysym_of
 from relay.limits import Limits
-from relay.login import DesktopEnd, PasswordSource
+from relay.login import DesktopEnd
+from relay.passwords import PasswordSource
 from relay.pictures import png
 from relay.rfb import encodings, handshake
 from relay.rfb.encodings.confirmations import ExtendedKeyEvent
@@ -103,7 +105,8 @@ async def connect(
     limits: Limits | None = None,
 ) -> AsyncIterator[Desktop]:
     """A connection to a desktop, while the block runs: at an address ("tcp://HOST:PORT",
-    "unix:PATH"), or one that a provider has started.
+    "unix:PATH", or "wss://HOST:PORT" of a workspace's agent, for whose secret and certificates
+    there is `parse_address`), or one that a provider has started.
 
     `encodings` are those of pixels that it may use, best first. Raises DesktopError where it cannot
     be reached or logged in to, ValueError for an address that is none. At the end, whatever ended
@@ -127,6 +130,8 @@ async def connect(
 
 def encodings_for(address: Address) -> Sequence[int]:
     """The encodings of pixels that suit a desktop at `address`, best first."""
+    if isinstance(address, AgentAddress):
+        return ENCODINGS_THERE  # At a loopback address it is the end of a tunnel.
     here = isinstance(address, UnixAddress) or address.host in ("127.0.0.1", "::1", "localhost")
     return ENCODINGS_HERE if here else ENCODINGS_THERE
 

@@ -1,4 +1,5 @@
-"""Reaches a desktop's address: TCP or a unix socket, one deadline for all attempts."""
+"""Reaches a desktop's address: TCP, a unix socket, or a workspace's agent; one deadline for all
+attempts on an address."""
 
 from __future__ import annotations
 
@@ -11,7 +12,10 @@ from urllib.parse import urlsplit
 
 import trio
 
-from relay.errors import DesktopError
+from relay import kernel
+from relay.agent_dial import DEFAULT_PATH, SCHEMES, AgentAddress, AgentCredentials, upgraded
+from relay.errors import AgentError, AgentStep, DesktopError
+from relay.limits import Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +40,17 @@ class UnixAddress:
         return f"unix:{self.path}"
 
 
-Address = TcpAddress | UnixAddress
+Address = TcpAddress | UnixAddress | AgentAddress
+
+FORMS: Final = "tcp://HOST:PORT, unix:PATH, ws://HOST:PORT or wss://HOST:PORT"
 
 
-def parse_address(text: str) -> Address:
-    """Reads `tcp://HOST:PORT` or `unix:PATH`. Raises ValueError saying what is wrong."""
+def parse_address(text: str, agent: AgentCredentials | None = None) -> Address:
+    """Reads `tcp://HOST:PORT`, `unix:PATH`, or where a workspace's agent is, as
+    `wss://HOST:PORT[/PATH]` or `ws://` without TLS; `agent` is for such a one.
+
+    Raises ValueError saying what is wrong.
+    """
     if text.startswith("unix:"):
         path = text.removeprefix("unix:").removeprefix("//")
         if not path.startswith("/"):
@@ -51,11 +61,18 @@ def parse_address(text: str) -> Address:
         port = parts.port
     except ValueError as error:
         raise ValueError(f"{text!r} is not an address: {error}") from None
-    if parts.scheme != "tcp" or not parts.hostname or not port:
-        raise ValueError(f"{text!r} is not an address; use tcp://HOST:PORT or unix:PATH")
-    if parts.path or parts.query or parts.fragment or parts.username is not None:
-        raise ValueError(f"{text!r} has more than a host and a port; use tcp://HOST:PORT")
-    return TcpAddress(parts.hostname, port)
+    if parts.scheme not in ("tcp", *SCHEMES) or not parts.hostname or not port:
+        raise ValueError(f"{text!r} is not an address; use {FORMS}")
+    if parts.query or parts.fragment or parts.username is not None:
+        raise ValueError(f"{text!r} has more than a host, a port and a path; use {FORMS}")
+    if parts.scheme == "tcp":
+        if parts.path:
+            raise ValueError(f"{text!r} has more than a host and a port; use tcp://HOST:PORT")
+        return TcpAddress(parts.hostname, port)
+    path = parts.path if parts.path not in ("", "/") else DEFAULT_PATH
+    if not (path.isascii() and path.isprintable()):
+        raise ValueError(f"{text!r}: the path of an agent is printable ASCII")
+    return AgentAddress(parts.scheme, parts.hostname, port, path, agent)
 
 
 KEEPALIVE: Final = (
@@ -68,8 +85,9 @@ KEEPALIVE: Final = (
 sent to it and while nothing is: a silent desktop is legal."""
 
 
-async def dial(address: Address, *, timeout_s: float) -> trio.SocketStream:
-    """Connects to `address` within `timeout_s` seconds. Raises DesktopError."""
+async def dial(address: Address, *, timeout_s: float) -> trio.abc.Stream:
+    """Connects to `address` within `timeout_s` seconds; an agent, once reached, has a deadline of
+    its own to bring its desktop. Raises DesktopError, which of an agent is an AgentError."""
     try:
         with trio.fail_after(timeout_s):
             if isinstance(address, UnixAddress):
@@ -78,12 +96,22 @@ async def dial(address: Address, *, timeout_s: float) -> trio.SocketStream:
             stream = await _open_tcp(address.host, address.port)
             for option in KEEPALIVE:
                 stream.setsockopt(*option)
-            return stream
     except trio.TooSlowError:
-        raise DesktopError(f"no answer from {address} within {timeout_s:g} s") from None
+        text = f"no answer from {address} within {timeout_s:g} s"
+        raise _failure(address, AgentStep.TIMEOUT, text) from None
     except (OSError, UnicodeError) as error:
         # A UnicodeError is a name that cannot be one: a label of more than 63 characters.
-        raise DesktopError(f"cannot connect to {address}: {_reasons(error)}") from None
+        text = f"cannot connect to {address}: {_reasons(error)}"
+        raise _failure(address, AgentStep.DISCONNECTED, text) from None
+    if not isinstance(address, AgentAddress):
+        return stream
+    # For whoever reads it, it is no socket any more.
+    kernel.hold_unread(stream, Limits().desktop_window_bytes)
+    return await upgraded(stream, address)
+
+
+def _failure(address: Address, step: AgentStep, text: str) -> DesktopError:
+    return AgentError(step, text) if isinstance(address, AgentAddress) else DesktopError(text)
 
 
 async def _open_tcp(host: str, port: int) -> trio.SocketStream:

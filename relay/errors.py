@@ -5,9 +5,11 @@ Faults of a peer inside a running session are not here: a session returns them a
 
 from __future__ import annotations
 
+import enum
+
 from relay.rfb.errors import Direction, ProtocolError
 
-__all__ = ["DesktopError", "Direction", "ProtocolError", "RelayError"]
+__all__ = ["AgentError", "AgentStep", "DesktopError", "Direction", "ProtocolError", "RelayError"]
 
 
 class RelayError(Exception):
@@ -25,3 +27,24 @@ class DesktopError(RelayError):
     def __init__(self, text: str, fault: ProtocolError | None = None) -> None:
         super().__init__(text)
         self.fault = fault
+
+
+class AgentStep(enum.Enum):
+    """How far the way to a workspace's agent went."""
+
+    DISCONNECTED = "disconnected"
+    """Nothing listens there."""
+    TIMEOUT = "timeout"
+    """It does not answer in time."""
+    DIAL = "dial"
+    """It is not the agent it should be, or does not take this relay for who it is."""
+    DESKTOP = "desktop"
+    """It answered, and the answer is no desktop."""
+
+
+class AgentError(DesktopError):
+    """A workspace's agent did not bring its desktop."""
+
+    def __init__(self, step: AgentStep, text: str) -> None:
+        super().__init__(text)
+        self.step = step

@@ -12,12 +12,13 @@ from collections.abc import Collection
 
 import trio
 
-from relay import streams, switchboard
+from relay import kernel, streams, switchboard
 from relay.ended import Counters, Ended, Reason, ended, ended_by_fault
 from relay.errors import ProtocolError
 from relay.leg import DownLeg, UpLeg
 from relay.limits import Limits
-from relay.login import DesktopEnd, PasswordSource, PeerClosed, drive, log_in
+from relay.login import DesktopEnd, PeerClosed, drive, log_in
+from relay.passwords import PasswordSource
 from relay.pump import Pumps, StreamPumps
 from relay.rfb import handshake
 from relay.rfb.conversation import Conversation
@@ -196,6 +197,8 @@ class Session:
             board = switchboard.current()
             self._pumps = RawPumps(down, up, self._end, limits, viewer, desktop, board)
         else:
+            if isinstance(viewer, trio.SocketStream):
+                kernel.hold_unsent(viewer, limits.low_water_bytes)
             self._pumps = StreamPumps(down, up, self._end, limits, viewer, desktop)
         return self._pumps
 

@@ -13,7 +13,7 @@ import trio
 
 from api.agents import Agents
 from api.model import Reply
-from api.settings import AgentSettings
+from api.settings import ModelSettings
 from api.store import Chat, Message, Store, User, Workspace
 from relay.desktops import Desktops, provider_for
 from relay.limits import Limits
@@ -76,7 +76,7 @@ async def agents_lab(desktop: str = "pattern", **settings: Any) -> AsyncIterator
     workspace = await store.add_workspace(user.id, "dev", desktop)
     async with trio.open_nursery() as nursery:
         desktops = Desktops(nursery, provider_for)
-        agents = Agents(nursery, store, desktops, Limits(), AgentSettings(**settings), talker)
+        agents = Agents(nursery, store, desktops, Limits(), ModelSettings(**settings), talker)
         yield AgentsLab(agents, store, clock, talker, desktops, user, workspace, nursery)
         nursery.cancel_scope.cancel()
     await store.aclose()

@@ -176,7 +176,7 @@ async def lab() -> AsyncIterator[Lab]:
     settings = Settings.model_construct()
     async with trio.open_nursery() as nursery:
         limits = Limits(close_timeout_s=0.2)
-        agents = Agents(nursery, store, cast(Desktops, desktops), limits, settings.agent, None)
+        agents = Agents(nursery, store, cast(Desktops, desktops), limits, settings.model, None)
         services = Services(
             settings=settings,
             store=store,

@@ -285,6 +285,7 @@ async def test_a_desktop_that_vanishes_is_noticed() -> None:
     async with listener:
         port = listener.socket.getsockname()[1]
         async with await dial(TcpAddress("127.0.0.1", port), timeout_s=5) as stream:
+            assert isinstance(stream, trio.SocketStream)
             assert stream.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
             assert stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
 

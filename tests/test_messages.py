@@ -170,7 +170,7 @@ async def test_what_is_refused(nursery: trio.Nursery) -> None:
         400,
         {
             "message": "No language model is configured.",
-            "detail": "Set agent.api_key_file in the server's settings.",
+            "detail": "Set model.api_key_file in the server's settings.",
         },
     )
     for text in ("", "  \n ", "x" * 32_001, 7):

@@ -97,7 +97,7 @@ async def start_web(
         desktops=desktops,
         limits=Limits(),
         live=live,
-        agents=Agents(nursery, store, desktops, Limits(), these.agent, answers),
+        agents=Agents(nursery, store, desktops, Limits(), these.model, answers),
     )
     app = create_app(services)
     (url,) = await nursery.start(partial(serve, app, bind=["127.0.0.1:0"]))

@@ -7,7 +7,8 @@ them all by cancelling it. The task owns a nursery with the provider's run in it
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable
+from typing import TypeVar
 
 import trio
 
@@ -15,6 +16,8 @@ from relay.desktops.provider import Provider, RunningDesktop
 from relay.errors import DesktopError
 from relay.limits import Limits
 from relay.login import DesktopEnd
+
+T = TypeVar("T")
 
 logger = logging.getLogger("relay.desktops")
 
@@ -65,9 +68,19 @@ class Desktops:
 
         Raises DesktopError, and ValueError for a wrong spec.
         """
+        return await self.reach(key, spec, lambda running: running.open(limits))
+
+    async def reach(
+        self, key: Hashable, spec: str, way: Callable[[RunningDesktop], Awaitable[T]]
+    ) -> T:
+        """What `way` makes of the desktop of `key`. Where it raises DesktopError because the
+        desktop has just ended, that is started again, and the way is gone once more.
+
+        Raises DesktopError, and ValueError for a wrong spec.
+        """
         running = await self.get(key, spec)
         try:
-            return await running.open(limits)
+            return await way(running)
         except DesktopError:
             if running.doubt is None:
                 raise
@@ -77,7 +90,7 @@ class Desktops:
             if not running.ended.is_set():
                 raise
         running = await self.get(key, spec)
-        return await running.open(limits)
+        return await way(running)
 
     async def stop(self, key: Hashable) -> None:
         """Stops the desktop of `key` and returns when it is gone. Nothing to do is no error."""

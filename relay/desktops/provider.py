@@ -12,7 +12,8 @@ import trio
 from relay.dial import Address
 from relay.errors import DesktopError
 from relay.limits import Limits
-from relay.login import DesktopEnd, PasswordSource, open_desktop
+from relay.login import DesktopEnd, open_desktop
+from relay.passwords import PasswordSource
 
 LOGINS_AT_ONCE = 3
 """TigerVNC's server shuts a host out that has five handshakes it did not finish, and on a unix

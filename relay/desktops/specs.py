@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 import trio
 
+from relay.agent_dial import AgentCredentials
 from relay.desktops.pattern import Pattern
 from relay.desktops.portabledesktop import PortableDesktop
 from relay.desktops.provider import Provider, RunningDesktop
 from relay.desktops.xvnc import Xvnc
-from relay.dial import Address, parse_address
+from relay.dial import FORMS, Address, parse_address
 from relay.limits import Limits
-from relay.login import PasswordSource
+from relay.passwords import PasswordSource
 
 _PROVIDERS: dict[str, Callable[[tuple[int, int], Limits], Provider]] = {
     "pattern": Pattern,
@@ -62,21 +63,23 @@ def provider_for(
     *,
     geometry: str = "1280x800",
     password: PasswordSource | None = None,
+    agent: AgentCredentials | None = None,
     limits: Limits | None = None,
 ) -> Provider:
-    """The provider of `pattern`, `xvnc`, `portabledesktop`, `tcp://HOST:PORT` or `unix:PATH`.
+    """The provider of `pattern`, `xvnc`, `portabledesktop`, `tcp://HOST:PORT`, `unix:PATH`, or
+    of a workspace's agent at `ws://HOST:PORT` or `wss://HOST:PORT`.
 
-    `geometry` is for a desktop that is started here, `password` for one at an address. Raises
-    ValueError for any other spec and for a wrong geometry; whether the desktop's program is
-    installed shows at its start.
+    `geometry` is for a desktop that is started here, `password` for one at an address, `agent` for
+    one behind an agent. Raises ValueError for any other spec and for a wrong geometry; whether the
+    desktop's program is installed shows at its start.
     """
     size = parse_geometry(geometry)
     if make := _PROVIDERS.get(spec):
         return make(size, limits or Limits())
     if ":" in spec:
-        return AtAddress(parse_address(spec), password)
+        return AtAddress(parse_address(spec, agent), password)
     names = ", ".join(_PROVIDERS)
-    raise ValueError(f"{spec!r} is no desktop; use {names}, tcp://HOST:PORT or unix:PATH")
+    raise ValueError(f"{spec!r} is no desktop; use {names}, {FORMS}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,8 +179,8 @@ def test_an_agent_works_while_a_person_watches(
     with running_model() as model:
         script(model)
         environment |= {
-            "DESKRELAY_AGENT__API_KEY": model.api_key,
-            "DESKRELAY_AGENT__BASE_URL": model.url,
+            "DESKRELAY_MODEL__API_KEY": model.api_key,
+            "DESKRELAY_MODEL__BASE_URL": model.url,
         }
         link = run(environment, "token", "create", "--user", "ann", "--link")
         run(environment, "workspace", "add", "box", "--user", "ann", "--desktop", "xvnc")

@@ -1,0 +1,177 @@
+"""Bytes in the binary messages of a WebSocket: both roles, and peers that break its rules."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+import trio.testing
+from trio.testing import MockClock
+
+from relay.websocket import BINARY, CLOSE, PING, PONG, TEXT, close_payload, frame
+from relay.websocket_stream import CLOSE_TIMEOUT_S, WebSocketStream
+from tests.peers import MASK, Frames, client_frame
+
+LIMIT = 1_000_000
+
+
+def pair() -> tuple[WebSocketStream, WebSocketStream]:
+    near, far = trio.testing.memory_stream_pair()
+    return (
+        WebSocketStream(near, client=True, limit_bytes=LIMIT),
+        WebSocketStream(far, client=False, limit_bytes=LIMIT),
+    )
+
+
+def server() -> tuple[WebSocketStream, trio.abc.Stream]:
+    """A server's end, and the raw stream of its client."""
+    near, far = trio.testing.memory_stream_pair()
+    return WebSocketStream(near, client=False, limit_bytes=LIMIT), far
+
+
+async def both(first: WebSocketStream, second: WebSocketStream) -> None:
+    """Closes both at once: each waits a little for the other's close frame."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(first.aclose)
+        nursery.start_soon(second.aclose)
+
+
+async def test_it_is_a_stream(autojump_clock: MockClock) -> None:
+    async def maker() -> tuple[WebSocketStream, WebSocketStream]:
+        return pair()
+
+    await trio.testing.check_two_way_stream(maker, None)
+
+
+@pytest.mark.parametrize("size", [1, 125, 126, 65_535, 65_536, 300_000])
+async def test_what_goes_in_comes_out(size: int) -> None:
+    client, other = pair()
+    data = bytes(i * 7 % 256 for i in range(size))
+    for sender, receiver in ((client, other), (other, client)):
+        await sender.send_all(data)
+        got = b""
+        while len(got) < size:
+            more = await receiver.receive_some(1000)
+            assert 0 < len(more) <= 1000
+            got += more
+        assert got == data
+    await both(client, other)
+
+
+async def test_what_came_with_the_101_is_read_first() -> None:
+    near, far = trio.testing.memory_stream_pair()
+    early = frame(BINARY, b"hello") + frame(BINARY, b"world")[:3]
+    stream = WebSocketStream(near, client=True, limit_bytes=LIMIT, early=early)
+    await far.send_all(frame(BINARY, b"world")[3:])
+    assert await stream.receive_some(3) == b"h"  # three bytes: a header, and one of payload
+    got = b""
+    while len(got) < 9:
+        got += await stream.receive_some()
+    assert got == b"elloworld"
+
+
+async def test_only_a_client_masks() -> None:
+    near, far = trio.testing.memory_stream_pair()
+    client = WebSocketStream(near, client=True, limit_bytes=LIMIT)
+    await client.send_all(b"secret")
+    await client.send_all(b"secret")
+    sent = await far.receive_some()
+    assert sent[:2] == sent[12:14] == bytes([0x80 | BINARY, 0x80 | 6])
+    assert sent[2:6] != sent[14:18], "the same mask twice"
+    stream, raw = server()
+    await stream.send_all(b"plain")
+    assert await raw.receive_some() == bytes([0x80 | BINARY, 5]) + b"plain"
+
+
+async def test_a_ping_is_answered_by_who_reads() -> None:
+    stream, raw = server()
+    await raw.send_all(client_frame(b"are you there", PING) + client_frame(b"data"))
+    assert await stream.receive_some() == b"data"
+    assert await Frames(raw).next() == (PONG, b"are you there")
+
+
+async def test_a_ping_while_something_is_sent_is_answered_behind_it() -> None:
+    near, far = trio.testing.lockstep_stream_pair()
+    stream = WebSocketStream(near, client=False, limit_bytes=LIMIT)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stream.send_all, b"data")
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(far.send_all, client_frame(b"", PING) + client_frame(b"x"))
+        # The read does not wait for who is slow to take what is sent.
+        assert await stream.receive_some() == b"x"
+        frames = Frames(far)
+        assert await frames.next() == (BINARY, b"data")
+        assert await frames.next() == (PONG, b"")
+
+
+async def test_a_heartbeat_is_a_pong() -> None:
+    stream, raw = server()
+    await stream.heartbeat()
+    assert await Frames(raw).next() == (PONG, b"")
+
+
+async def test_a_close_frame_ends_it_and_is_answered() -> None:
+    stream, raw = server()
+    last = client_frame(b"last")
+    await raw.send_all(last + client_frame(close_payload(4503, "gone"), CLOSE) + last)
+    assert await stream.receive_some() == b"last"
+    assert await stream.receive_some() == b""
+    assert stream.closed == (4503, "gone")
+    assert (await Frames(raw).close())[0] == 4503
+    with pytest.raises(trio.BrokenResourceError):
+        await stream.send_all(b"more")
+
+
+FAULTS = {
+    "text": (client_frame(b"hello", TEXT), 1003),
+    "not masked": (frame(BINARY, b"hello"), 1002),
+    "reserved bit": (bytes([0xC2, 0x80]) + MASK, 1002),
+    "too long": (bytes([0x82, 0xFF]) + (LIMIT + 1).to_bytes(8, "big") + MASK, 1009),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+async def test_a_peer_that_breaks_the_framing_is_told(name: str) -> None:
+    sent, code = FAULTS[name]
+    stream, raw = server()
+    await raw.send_all(sent)
+    with pytest.raises(trio.BrokenResourceError):
+        await stream.receive_some()
+    assert (await Frames(raw).close())[0] == code
+
+
+async def test_closing_tells_why_and_waits_for_the_answer() -> None:
+    client, other = pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(other.close, 4503, "the desktop has ended")
+        assert await client.receive_some() == b""
+    assert client.closed == (4503, "the desktop has ended")
+
+
+async def test_closing_does_not_wait_for_ever(autojump_clock: MockClock) -> None:
+    stream, _ = server()
+    began = trio.current_time()
+    await stream.aclose()
+    assert trio.current_time() - began == CLOSE_TIMEOUT_S
+
+
+async def test_nothing_follows_half_a_frame() -> None:
+    near, far = trio.testing.lockstep_stream_pair()
+    stream = WebSocketStream(near, client=False, limit_bytes=LIMIT)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stream.send_all, b"data")
+        await trio.testing.wait_all_tasks_blocked()
+        await far.receive_some(3)
+        nursery.cancel_scope.cancel()
+    await stream.aclose()
+    with pytest.raises(EOFError):
+        await Frames(far).next()
+
+
+async def test_a_read_that_is_cancelled_loses_nothing(autojump_clock: MockClock) -> None:
+    stream, raw = server()
+    sent = client_frame(b"a long message")
+    await raw.send_all(sent[:4])
+    with trio.move_on_after(1):
+        await stream.receive_some()
+    await raw.send_all(sent[4:])
+    assert await stream.receive_some() == b"a long message"
