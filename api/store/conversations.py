@@ -181,6 +181,7 @@ class Conversations:
             select(waiting_messages)
             .where(waiting_messages.c.chat_id == chat_id)
             .order_by(waiting_messages.c.id)
+            .with_for_update()
         )
 
         def work(connection: Connection) -> bool:
