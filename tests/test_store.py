@@ -192,7 +192,7 @@ async def test_failed_write_leaves_nothing(store: Store) -> None:
         add_user(connection, "first")
         add_user(connection, "first")
 
-    with pytest.raises(StoreError, match="(?i)unique") as error:
+    with pytest.raises(StoreError, match=r"(?i)unique") as error:
         await store.run(work, write=True)
     assert "first" not in str(error.value)
     assert await user_names(store) == []
@@ -226,7 +226,7 @@ async def test_a_workspace_name_is_taken_once_per_owner(store: Store) -> None:
 
 
 async def test_foreign_keys_hold(store: Store) -> None:
-    with pytest.raises(StoreError, match="(?i)foreign key"):
+    with pytest.raises(StoreError, match=r"(?i)foreign key"):
         await store.create_chat(uuid4())
 
 
