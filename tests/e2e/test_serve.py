@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import httpx
 import pytest
@@ -24,6 +25,9 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return os.environ | {
         "DESKRELAY_BIND": f"127.0.0.1:{port}",
         "DESKRELAY_DATABASE_URL": f"sqlite:///{tmp_path}/relay.db",
+        # A terminal's shell is not to run this machine's start-up files, which may be slow.
+        "HOME": str(tmp_path),
+        "SHELL": "/bin/sh",
     }
 
 
@@ -35,7 +39,7 @@ def run(environment: dict[str, str], *arguments: str) -> str:
 
 
 @contextmanager
-def server(environment: dict[str, str]) -> Iterator[None]:
+def server(environment: dict[str, str], log: IO[bytes] | None = None) -> Iterator[None]:
     command = [sys.executable, "-m", "api", "serve"]
     health = f"http://{environment['DESKRELAY_BIND']}/healthz"
 
@@ -45,7 +49,7 @@ def server(environment: dict[str, str]) -> Iterator[None]:
         except httpx.TransportError:
             return False
 
-    with subprocess.Popen(command, env=environment) as process:
+    with subprocess.Popen(command, env=environment, stderr=log) as process:
         try:
             until(healthy, "a healthy server")
             yield

@@ -9,10 +9,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,15 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 import trio
 from PIL import Image
 from playwright.sync_api import Page
 
-from tests.e2e.conftest import STOP_S, connected, until
+from tests.e2e.conftest import connected, until
 from tests.e2e.test_browser import INSIDE_THE_TERMINAL, TERMINAL_COLOUR
-from tests.e2e.test_serve import run
+from tests.e2e.test_serve import environment, run, server
 from tests.model_server import ModelServer, model_server, text_reply, tool_reply, tool_use
+
+__all__ = ["environment"]  # the fixture
 
 # xterm's own way to have another background (OSC 11), which nothing else on the screen has.
 COMMAND = "printf '\\033]11;#00ff00\\007'\n"
@@ -61,46 +58,6 @@ def running_model() -> Iterator[ModelServer]:
     finally:
         token.run_sync_soon(scope.cancel)
         thread.join(10)
-
-
-@pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    return os.environ | {
-        "DESKRELAY_BIND": f"127.0.0.1:{port}",
-        "DESKRELAY_DATABASE_URL": f"sqlite:///{tmp_path}/relay.db",
-        "HOME": str(tmp_path),
-        "SHELL": "/bin/sh",
-    }
-
-
-@contextmanager
-def server(environment: dict[str, str], log: Path) -> Iterator[httpx.Client]:
-    token = run(environment, "token", "create", "--user", "ann")
-    url = f"http://{environment['DESKRELAY_BIND']}"
-    with (
-        log.open("wb") as errors,
-        subprocess.Popen(
-            [sys.executable, "-m", "api", "serve"], env=environment, stderr=errors
-        ) as process,
-        httpx.Client(
-            base_url=url, headers={"Coder-Session-Token": token}, trust_env=False
-        ) as client,
-    ):
-
-        def healthy() -> bool:
-            try:
-                return client.get("/healthz").status_code == 200
-            except httpx.TransportError:
-                return False
-
-        try:
-            until(healthy, "a healthy server")
-            yield client
-        finally:
-            process.terminate()
-            process.wait(STOP_S)
 
 
 def results(request: dict[str, Any]) -> list[dict[str, Any]]:
@@ -185,9 +142,15 @@ def test_an_agent_works_while_a_person_watches(
         link = run(environment, "token", "create", "--user", "ann", "--link")
         run(environment, "workspace", "add", "box", "--user", "ann", "--desktop", "xvnc")
         chat = run(environment, "chat", "create", "--user", "ann", "--workspace", "box")
-        with server(environment, log) as client:
+        url = f"http://{environment['DESKRELAY_BIND']}"
+        token = {"Coder-Session-Token": run(environment, "token", "create", "--user", "ann")}
+        with (
+            log.open("wb") as errors,
+            server(environment, errors),
+            httpx.Client(base_url=url, headers=token, trust_env=False) as client,
+        ):
             page.goto(link)
-            page.goto(f"{client.base_url}/chats/{chat}")
+            page.goto(f"{url}/chats/{chat}")
             connected(page)
             until(lambda: shown_in(page) == BEFORE, "the terminal in the browser")
 
