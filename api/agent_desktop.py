@@ -10,12 +10,13 @@ from base64 import b64decode
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 from uuid import UUID, uuid4
 
 from api.store import Chat, File, Store
-from relay.computer_versions import TOOLSET, VERSIONS
+from relay.computer_versions import NOT_EXECUTED, TOOLSET, VERSIONS
 from relay.desktops import Desktops
+from relay.desktops.provider import RunningDesktop
 from relay.errors import DesktopError
 from relay.limits import Limits
 
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
     from relay.computer import Computer
 
 __all__ = ["AgentDesktop", "stored"]
+
+VOID: Final = (
+    "The desktop ended and was started again, so earlier screenshots are void. Take a screenshot, "
+    "then act by what it shows."
+)
 
 Block = dict[str, Any]
 
@@ -44,6 +50,8 @@ class AgentDesktop:
         self._open = AsyncExitStack()
         self._desktop: Desktop | None = None
         self._computer: Computer | None = None
+        # The desktop is another than the one whose screenshots the model has seen.
+        self._void = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -88,9 +96,13 @@ class AgentDesktop:
         if workspace is None:
             raise DesktopError("the chat has no workspace")
         await self._open.aclose()
-        running = await self._desktops.get(workspace.id, workspace.desktop)
-        desktop = await self._open.enter_async_context(connect(running, limits=self._limits))
+
+        async def enter(running: RunningDesktop) -> Desktop:
+            return await self._open.enter_async_context(connect(running, limits=self._limits))
+
+        desktop = await self._desktops.reach(workspace.id, workspace.desktop, enter)
         self._computer = await self._open.enter_async_context(Computer(desktop, self._version))
+        self._void = self._desktop is not None
         self._desktop = desktop
 
     def takes(self, call: Block) -> bool:
@@ -105,9 +117,23 @@ class AgentDesktop:
         computer = self._computer
         if computer is None or not calls:
             return []
+        first = calls[0]["name"] if self._version == TOOLSET else calls[0]["input"].get("action")
+        if self._void and first != "screenshot":
+            return [_refused(call, VOID if call is calls[0] else NOT_EXECUTED) for call in calls]
+        self._void = False
         if self._version == TOOLSET:
             return await computer.run_batch(calls)
         return [await computer.run(call["input"]) | {"tool_use_id": call["id"]} for call in calls]
+
+
+def _refused(call: Block, text: str) -> Block:
+    result = {
+        "type": "tool_result",
+        "tool_use_id": call["id"],
+        "is_error": True,
+        "content": [{"type": "text", "text": text}],
+    }
+    return result | ({"toolset_name": "computer"} if "toolset_name" in call else {})
 
 
 def stored(chat_id: UUID, block: Block, files: list[File]) -> Block:

@@ -27,7 +27,7 @@ from relay import computer_hands as hands
 from relay.computer_geometry import Point, Region, Size, filling, fitted, mapped, mapped_region
 from relay.computer_input import Refused, arguments, listed, shown
 from relay.computer_pictures import Block, image
-from relay.computer_versions import TOOLSET, VERSIONS, Version
+from relay.computer_versions import NOT_EXECUTED, TOOLSET, VERSIONS, Version
 from relay.errors import DesktopError
 from relay.rfb.pixels.canvas import Array
 
@@ -35,9 +35,6 @@ __all__ = ["LOOKS", "TOOLSET", "VERSIONS", "Computer", "Desktop", "Result", "Set
 
 Result = dict[str, Any]
 """A tool_result block of the Messages API."""
-
-NOT_EXECUTED: Final = "Not executed: an earlier computer action in this turn failed."
-"""The exact text that models know for the rest of a batch."""
 
 LOOKS: Final = frozenset({"screenshot", "zoom", "cursor_position"})
 """Actions that change nothing on the screen."""

@@ -10,6 +10,9 @@ from relay.computer_geometry import PictureLimits
 
 TOOLSET: Final = "computer_toolset_20260801"
 
+NOT_EXECUTED: Final = "Not executed: an earlier computer action in this turn failed."
+"""The exact text that models know for the rest of a batch."""
+
 
 @dataclass(frozen=True, slots=True)
 class Version:

@@ -13,9 +13,11 @@ import pytest
 import trio
 from PIL import Image
 
+from api.agent_desktop import VOID
 from api.agents import FAILURES_LIMIT, STOPPED, Busy
 from api.model import ModelError, Reply
 from api.store.conversations import ABANDONED, LEASE_S
+from relay.computer_versions import NOT_EXECUTED
 from tests.agents_lab import AgentsLab, agents_lab, last_result, to_spawned
 from tests.talking import call, calls, on_screen, said
 
@@ -269,6 +271,29 @@ async def test_a_desktop_that_ends_in_the_middle_is_told_and_opened_again() -> N
         assert first["is_error"]
         assert first["content"][0]["text"].startswith("The desktop failed: ")
         assert second["content"][0]["type"] == "image"
+
+
+async def test_nobody_acts_by_the_screenshot_of_a_desktop_that_was() -> None:
+    async with agents_lab() as lab:
+        chat = await lab.chat()
+        click = ("left_click", {"coordinate": [5, 5]})
+
+        async def end_it(_asked: dict[str, Any]) -> Reply:
+            await lab.desktops.stop(lab.workspace.id)
+            return calls(on_screen("cursor_position"), on_screen("screenshot"))
+
+        lab.talker.parent = [calls(call(*SPAWN)), to_spawned("wait_agent"), said("Fine.")]
+        lab.talker.agent = [
+            calls(on_screen("screenshot")),
+            end_it,
+            calls(on_screen(*click), on_screen("screenshot")),
+            calls(on_screen("screenshot"), on_screen(*click)),
+        ]
+        await lab.ask(chat)
+        results = (await lab.results((await lab.only_child(chat)).id))[3:]
+        texts = [result["content"][0].get("text") for result in results if result["is_error"]]
+        assert texts == [VOID, NOT_EXECUTED]
+        assert [result["is_error"] for result in results] == [True, True, False, False]
 
 
 # Whoever runs a chat can die.

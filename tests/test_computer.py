@@ -10,7 +10,8 @@ import pytest
 import trio
 from PIL import Image
 
-from relay.computer import NOT_EXECUTED, TOOLSET, Computer, Settings
+from relay.computer import TOOLSET, Computer, Settings
+from relay.computer_versions import NOT_EXECUTED
 from tests.computing import (
     ALL_VERSIONS,
     EFFECTS,
