@@ -22,6 +22,9 @@ __all__ = ["WAIT_S", "AgentTools", "ToolError", "title_of"]
 WAIT_S: Final = 300.0
 """What `wait_agent` waits where it is not told otherwise."""
 
+AT_WORK_LIMIT: Final = 10
+"""Agents of one chat that are at work at once: they share a desktop."""
+
 LISTED: Final = 10
 LISTED_LIMIT: Final = 50
 
@@ -134,6 +137,10 @@ class AgentTools:
             raise ToolError("prompt is required")
         if self._chat.workspace_id is None:
             raise ToolError("create child chat: the chat has no workspace, and so no desktop")
+        children = await self._agents.conversations.children(self._chat.id)
+        at_work = sum(child.status in ("pending", "running") for child in children)
+        if at_work >= AT_WORK_LIMIT or self._agents.full:
+            raise ToolError("too many agents are at work: wait for one, or close one")
         title = title_of(wanted.title or prompt)
         content = [{"type": "text", "text": prompt}]
         child = await self._agents.conversations.create_child(self._chat, title, content)

@@ -39,6 +39,10 @@ INTERNAL: Final = "Internal error. The server's log has the cause."
 WAITING_LIMIT: Final = 100
 """Messages of the user's that wait while the model is at work."""
 
+RUNS_LIMIT: Final = 100
+"""Chats at work at once. Each has a connection to a desktop, and its pictures in memory while it
+asks the model: some 30 MB."""
+
 FAILURES_LIMIT: Final = 10
 """Turns in a row in which every tool call failed. A model that gets nothing right in ten goes on
 like that."""
@@ -160,13 +164,20 @@ class Agents:
         """Whether there is a model to talk to."""
         return self._answers is not None
 
+    @property
+    def full(self) -> bool:
+        """Whether no other chat may start."""
+        return len(self._runs) >= RUNS_LIMIT
+
     # For those who talk to a chat.
 
     async def say(self, chat_id: UUID, text: str) -> None:
         """Tells a chat something. What it is doing goes on, and then it listens.
 
-        Raises Busy where too much waits, or the chat was archived.
+        Raises Busy where too much waits or is at work, or the chat was archived.
         """
+        if self.full and chat_id not in self._runs:
+            raise Busy("Too many chats are at work. Try again later.")
         content = [{"type": "text", "text": text}]
         if not await self.conversations.ask(chat_id, content, limit=WAITING_LIMIT):
             raise Busy("The chat is archived, or has too many messages waiting.")

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from api.agent_tools import AgentTools, ToolError, title_of
+from api.agents import Busy
 from api.store import Chat
 from tests.agents_lab import AgentsLab, agents_lab
 from tests.talking import calls, on_screen, said
@@ -63,6 +64,25 @@ async def test_without_a_workspace_there_is_no_desktop() -> None:
         with pytest.raises(ToolError, match="the chat has no workspace"):
             await tools_of(lab, chat).run("spawn_computer_use_agent", {"prompt": "x"})
         assert await lab.agents.conversations.children(chat.id) == []
+
+
+async def test_a_model_cannot_spawn_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with agents_lab() as lab:
+        chat, child = await running_tool(lab)
+        tools = tools_of(lab, chat)
+        monkeypatch.setattr("api.agent_tools.AT_WORK_LIMIT", 1)
+        with pytest.raises(ToolError, match="too many agents are at work"):
+            await tools.run("spawn_computer_use_agent", {"prompt": "x"})
+        monkeypatch.setattr("api.agent_tools.AT_WORK_LIMIT", 2)
+        monkeypatch.setattr("api.agents.RUNS_LIMIT", 1)
+        with pytest.raises(ToolError, match="too many agents are at work"):
+            await tools.run("spawn_computer_use_agent", {"prompt": "x"})
+        with pytest.raises(Busy, match="Too many chats are at work"):
+            await lab.agents.say((await lab.chat()).id, "Hello.")
+        # Who is at work already can be talked to.
+        await lab.agents.say(child.id, "Hello.")
+        await lab.agents.interrupt(child.id)
+        assert (await answer(tools, "spawn_computer_use_agent", prompt="x"))["status"] == "pending"
 
 
 async def test_an_agent_has_no_agents() -> None:
