@@ -41,7 +41,7 @@ WAITING_LIMIT: Final = 100
 
 RUNS_LIMIT: Final = 100
 """Chats at work at once. Each has a connection to a desktop, and its pictures in memory while it
-asks the model: some 30 MB."""
+asks the model: 18 MB at most."""
 
 FAILURES_LIMIT: Final = 10
 """Turns in a row in which every tool call failed. A model that gets nothing right in ten goes on

@@ -1,0 +1,109 @@
+"""The computer tool on programs of a real Xvnc: a GTK one, and a terminal."""
+
+from __future__ import annotations
+
+import base64
+import io
+import shutil
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import trio
+from PIL import Image
+
+import relay
+from relay.computer import Computer, Result
+from relay.desktops import RunningDesktop
+from relay.rfb.pixels.canvas import Array
+from tests.desktop_processes import desktops_home, needs_xvnc, until
+from tests.test_client_xvnc import on, xvnc
+
+__all__ = ["desktops_home", "xvnc"]  # the fixtures
+
+pytestmark = needs_xvnc
+
+
+@asynccontextmanager
+async def using(desktop: RunningDesktop, command: str) -> AsyncIterator[Computer]:
+    """The tool, on a desktop with a program that shows itself."""
+    assert shutil.which(command.split()[0]) is not None, f"{command.split()[0]} is not installed"
+    environment = on(desktop) | {"LC_ALL": "C.UTF-8"}
+    async with relay.connect(desktop) as connected, Computer(connected) as computer:
+        assert await connected.settled(quiet_s=0.3, limit_s=5)
+        before = await connected.picture()
+        process = await trio.lowlevel.open_process(
+            ["sh", "-c", command], env=environment, stderr=subprocess.DEVNULL
+        )
+        try:
+            with trio.fail_after(20):
+                while (await connected.picture() == before).all():
+                    await trio.sleep(0.05)
+            assert await connected.settled(quiet_s=0.5, limit_s=10)
+            yield computer
+        finally:
+            process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+
+
+async def run(computer: Computer, *actions: tuple[str, dict[str, Any]]) -> list[Result]:
+    blocks = [
+        {"id": f"toolu_{number}", "name": name, "input": given}
+        for number, (name, given) in enumerate(actions)
+    ]
+    results = await computer.run_batch(blocks)
+    assert not any(result["is_error"] for result in results), results
+    return results
+
+
+def shown(looked: Result) -> Array:
+    data = base64.b64decode(looked["content"][-1]["source"]["data"])
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+def text_of_terminal(looked: Result) -> tuple[int, int]:
+    """Where the text of the one white window begins; the window manager has placed it."""
+    white = (shown(looked) == 255).all(axis=-1)
+    (across,) = (white.sum(axis=0) > 100).nonzero()
+    (down,) = (white.sum(axis=1) > 100).nonzero()
+    return int(across[0]) + 2, int(down[0]) + 2
+
+
+async def test_a_gtk_entry_takes_what_is_typed_and_edited(
+    xvnc: RunningDesktop, tmp_path: Path
+) -> None:
+    path = tmp_path / "typed"
+    async with using(xvnc, f"zenity --entry > {path}") as computer:
+        await run(
+            computer,
+            ("type", {"text": "Grüße, 世界 and mor"}),
+            ("key", {"text": "BackSpace", "repeat": 8}),
+            ("type", {"text": "!"}),
+        )
+        await run(computer, ("key", {"text": "Return"}))
+        await until(lambda: path.read_text() != "")
+    assert path.read_text() == "Grüße, 世界!\n"
+
+
+async def test_a_drag_selects_text_in_a_terminal(xvnc: RunningDesktop) -> None:
+    # Black on white, in cells of 6x13 pixels behind a border of two.
+    command = "xterm -fn 6x13 -b 2 -bw 0 +sb -geometry 35x10 -e cat"
+    async with using(xvnc, command) as computer:
+        x, y = text_of_terminal((await run(computer, ("screenshot", {})))[0])
+        results = await run(
+            computer,
+            ("mouse_move", {"coordinate": [x + 90, y + 60]}),
+            ("type", {"text": "hello world"}),
+            (
+                "left_click_drag",
+                {"start_coordinate": [x + 1, y + 6], "coordinate": [x + 31, y + 6]},
+            ),
+            ("mouse_move", {"coordinate": [x + 90, y + 60]}),
+        )
+    dark = shown(results[-1])[y : y + 13, x : x + 66].mean(axis=-1) < 128
+    hello, world = dark[:, :30], dark[:, 36:66]
+    assert hello.mean() > 0.5 > world.mean()
