@@ -131,7 +131,7 @@ class HttpFront:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         refusal = self._refusal(scope)
         if refusal is not None:
-            await refusal(scope, receive, send)
+            await refusal(scope, receive, partial(_send_last, send))
             return
         assert self._manager is not None
         call = scope[_CALL] = trio.CancelScope()
@@ -198,6 +198,14 @@ class HttpFront:
             connection.exit_stack.push_async_callback(session.aclose)
             connection.exit_stack.callback(self._sessions.pop, connection.session_id)
         return session
+
+
+async def _send_last(send: Send, message: Message) -> None:
+    """What is refused has its body left unread, so the connection ends. The client is told, or it
+    would send its next request into that end."""
+    if message["type"].endswith(".response.start"):
+        message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+    await send(message)
 
 
 def _unsupported(requested: str) -> Response:
