@@ -12,6 +12,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, Final, Protocol
 from uuid import UUID
 
@@ -123,11 +124,12 @@ class Watch:
 
 
 class _Run:
-    """One chat at work. `again`: something was said since it listened last."""
+    """One chat at work. `again`: something was said since it listened last, or was interrupted."""
 
     def __init__(self) -> None:
         self.scope = trio.CancelScope()
         self.over = trio.Event()
+        self.lease: datetime | None = None
         self.again = False
         self.interrupted = False
 
@@ -178,14 +180,15 @@ class Agents:
         if run is None:
             self._runs[chat_id] = run = _Run()
             self._nursery.start_soon(self._run, chat_id, run)
-        run.again = True
+        else:
+            run.again = True
 
     async def interrupt(self, chat_id: UUID) -> bool:
         """Stops what a chat does, and returns when it has; whether it did anything."""
         run = self._runs.get(chat_id)
         if run is None:
             return False
-        run.interrupted = True
+        run.interrupted, run.again = True, False
         run.scope.cancel()
         await run.over.wait()
         return True
@@ -230,7 +233,9 @@ class Agents:
         with trio.move_on_after(timeout_s), self.watch(chat_id) as watch:
             while True:
                 chat = await self._store.chat(chat_id)
-                if chat is None or chat.status not in ("pending", "running"):
+                # What was said just now has a run before that run has the lease.
+                busy = chat_id in self._runs
+                if chat is None or not (busy or chat.status in ("pending", "running")):
                     return chat
                 await watch.wait()
         return None
@@ -251,6 +256,7 @@ class Agents:
 
     async def _run(self, chat_id: UUID, run: _Run) -> None:
         ending: tuple[str, str | None] = ("error", STOPPED)
+        unheard = False
         try:
             with run.scope:
                 ending = await self._converse(chat_id, run)
@@ -262,14 +268,15 @@ class Agents:
         finally:
             with trio.move_on_after(FINISH_S, shield=True):
                 try:
-                    await self.conversations.finish(chat_id, *ending)
+                    unheard = await self.conversations.finish(chat_id, run.lease, *ending)
                 except StoreError:
                     # Its lease ends by itself.
                     _log.warning("how chat %s ended could not be saved", chat_id)
             del self._runs[chat_id]
             run.over.set()
             self.tell(chat_id)
-        if run.again and not run.interrupted and ending[0] == "waiting":
+        # Another process may have been told something that it could not start this chat for.
+        if ending[0] == "waiting" and (run.again or (unheard and not run.interrupted)):
             self.start(chat_id)
 
     async def _converse(self, chat_id: UUID, run: _Run) -> tuple[str, str | None]:
@@ -277,13 +284,14 @@ class Agents:
         chat = await self._store.chat(chat_id)
         if self._answers is None:
             return "error", NO_MODEL
-        if chat is None or not await self.conversations.begin(chat_id):
+        run.lease = await self.conversations.begin(chat_id)
+        if chat is None or run.lease is None:
             return "waiting", None
         self.tell(chat_id)
         limit_s = self._settings.time_limit_s
         ending: tuple[str, str | None] = ("error", f"Stopped after {limit_s:g} s.")
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._renew, chat_id, run)
+            nursery.start_soon(self._renew, chat_id, run, run.lease)
             with trio.move_on_after(limit_s):
                 try:
                     async with AgentDesktop(
@@ -299,17 +307,20 @@ class Agents:
             nursery.cancel_scope.cancel()
         return ending
 
-    async def _renew(self, chat_id: UUID, run: _Run) -> None:
+    async def _renew(self, chat_id: UUID, run: _Run, lease: datetime) -> None:
         while True:
             await trio.sleep(LEASE_S / 3)
             try:
-                if not await self.conversations.renew(chat_id):
-                    # It was archived elsewhere, or taken for abandoned.
-                    run.interrupted = True
-                    run.scope.cancel()
+                renewed = await self.conversations.renew(chat_id, lease)
             except StoreError:
                 # The store has logged it, and there are two more tries.
-                pass
+                continue
+            if renewed is None:
+                # It was archived elsewhere, or taken for abandoned.
+                run.interrupted = True
+                run.scope.cancel()
+                return
+            run.lease = lease = renewed
 
     async def _turns(
         self, chat: Chat, run: _Run, answers: Answers, desktop: AgentDesktop

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 import trio
@@ -134,6 +135,21 @@ async def test_a_message_waits_or_interrupts(interrupt: bool) -> None:
             assert last == [{"type": "text", "text": "Heard."}]
         else:
             assert len(await lab.messages(child.id)) == 2
+
+
+async def test_waiting_for_an_agent_that_was_told_something_just_now() -> None:
+    async with agents_lab() as lab:
+        chat, child = await running_tool(lab, said("Heard."))
+        tools, about = tools_of(lab, chat), {"chat_id": str(child.id)}
+        begin = lab.agents.conversations.begin
+
+        async def slow(chat_id: UUID) -> datetime | None:
+            await trio.sleep(0.05)
+            return await begin(chat_id)
+
+        lab.agents.conversations.begin = slow  # type: ignore[method-assign]
+        await answer(tools, "message_agent", message="Stop that.", interrupt=True, **about)
+        assert (await answer(tools, "wait_agent", **about))["report"] == "Heard."
 
 
 async def test_an_agent_that_failed_says_what_it_had() -> None:
