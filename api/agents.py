@@ -13,7 +13,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, Final, Protocol
+from functools import partial
+from typing import Any, Final, NamedTuple, Protocol
 from uuid import UUID
 
 import trio
@@ -29,7 +30,7 @@ from relay.desktops import Desktops
 from relay.errors import DesktopError
 from relay.limits import Limits
 
-__all__ = ["NO_MODEL", "Agents", "Answers", "Busy", "Watch"]
+__all__ = ["NO_MODEL", "Agents", "Answers", "Busy", "Watch", "Words"]
 
 NO_MODEL: Final = "No language model is configured."
 
@@ -94,33 +95,40 @@ class Busy(Exception):
     """The chat cannot take this now; the text says why."""
 
 
+class Words(NamedTuple):
+    """What the model is saying, before it is a message. `restarted`: what it said earlier behind
+    the message of the id `behind` is void."""
+
+    behind: int = 0
+    restarted: bool = False
+    text: str = ""
+
+
 class Watch:
     """What somebody who watches a chat has not seen. `changed` is for one waiter."""
 
     def __init__(self) -> None:
         self.changed = trio.Event()
-        self._text = ""
-        self._restarted = False
+        self._words = Words()
 
-    def tell(self, text: str = "") -> None:
-        """Something has changed, or the model is saying `text`."""
-        self._text = (self._text + text)[:UNHEARD_CHARS]
+    def tell(self, words: Words | None = None) -> None:
+        """Something has changed, or the model is saying `words`."""
+        if words is not None:
+            before = self._words
+            if words.restarted or words.behind != before.behind:
+                self._words = words
+            else:
+                text = (before.text + words.text)[:UNHEARD_CHARS]
+                self._words = Words(before.behind, before.restarted, text)
         self.changed.set()
 
-    def restart(self) -> None:
-        """What the model was saying is void."""
-        self._text = ""
-        self._restarted = True
-
-    async def wait(self) -> tuple[bool, str]:
-        """Waits for a change, for a few seconds at most. Whether what was said before is void, and
-        what the model has said since."""
+    async def wait(self) -> Words:
+        """Waits for a change, for a few seconds at most. What the model has said since."""
         with trio.move_on_after(LOOK_AGAIN_S):
             await self.changed.wait()
         self.changed = trio.Event()
-        news = self._restarted, self._text
-        self._restarted, self._text = False, ""
-        return news
+        words, self._words = self._words, Words()
+        return words
 
 
 class _Run:
@@ -210,20 +218,16 @@ class Agents:
             if not self._watches[chat_id]:
                 del self._watches[chat_id]
 
-    def tell(self, chat_id: UUID, text: str = "") -> None:
-        """Tells those who watch a chat that it has changed."""
+    def tell(self, chat_id: UUID, words: Words | None = None) -> None:
+        """Tells those who watch a chat that it has changed, or what its model says."""
         for watch in self._watches.get(chat_id, ()):
-            watch.tell(text)
+            watch.tell(words)
 
     def close_watches(self) -> None:
         """The server ends: nobody follows any chat."""
         self.closing = True
         for chat_id in self._watches:
             self.tell(chat_id)
-
-    def _restart(self, chat_id: UUID) -> None:
-        for watch in self._watches.get(chat_id, ()):
-            watch.restart()
 
     async def wait_idle(self, chat_id: UUID, timeout_s: float = math.inf) -> Chat | None:
         """Waits until nobody is at work in a chat; the chat, or None where that took longer.
@@ -344,16 +348,22 @@ class Agents:
                 return "error", f"Stopped after {tokens} tokens. Send a message to go on."
             if failures == FAILURES_LIMIT:
                 return "error", f"Stopped after {failures} turns in which every tool call failed."
-            reply = await answers.reply(
-                system=_SYSTEM[chat.mode],
-                messages=await request_messages(
-                    [(message.role, message.content) for message in history], self._picture
-                ),
-                tools=[*tools.definitions(), *await desktop.definitions()],
-                beta=desktop.beta_header,
-                on_text=lambda text: self.tell(chat.id, text),
-                on_restart=lambda: self._restart(chat.id),
+            messages = await request_messages(
+                [(message.role, message.content) for message in history], self._picture
             )
+            say = partial(self._say, chat.id, history[-1].id)
+            try:
+                reply = await answers.reply(
+                    system=_SYSTEM[chat.mode],
+                    messages=messages,
+                    tools=[*tools.definitions(), *await desktop.definitions()],
+                    beta=desktop.beta_header,
+                    on_text=say,
+                    on_restart=partial(say, restarted=True),
+                )
+            except BaseException:
+                say(restarted=True)
+                raise
             turns += 1
             tokens += reply.input_tokens + reply.output_tokens
             if not reply.content:
@@ -373,6 +383,9 @@ class Agents:
                 await self._save_results(chat.id, results)
             elif reply.stop_reason == "max_tokens":
                 return "error", "The model's answer was cut off. Send a message to go on."
+
+    def _say(self, chat_id: UUID, behind: int, text: str = "", *, restarted: bool = False) -> None:
+        self.tell(chat_id, Words(behind, restarted, text))
 
     async def _picture(self, file_id: UUID) -> tuple[str, bytes]:
         picture = await self.conversations.picture(file_id)

@@ -318,8 +318,8 @@ async def test_watchers_hear_what_is_being_said() -> None:
             with lab.agents.watch(chat.id) as watch:
                 watching()
                 while not heard:
-                    _, text = await watch.wait()
-                    heard.extend([text] if text else [])
+                    words = await watch.wait()
+                    heard.extend([words.text] if words.text else [])
 
         ready = trio.Event()
         lab.nursery.start_soon(listen, ready.set)

@@ -160,7 +160,7 @@ async def provoke(server: Web, path: str, method: str) -> AsyncIterator[httpx.Re
     if path.endswith("/chats"):
         yield await client.request(method, f"{path}?archived=perhaps", content=b"{")
     if method == "POST":
-        yield await client.post(good, content=b" " * 65_537)
+        yield await client.post(good, content=b" " * 400_000)
     if path == "/readyz":
         store.ping = ping  # type: ignore[method-assign]
     await server.break_table("tokens" if path == "/metrics" else "chats")
