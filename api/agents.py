@@ -140,6 +140,7 @@ class _Run:
         self.lease: datetime | None = None
         self.again = False
         self.interrupted = False
+        self.finishing = False
 
 
 class Agents:
@@ -196,10 +197,12 @@ class Agents:
         run = self._runs.get(chat_id)
         if run is None:
             return False
-        run.interrupted, run.again = True, False
-        run.scope.cancel()
+        working = not run.finishing
+        if working:
+            run.interrupted, run.again = True, False
+            run.scope.cancel()
         await run.over.wait()
-        return True
+        return working
 
     async def archived(self, chat_id: UUID) -> None:
         """The chat was archived: it does nothing more, and nobody follows it."""
@@ -270,6 +273,7 @@ class Agents:
             _log.exception("the run of chat %s failed unexpectedly", chat_id)
             ending = ("error", INTERNAL)
         finally:
+            run.finishing = True
             with trio.move_on_after(FINISH_S, shield=True):
                 try:
                     unheard = await self.conversations.finish(chat_id, run.lease, *ending)
@@ -280,7 +284,7 @@ class Agents:
             run.over.set()
             self.tell(chat_id)
         # Another process may have been told something that it could not start this chat for.
-        if ending[0] == "waiting" and (run.again or (unheard and not run.interrupted)):
+        if run.again or (unheard and ending[0] == "waiting" and not run.interrupted):
             self.start(chat_id)
 
     async def _converse(self, chat_id: UUID, run: _Run) -> tuple[str, str | None]:

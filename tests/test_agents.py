@@ -433,3 +433,29 @@ async def test_an_error_can_have_any_text() -> None:
         chat = await lab.chat()
         lab.talker.parent = [ModelError("Status 500: \ud800\0.", retryable=False)]
         assert (await lab.ask(chat)).last_error == "Status 500: ?."
+
+
+async def test_what_is_said_while_a_run_fails_is_answered() -> None:
+    async with agents_lab() as lab:
+        chat = await lab.chat()
+
+        async def fail(_asked: dict[str, Any]) -> Reply:
+            await lab.agents.say(chat.id, "And another thing.")
+            raise ModelError("Overloaded.", retryable=True)
+
+        lab.talker.parent = [fail, said("Both done.")]
+        assert (await lab.ask(chat)).status == "waiting"
+        last = (await lab.messages(chat.id))[-1]
+        assert last.content == [{"type": "text", "text": "Both done."}]
+
+
+async def test_a_chat_whose_process_died_before_it_began_is_found() -> None:
+    async with agents_lab() as lab:
+        chat, conversations = await lab.chat(), lab.agents.conversations
+        assert await conversations.ask(chat.id, said("Do it.").content, limit=1)
+        found = await lab.store.chat(chat.id)
+        assert found is not None
+        assert found.status == "pending"
+        lab.clock.advance(seconds=LEASE_S + 1)
+        assert await conversations.mark_abandoned() == [chat.id]
+        assert (await lab.ask(chat, "Go on.")).status == "waiting"

@@ -181,9 +181,14 @@ class Conversations:
         await self._store.run(work, write=True)
 
     async def ask(self, chat_id: UUID, content: Content, *, limit: int) -> bool:
-        """Something of the user's, for when the model listens. False where `limit` wait already, or
-        the chat is archived."""
+        """Something of the user's, for when the model listens: a chat at which nobody works is
+        pending from here on. False where `limit` wait already, or the chat is archived."""
         now = self._store.now()
+        until = now + timedelta(seconds=LEASE_S)
+        idle = (chats.c.id == chat_id) & chats.c.status.not_in(_BUSY)
+        pending = (
+            update(chats).where(idle).values(status="pending", last_error=None, running_until=until)
+        )
 
         def work(connection: Connection) -> bool:
             waiting = select(func.count()).where(waiting_messages.c.chat_id == chat_id)
@@ -195,6 +200,7 @@ class Conversations:
             connection.execute(
                 insert(waiting_messages).values(chat_id=chat_id, content=content, created_at=now)
             )
+            connection.execute(pending)
             return True
 
         return await self._store.run(work, write=True)

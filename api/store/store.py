@@ -196,8 +196,9 @@ class Store:
         try:
             return await trio.to_thread.run_sync(work, limiter=self._limiter)
         except SQLAlchemyError as error:
-            # `orig` is the driver's own text; str(error) would repeat the statement's values.
-            cause = str(getattr(error, "orig", None) or type(error).__name__)
+            # `orig` is the driver's own text; str(error) would repeat the statement's values, and
+            # so do the further lines of PostgreSQL's.
+            cause = str(getattr(error, "orig", None) or type(error).__name__).partition("\n")[0]
             _log.error("the database failed: %s", cause)
             raise StoreError(cause) from error
 
