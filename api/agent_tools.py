@@ -70,8 +70,12 @@ def title_of(prompt: str) -> str:
     title = " ".join(words[:_TITLE_WORDS])
     if len(words) > _TITLE_WORDS:
         title += "..."
-    title = "".join(c for c in title if c.isprintable())
-    return title[:_TITLE_CHARS] or "New Chat"
+    return _plain(title) or "New Chat"
+
+
+def _plain(title: str) -> str:
+    title = "".join(c for c in " ".join(title.split()) if c.isprintable())
+    return title[:_TITLE_CHARS]
 
 
 class AgentTools:
@@ -134,7 +138,7 @@ class AgentTools:
             raise ToolError("prompt is required")
         if self._chat.workspace_id is None:
             raise ToolError("create child chat: the chat has no workspace, and so no desktop")
-        title = title_of(wanted.title or prompt)
+        title = _plain(wanted.title or "") or title_of(prompt)
         content = [{"type": "text", "text": prompt}]
         child = await self._agents.conversations.create_child(self._chat, title, content)
         if child is None:

@@ -162,6 +162,21 @@ async def test_an_agent_that_failed_says_what_it_had() -> None:
             await answer(tools_of(lab, chat), "wait_agent", chat_id=str(child.id))
 
 
+@pytest.mark.parametrize(
+    ("given", "title"),
+    [
+        ("Find out which of the programs can draw", "Find out which of the programs can draw"),
+        (" \x07\n", "Look."),
+        ("x" * 100, "x" * 80),
+    ],
+)
+async def test_a_title_that_was_given(given: str, title: str) -> None:
+    async with agents_lab() as lab:
+        tools = tools_of(lab, await lab.chat())
+        told = await answer(tools, "spawn_computer_use_agent", prompt="Look.", title=given)
+        assert told["title"] == title
+
+
 async def test_a_list_in_pages() -> None:
     async with agents_lab() as lab:
         chat = await lab.chat()
