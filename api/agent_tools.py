@@ -13,6 +13,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from api.store import Chat, Store
+from api.store.conversations import BUSY
 
 if TYPE_CHECKING:
     from api.agents import Agents
@@ -21,6 +22,9 @@ __all__ = ["WAIT_S", "AgentTools", "ToolError", "title_of"]
 
 WAIT_S: Final = 300.0
 """What `wait_agent` waits where it is not told otherwise."""
+
+AT_WORK_LIMIT: Final = 8
+"""A chat's agents that may be at work at once: they share one desktop."""
 
 LISTED: Final = 10
 LISTED_LIMIT: Final = 50
@@ -138,6 +142,7 @@ class AgentTools:
             raise ToolError("prompt is required")
         if self._chat.workspace_id is None:
             raise ToolError("create child chat: the chat has no workspace, and so no desktop")
+        await self._check_room()
         title = _plain(wanted.title or "") or title_of(prompt)
         content = [{"type": "text", "text": prompt}]
         child = await self._agents.conversations.create_child(self._chat, title, content)
@@ -174,6 +179,8 @@ class AgentTools:
         if not wanted.message.strip():
             raise ToolError("message is required")
         child = await self._child(wanted.chat_id)
+        if child.status not in BUSY:
+            await self._check_room()
         interrupted = wanted.interrupt and await self._agents.interrupt(child.id)
         try:
             await self._agents.say(child.id, wanted.message)
@@ -213,6 +220,13 @@ class AgentTools:
         if child is None or child.parent_id != self._chat.id:
             raise ToolError(stranger)
         return child
+
+    async def _check_room(self) -> None:
+        children = await self._agents.conversations.children(self._chat.id)
+        if sum(child.status in BUSY for child in children) >= AT_WORK_LIMIT:
+            raise ToolError(
+                f"{AT_WORK_LIMIT} agents are at work already. Wait for one of them, or close one."
+            )
 
     async def _again(self, child: Chat) -> Chat:
         return await self._store.chat(child.id) or child

@@ -24,7 +24,7 @@ from api.agent_tools import AgentTools, ToolError
 from api.model import ModelError, Reply
 from api.settings import ModelSettings
 from api.store import Chat, Conversations, File, Message, Store, StoreError
-from api.store.conversations import LEASE_S
+from api.store.conversations import BUSY, LEASE_S
 from api.transcript import request_messages
 from relay.desktops import Desktops
 from relay.errors import DesktopError
@@ -209,6 +209,11 @@ class Agents:
         await self.interrupt(chat_id)
         self.tell(chat_id)
 
+    @property
+    def watchers(self) -> int:
+        """How many watch a chat now."""
+        return sum(map(len, self._watches.values()))
+
     @contextmanager
     def watch(self, chat_id: UUID) -> Iterator[Watch]:
         """Tells of changes of a chat's while the block runs."""
@@ -242,7 +247,7 @@ class Agents:
                 chat = await self._store.chat(chat_id)
                 # What was said just now has a run before that run has the lease.
                 busy = chat_id in self._runs
-                if chat is None or not (busy or chat.status in ("pending", "running")):
+                if chat is None or not (busy or chat.status in BUSY):
                     return chat
                 await watch.wait()
         return None

@@ -206,7 +206,7 @@ class _EventStream(StreamingResponse):
     response_class=StreamingResponse,
     responses={
         200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
-        **error_responses(400, 401, 404, 500),
+        **error_responses(400, 401, 404, 500, 503),
     },
 )
 async def stream(
@@ -218,6 +218,10 @@ async def stream(
     """The chat's messages, those there are and those to come."""
     services = services_of(request)
     found = await find_chat(services, identity, chat)
+    # Each is a connection that stays, as a session is.
+    if services.agents.watchers + services.live.count >= services.live.capacity:
+        text = "This server has as many as it takes. Try again later."
+        raise ApiError(503, "Too many streams.", text, headers={"Retry-After": "10"})
     last = request.headers.get("Last-Event-ID", "")
     if re.fullmatch("[0-9]{1,10}", last) and int(last) <= LAST_ID:
         after = max(after, int(last))

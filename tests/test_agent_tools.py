@@ -177,6 +177,26 @@ async def test_a_title_that_was_given(given: str, title: str) -> None:
         assert told["title"] == title
 
 
+async def test_so_many_agents_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.agent_tools.AT_WORK_LIMIT", 2)
+    async with agents_lab() as lab:
+        chat, child = await running_tool(lab)
+        tools, about = tools_of(lab, chat), {"chat_id": str(child.id)}
+        await lab.agents.interrupt(child.id)
+        lab.talker.agent = [calls(on_screen("wait", {"duration": 60})) for _ in range(3)]
+        for _ in range(2):
+            await answer(tools, "spawn_computer_use_agent", prompt="Look.")
+        for call in (
+            answer(tools, "spawn_computer_use_agent", prompt="Look."),
+            answer(tools, "message_agent", message="Go on.", **about),
+        ):
+            with pytest.raises(ToolError, match="2 agents are at work already"):
+                await call
+        newest, _, _ = await lab.agents.conversations.children(chat.id)
+        await answer(tools, "close_agent", chat_id=str(newest.id))
+        await answer(tools, "message_agent", message="Go on.", **about)
+
+
 async def test_a_list_in_pages() -> None:
     async with agents_lab() as lab:
         chat = await lab.chat()

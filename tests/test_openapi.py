@@ -145,6 +145,8 @@ async def provoke(server: Web, path: str, method: str) -> AsyncIterator[httpx.Re
     elif endless:
         async with client.stream(method, good) as response:
             yield response
+        server.live.capacity = 0
+        yield await client.request(method, good)
     else:
         yield await client.request(method, good, content=body)
         yield await client.request(method, good, content=body)

@@ -21,7 +21,7 @@ from api.store.schema import chats, files, messages, waiting_messages
 if TYPE_CHECKING:
     from api.store.store import Store
 
-__all__ = ["ABANDONED", "LEASE_S", "Conversations"]
+__all__ = ["ABANDONED", "BUSY", "LEASE_S", "Conversations"]
 
 LEASE_S: Final = 30
 """How long a chat may stand as running when nobody runs it any more. It is renewed three times as
@@ -29,7 +29,8 @@ often."""
 
 ABANDONED: Final = "The server stopped while it was at work. Send a message to go on."
 
-_BUSY: Final = ("pending", "running")
+BUSY: Final = ("pending", "running")
+"""Statuses of a chat that somebody works at, or is about to."""
 
 _parents = chats.alias("parents")
 _OPEN: Final = ~chats.c.archived & ~exists(_parents.c.id).where(
@@ -143,7 +144,7 @@ class Conversations:
 
     async def mark_abandoned(self) -> list[UUID]:
         """Chats that stand as busy and whose lease is over become `error`; which those were."""
-        over = chats.c.status.in_(_BUSY) & (chats.c.running_until < self._store.now())
+        over = chats.c.status.in_(BUSY) & (chats.c.running_until < self._store.now())
         found = select(chats.c.id).where(over)
         # Nearly always there are none, and looking is no write.
         ids = await self._store.run(lambda connection: connection.execute(found).scalars().all())
@@ -185,7 +186,7 @@ class Conversations:
         pending from here on. False where `limit` wait already, or the chat is archived."""
         now = self._store.now()
         until = now + timedelta(seconds=LEASE_S)
-        idle = (chats.c.id == chat_id) & chats.c.status.not_in(_BUSY)
+        idle = (chats.c.id == chat_id) & chats.c.status.not_in(BUSY)
         pending = (
             update(chats).where(idle).values(status="pending", last_error=None, running_until=until)
         )
