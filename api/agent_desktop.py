@@ -88,8 +88,11 @@ class AgentDesktop:
         if workspace is None:
             raise DesktopError("the chat has no workspace")
         await self._open.aclose()
-        running = await self._desktops.get(workspace.id, workspace.desktop)
-        desktop = await self._open.enter_async_context(connect(running, limits=self._limits))
+        desktop = await self._desktops.reach(
+            workspace.id,
+            workspace.desktop,
+            lambda running: self._open.enter_async_context(connect(running, limits=self._limits)),
+        )
         self._computer = await self._open.enter_async_context(Computer(desktop, self._version))
         self._desktop = desktop
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from datetime import timedelta
 from io import BytesIO
 from typing import Any
@@ -17,6 +17,8 @@ from api.agents import FAILURES_LIMIT, STOPPED, Agents, Busy
 from api.model import ModelError, Reply
 from api.settings import ModelSettings
 from api.store.conversations import ABANDONED, LEASE_S
+from relay.desktops import RunningDesktop
+from relay.dial import parse_address
 from relay.limits import Limits
 from tests.agents_lab import AgentsLab, agents_lab, last_result, to_spawned
 from tests.talking import call, calls, on_screen, said
@@ -271,6 +273,22 @@ async def test_a_desktop_that_ends_in_the_middle_is_told_and_opened_again() -> N
         assert first["is_error"]
         assert first["content"][0]["text"].startswith("The desktop failed: ")
         assert second["content"][0]["type"] == "image"
+
+
+async def test_a_desktop_that_has_just_ended_is_started_again() -> None:
+    async with agents_lab() as lab:
+        get, ended = lab.desktops.get, trio.Event()
+        nobody = RunningDesktop(parse_address("tcp://127.0.0.1:1"), ended=ended, doubt=ended.set)
+
+        async def just_ended(key: Hashable, spec: str) -> RunningDesktop:
+            return await get(key, spec) if ended.is_set() else nobody
+
+        lab.desktops.get = just_ended  # type: ignore[method-assign]
+        chat = await lab.chat()
+        lab.talker.parent = [calls(call(*SPAWN)), to_spawned("wait_agent"), said("Fine.")]
+        lab.talker.agent = [calls(on_screen("screenshot")), said("It is there.")]
+        await lab.ask(chat)
+        assert (await lab.only_child(chat)).status == "waiting"
 
 
 # Whoever runs a chat can die.
