@@ -105,30 +105,35 @@ class Words(NamedTuple):
 
 
 class Watch:
-    """What somebody who watches a chat has not seen. `changed` is for one waiter."""
+    """What somebody who watches a chat has not seen; for one waiter."""
 
     def __init__(self) -> None:
-        self.changed = trio.Event()
+        self._told = trio.Event()
+        self._changed = False
         self._words = Words()
 
     def tell(self, words: Words | None = None) -> None:
         """Something has changed, or the model is saying `words`."""
-        if words is not None:
+        if words is None:
+            self._changed = True
+        else:
             before = self._words
             if words.restarted or words.behind != before.behind:
                 self._words = words
             else:
                 text = (before.text + words.text)[:UNHEARD_CHARS]
                 self._words = Words(before.behind, before.restarted, text)
-        self.changed.set()
+        self._told.set()
 
-    async def wait(self) -> Words:
-        """Waits for a change, for a few seconds at most. What the model has said since."""
-        with trio.move_on_after(LOOK_AGAIN_S):
-            await self.changed.wait()
-        self.changed = trio.Event()
-        words, self._words = self._words, Words()
-        return words
+    async def wait(self) -> tuple[bool, Words]:
+        """Waits for news, for a few seconds at most: whether the chat may have changed, and what
+        its model has said since."""
+        with trio.move_on_after(LOOK_AGAIN_S) as late:
+            await self._told.wait()
+        self._told = trio.Event()
+        news = self._changed or late.cancelled_caught, self._words
+        self._changed, self._words = False, Words()
+        return news
 
 
 class _Run:
@@ -249,7 +254,9 @@ class Agents:
                 busy = chat_id in self._runs
                 if chat is None or not (busy or chat.status in BUSY):
                     return chat
-                await watch.wait()
+                changed = False
+                while not changed:
+                    changed, _ = await watch.wait()
         return None
 
     async def watch_abandoned(self) -> None:

@@ -22,6 +22,7 @@ from api.chats import CHAT_PATH, ChatBody, ChatId, SignedIn, find_chat, read_jso
 from api.errors import NOT_FOUND, SEE_LOG, ApiError, error_responses
 from api.services import Services, services_of
 from api.store import Chat, Message, StoreError
+from api.store.conversations import BUSY
 from api.takeover import current_connection
 
 __all__ = ["router"]
@@ -172,7 +173,11 @@ async def interrupt(request: Request, identity: SignedIn, chat: ChatId) -> Respo
     """Stops what the chat's model does, at once. Nothing to stop is no error."""
     services = services_of(request)
     found = await find_chat(services, identity, chat)
-    if not await services.agents.interrupt(found.id) and found.status == "running":
+    if await services.agents.interrupt(found.id):
+        return Response(status_code=204)
+    # It may have ended since.
+    found = await find_chat(services, identity, chat)
+    if found.status in BUSY:
         raise ApiError(409, "Chat is run by another server.", "Ask that one, or archive the chat.")
     return Response(status_code=204)
 
@@ -236,6 +241,11 @@ def _event(kind: str, data: object, event_id: int | None = None) -> str:
     return f"{line}event: {kind}\ndata: {json.dumps(data)}\n\n"
 
 
+def _events(words: Words) -> str:
+    restart = _event("restart", {}) if words.restarted else ""
+    return restart + (_event("text", {"text": words.text}) if words.text else "")
+
+
 async def _follow(
     request: Request, services: Services, chat: Chat, after: int
 ) -> AsyncGenerator[str]:
@@ -261,10 +271,7 @@ async def _follow(
                 continue
             # Otherwise the message that the words became has been sent.
             if words.behind == after:
-                if words.restarted:
-                    yield _event("restart", {})
-                if words.text:
-                    yield _event("text", {"text": words.text})
+                yield _events(words)
             if found is None or found.archived or services.agents.closing:
                 return
             now = {"status": found.status}
@@ -273,4 +280,9 @@ async def _follow(
             if now != status:
                 status = now
                 yield _event("status", now)
-            words = await watch.wait()
+            while True:
+                changed, words = await watch.wait()
+                if changed or words.behind != after or trio.current_time() >= alive_at:
+                    break
+                # No look at the database for each piece of text.
+                yield _events(words)

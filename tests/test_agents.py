@@ -336,7 +336,7 @@ async def test_watchers_hear_what_is_being_said() -> None:
             with lab.agents.watch(chat.id) as watch:
                 watching()
                 while not heard:
-                    words = await watch.wait()
+                    _, words = await watch.wait()
                     heard.extend([words.text] if words.text else [])
 
         ready = trio.Event()

@@ -16,7 +16,7 @@ from api.agents import Agents
 from api.model import Reply
 from api.serve import serve_app
 from api.services import Services
-from api.store import Message
+from api.store import Chat, Message
 from relay.desktops import Desktops, provider_for
 from tests.agents_lab import to_spawned
 from tests.talking import Talker, call, calls, on_screen, said
@@ -301,6 +301,50 @@ async def test_words_that_become_no_message_are_void(server: Web, talker: Talker
         await server.client.post(f"{chat}/archive")
         await events.end()
     assert seen.index(("text", {"text": "Let me"})) < seen.index(("restart", {}))
+
+
+async def test_words_cost_no_look_at_the_database(
+    server: Web, talker: Talker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def speak(asked: dict[str, Any]) -> Reply:
+        for _ in range(100):
+            asked["on_text"]("ha")
+            await trio.sleep(0.002)
+        return Reply([{"type": "text", "text": "ha" * 100}], "end_turn", 1, 1)
+
+    looks = 0
+    find = server.store.chat
+
+    async def count(chat_id: UUID) -> Chat | None:
+        nonlocal looks
+        looks += 1
+        return await find(chat_id)
+
+    monkeypatch.setattr(server.store, "chat", count)
+    talker.parent = [speak]
+    chat = await new_chat(server)
+    async with follow(server, chat) as events:
+        await events.next()
+        await server.client.post(f"{chat}/messages", json={"text": "Tell me a joke."})
+        seen = [await events.next()]
+        while seen[-1][1] != {"status": "waiting"}:
+            seen.append(await events.next())
+        assert looks < 20
+        await server.client.post(f"{chat}/archive")
+        await events.end()
+    assert len("".join(data["text"] for kind, data, _ in seen if kind == "text")) > 190
+
+
+async def test_an_interrupt_at_the_very_end(server: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    chat, agents = await new_chat(server), agents_of(server)
+    lease = await agents.conversations.begin(UUID(chat.rpartition("/")[2]))
+
+    async def too_late(chat_id: UUID) -> bool:
+        await agents.conversations.finish(chat_id, lease, "waiting")
+        return False
+
+    monkeypatch.setattr(agents, "interrupt", too_late)
+    assert (await server.client.post(f"{chat}/interrupt")).status_code == 204
 
 
 async def test_a_long_conversation_is_followed_whole(
