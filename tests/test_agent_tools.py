@@ -192,8 +192,9 @@ async def test_so_many_agents_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         ):
             with pytest.raises(ToolError, match="2 agents are at work already"):
                 await call
-        newest, _, _ = await lab.agents.conversations.children(chat.id)
-        await answer(tools, "close_agent", chat_id=str(newest.id))
+        children = await lab.agents.conversations.children(chat.id)
+        at_work = next(other for other in children if other.id != child.id)
+        await answer(tools, "close_agent", chat_id=str(at_work.id))
         await answer(tools, "message_agent", message="Go on.", **about)
 
 
