@@ -16,7 +16,6 @@ from uuid import UUID, uuid4
 from api.store import Chat, File, Store
 from relay.computer_versions import NOT_EXECUTED, TOOLSET, VERSIONS
 from relay.desktops import Desktops
-from relay.desktops.provider import RunningDesktop
 from relay.errors import DesktopError
 from relay.limits import Limits
 
@@ -96,11 +95,11 @@ class AgentDesktop:
         if workspace is None:
             raise DesktopError("the chat has no workspace")
         await self._open.aclose()
-
-        async def enter(running: RunningDesktop) -> Desktop:
-            return await self._open.enter_async_context(connect(running, limits=self._limits))
-
-        desktop = await self._desktops.reach(workspace.id, workspace.desktop, enter)
+        desktop = await self._desktops.reach(
+            workspace.id,
+            workspace.desktop,
+            lambda running: self._open.enter_async_context(connect(running, limits=self._limits)),
+        )
         self._computer = await self._open.enter_async_context(Computer(desktop, self._version))
         self._void = self._desktop is not None
         self._desktop = desktop

@@ -13,6 +13,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from api.store import Chat, Store
+from api.store.conversations import BUSY
 
 if TYPE_CHECKING:
     from api.agents import Agents
@@ -22,8 +23,8 @@ __all__ = ["WAIT_S", "AgentTools", "ToolError", "title_of"]
 WAIT_S: Final = 300.0
 """What `wait_agent` waits where it is not told otherwise."""
 
-AT_WORK_LIMIT: Final = 10
-"""Agents of one chat that are at work at once: they share a desktop."""
+AT_WORK_LIMIT: Final = 8
+"""A chat's agents that may be at work at once: they share one desktop."""
 
 LISTED: Final = 10
 LISTED_LIMIT: Final = 50
@@ -73,8 +74,12 @@ def title_of(prompt: str) -> str:
     title = " ".join(words[:_TITLE_WORDS])
     if len(words) > _TITLE_WORDS:
         title += "..."
-    title = "".join(c for c in title if c.isprintable())
-    return title[:_TITLE_CHARS] or "New Chat"
+    return _plain(title) or "New Chat"
+
+
+def _plain(title: str) -> str:
+    title = "".join(c for c in " ".join(title.split()) if c.isprintable())
+    return title[:_TITLE_CHARS]
 
 
 class AgentTools:
@@ -137,11 +142,8 @@ class AgentTools:
             raise ToolError("prompt is required")
         if self._chat.workspace_id is None:
             raise ToolError("create child chat: the chat has no workspace, and so no desktop")
-        children = await self._agents.conversations.children(self._chat.id)
-        at_work = sum(child.status in ("pending", "running") for child in children)
-        if at_work >= AT_WORK_LIMIT or self._agents.full:
-            raise ToolError("too many agents are at work: wait for one, or close one")
-        title = title_of(wanted.title or prompt)
+        await self._check_room()
+        title = _plain(wanted.title or "") or title_of(prompt)
         content = [{"type": "text", "text": prompt}]
         child = await self._agents.conversations.create_child(self._chat, title, content)
         if child is None:
@@ -177,6 +179,8 @@ class AgentTools:
         if not wanted.message.strip():
             raise ToolError("message is required")
         child = await self._child(wanted.chat_id)
+        if child.status not in BUSY:
+            await self._check_room()
         interrupted = wanted.interrupt and await self._agents.interrupt(child.id)
         try:
             await self._agents.say(child.id, wanted.message)
@@ -216,6 +220,15 @@ class AgentTools:
         if child is None or child.parent_id != self._chat.id:
             raise ToolError(stranger)
         return child
+
+    async def _check_room(self) -> None:
+        children = await self._agents.conversations.children(self._chat.id)
+        if sum(child.status in BUSY for child in children) >= AT_WORK_LIMIT:
+            raise ToolError(
+                f"{AT_WORK_LIMIT} agents are at work already. Wait for one of them, or close one."
+            )
+        if self._agents.full:
+            raise ToolError("too many chats are at work on this server: try again later")
 
     async def _again(self, child: Chat) -> Chat:
         return await self._store.chat(child.id) or child

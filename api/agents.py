@@ -12,7 +12,9 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, Protocol
+from datetime import datetime
+from functools import partial
+from typing import Any, Final, NamedTuple, Protocol
 from uuid import UUID
 
 import trio
@@ -22,13 +24,13 @@ from api.agent_tools import AgentTools, ToolError
 from api.model import ModelError, Reply
 from api.settings import ModelSettings
 from api.store import Chat, Conversations, File, Message, Store, StoreError
-from api.store.conversations import LEASE_S
+from api.store.conversations import BUSY, LEASE_S
 from api.transcript import request_messages
 from relay.desktops import Desktops
 from relay.errors import DesktopError
 from relay.limits import Limits
 
-__all__ = ["NO_MODEL", "Agents", "Answers", "Busy", "Watch"]
+__all__ = ["NO_MODEL", "Agents", "Answers", "Busy", "Watch", "Words"]
 
 NO_MODEL: Final = "No language model is configured."
 
@@ -97,43 +99,57 @@ class Busy(Exception):
     """The chat cannot take this now; the text says why."""
 
 
+class Words(NamedTuple):
+    """What the model is saying, before it is a message. `restarted`: what it said earlier behind
+    the message of the id `behind` is void."""
+
+    behind: int = 0
+    restarted: bool = False
+    text: str = ""
+
+
 class Watch:
-    """What somebody who watches a chat has not seen. `changed` is for one waiter."""
+    """What somebody who watches a chat has not seen; for one waiter."""
 
     def __init__(self) -> None:
-        self.changed = trio.Event()
-        self._text = ""
-        self._restarted = False
+        self._told = trio.Event()
+        self._changed = False
+        self._words = Words()
 
-    def tell(self, text: str = "") -> None:
-        """Something has changed, or the model is saying `text`."""
-        self._text = (self._text + text)[:UNHEARD_CHARS]
-        self.changed.set()
+    def tell(self, words: Words | None = None) -> None:
+        """Something has changed, or the model is saying `words`."""
+        if words is None:
+            self._changed = True
+        else:
+            before = self._words
+            if words.restarted or words.behind != before.behind:
+                self._words = words
+            else:
+                text = (before.text + words.text)[:UNHEARD_CHARS]
+                self._words = Words(before.behind, before.restarted, text)
+        self._told.set()
 
-    def restart(self) -> None:
-        """What the model was saying is void."""
-        self._text = ""
-        self._restarted = True
-
-    async def wait(self) -> tuple[bool, str]:
-        """Waits for a change, for a few seconds at most. Whether what was said before is void, and
-        what the model has said since."""
-        with trio.move_on_after(LOOK_AGAIN_S):
-            await self.changed.wait()
-        self.changed = trio.Event()
-        news = self._restarted, self._text
-        self._restarted, self._text = False, ""
+    async def wait(self) -> tuple[bool, Words]:
+        """Waits for news, for a few seconds at most: whether the chat may have changed, and what
+        its model has said since."""
+        with trio.move_on_after(LOOK_AGAIN_S) as late:
+            await self._told.wait()
+        self._told = trio.Event()
+        news = self._changed or late.cancelled_caught, self._words
+        self._changed, self._words = False, Words()
         return news
 
 
 class _Run:
-    """One chat at work. `again`: something was said since it listened last."""
+    """One chat at work. `again`: something was said since it listened last, or was interrupted."""
 
     def __init__(self) -> None:
         self.scope = trio.CancelScope()
         self.over = trio.Event()
+        self.lease: datetime | None = None
         self.again = False
         self.interrupted = False
+        self.finishing = False
 
 
 class Agents:
@@ -189,22 +205,30 @@ class Agents:
         if run is None:
             self._runs[chat_id] = run = _Run()
             self._nursery.start_soon(self._run, chat_id, run)
-        run.again = True
+        else:
+            run.again = True
 
     async def interrupt(self, chat_id: UUID) -> bool:
         """Stops what a chat does, and returns when it has; whether it did anything."""
         run = self._runs.get(chat_id)
         if run is None:
             return False
-        run.interrupted = True
-        run.scope.cancel()
+        working = not run.finishing
+        if working:
+            run.interrupted, run.again = True, False
+            run.scope.cancel()
         await run.over.wait()
-        return True
+        return working
 
     async def archived(self, chat_id: UUID) -> None:
         """The chat was archived: it does nothing more, and nobody follows it."""
         await self.interrupt(chat_id)
         self.tell(chat_id)
+
+    @property
+    def watchers(self) -> int:
+        """How many watch a chat now."""
+        return sum(map(len, self._watches.values()))
 
     @contextmanager
     def watch(self, chat_id: UUID) -> Iterator[Watch]:
@@ -218,20 +242,16 @@ class Agents:
             if not self._watches[chat_id]:
                 del self._watches[chat_id]
 
-    def tell(self, chat_id: UUID, text: str = "") -> None:
-        """Tells those who watch a chat that it has changed."""
+    def tell(self, chat_id: UUID, words: Words | None = None) -> None:
+        """Tells those who watch a chat that it has changed, or what its model says."""
         for watch in self._watches.get(chat_id, ()):
-            watch.tell(text)
+            watch.tell(words)
 
     def close_watches(self) -> None:
         """The server ends: nobody follows any chat."""
         self.closing = True
         for chat_id in self._watches:
             self.tell(chat_id)
-
-    def _restart(self, chat_id: UUID) -> None:
-        for watch in self._watches.get(chat_id, ()):
-            watch.restart()
 
     async def wait_idle(self, chat_id: UUID, timeout_s: float = math.inf) -> Chat | None:
         """Waits until nobody is at work in a chat; the chat, or None where that took longer.
@@ -241,9 +261,13 @@ class Agents:
         with trio.move_on_after(timeout_s), self.watch(chat_id) as watch:
             while True:
                 chat = await self._store.chat(chat_id)
-                if chat is None or chat.status not in ("pending", "running"):
+                # What was said just now has a run before that run has the lease.
+                busy = chat_id in self._runs
+                if chat is None or not (busy or chat.status in BUSY):
                     return chat
-                await watch.wait()
+                changed = False
+                while not changed:
+                    changed, _ = await watch.wait()
         return None
 
     async def watch_abandoned(self) -> None:
@@ -262,6 +286,7 @@ class Agents:
 
     async def _run(self, chat_id: UUID, run: _Run) -> None:
         ending: tuple[str, str | None] = ("error", STOPPED)
+        unheard = False
         try:
             with run.scope:
                 ending = await self._converse(chat_id, run)
@@ -271,16 +296,18 @@ class Agents:
             _log.exception("the run of chat %s failed unexpectedly", chat_id)
             ending = ("error", INTERNAL)
         finally:
+            run.finishing = True
             with trio.move_on_after(FINISH_S, shield=True):
                 try:
-                    await self.conversations.finish(chat_id, *ending)
+                    unheard = await self.conversations.finish(chat_id, run.lease, *ending)
                 except StoreError:
                     # Its lease ends by itself.
                     _log.warning("how chat %s ended could not be saved", chat_id)
             del self._runs[chat_id]
             run.over.set()
             self.tell(chat_id)
-        if run.again and not run.interrupted and ending[0] == "waiting":
+        # Another process may have been told something that it could not start this chat for.
+        if run.again or (unheard and ending[0] == "waiting" and not run.interrupted):
             self.start(chat_id)
 
     async def _converse(self, chat_id: UUID, run: _Run) -> tuple[str, str | None]:
@@ -288,13 +315,14 @@ class Agents:
         chat = await self._store.chat(chat_id)
         if self._answers is None:
             return "error", NO_MODEL
-        if chat is None or not await self.conversations.begin(chat_id):
+        run.lease = await self.conversations.begin(chat_id)
+        if chat is None or run.lease is None:
             return "waiting", None
         self.tell(chat_id)
         limit_s = self._settings.time_limit_s
         ending: tuple[str, str | None] = ("error", f"Stopped after {limit_s:g} s.")
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._renew, chat_id, run)
+            nursery.start_soon(self._renew, chat_id, run, run.lease)
             with trio.move_on_after(limit_s):
                 try:
                     async with AgentDesktop(
@@ -310,17 +338,20 @@ class Agents:
             nursery.cancel_scope.cancel()
         return ending
 
-    async def _renew(self, chat_id: UUID, run: _Run) -> None:
+    async def _renew(self, chat_id: UUID, run: _Run, lease: datetime) -> None:
         while True:
             await trio.sleep(LEASE_S / 3)
             try:
-                if not await self.conversations.renew(chat_id):
-                    # It was archived elsewhere, or taken for abandoned.
-                    run.interrupted = True
-                    run.scope.cancel()
+                renewed = await self.conversations.renew(chat_id, lease)
             except StoreError:
                 # The store has logged it, and there are two more tries.
-                pass
+                continue
+            if renewed is None:
+                # It was archived elsewhere, or taken for abandoned.
+                run.interrupted = True
+                run.scope.cancel()
+                return
+            run.lease = lease = renewed
 
     async def _turns(
         self, chat: Chat, run: _Run, answers: Answers, desktop: AgentDesktop
@@ -344,16 +375,22 @@ class Agents:
                 return "error", f"Stopped after {tokens} tokens. Send a message to go on."
             if failures == FAILURES_LIMIT:
                 return "error", f"Stopped after {failures} turns in which every tool call failed."
-            reply = await answers.reply(
-                system=_SYSTEM[chat.mode],
-                messages=await request_messages(
-                    [(message.role, message.content) for message in history], self._picture
-                ),
-                tools=[*tools.definitions(), *await desktop.definitions()],
-                beta=desktop.beta_header,
-                on_text=lambda text: self.tell(chat.id, text),
-                on_restart=lambda: self._restart(chat.id),
+            messages = await request_messages(
+                [(message.role, message.content) for message in history], self._picture
             )
+            say = partial(self._say, chat.id, history[-1].id)
+            try:
+                reply = await answers.reply(
+                    system=_SYSTEM[chat.mode],
+                    messages=messages,
+                    tools=[*tools.definitions(), *await desktop.definitions()],
+                    beta=desktop.beta_header,
+                    on_text=say,
+                    on_restart=partial(say, restarted=True),
+                )
+            except BaseException:
+                say(restarted=True)
+                raise
             turns += 1
             tokens += reply.input_tokens + reply.output_tokens
             if not reply.content:
@@ -373,6 +410,9 @@ class Agents:
                 await self._save_results(chat.id, results)
             elif reply.stop_reason == "max_tokens":
                 return "error", "The model's answer was cut off. Send a message to go on."
+
+    def _say(self, chat_id: UUID, behind: int, text: str = "", *, restarted: bool = False) -> None:
+        self.tell(chat_id, Words(behind, restarted, text))
 
     async def _picture(self, file_id: UUID) -> tuple[str, bytes]:
         picture = await self.conversations.picture(file_id)

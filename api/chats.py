@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 BODY_BYTES: Final = 65_536
-"""A request's body. The largest legal one is a title of 256 characters."""
+"""A new chat's body. The largest legal one is a title of 256 characters."""
 
 _SAFE_METHODS: Final = ("GET", "HEAD", "OPTIONS")
 
@@ -135,9 +135,9 @@ async def find_chat(services: Services, identity: Identity, text: str) -> Chat:
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-async def read_json(request: Request, model: type[_Model]) -> _Model:
-    """The body as `model`."""
-    body = await read_body(request, BODY_BYTES)
+async def read_json(request: Request, model: type[_Model], limit_bytes: int = BODY_BYTES) -> _Model:
+    """The body as `model`. Raises ApiError (400, 413)."""
+    body = await read_body(request, limit_bytes)
     try:
         return model.model_validate_json(body)
     except ValidationError as error:

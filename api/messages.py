@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import datetime
@@ -15,12 +16,14 @@ from pydantic import BaseModel, Field
 from starlette.responses import StreamingResponse
 from starlette.types import Send
 
-from api.agents import NO_MODEL, Busy
+from api.agents import NO_MODEL, Busy, Words
 from api.auth import authenticate
 from api.chats import CHAT_PATH, ChatBody, ChatId, SignedIn, find_chat, read_json
 from api.errors import NOT_FOUND, SEE_LOG, ApiError, error_responses
 from api.services import Services, services_of
 from api.store import Chat, Message, StoreError
+from api.store.conversations import BUSY
+from api.takeover import current_connection
 
 __all__ = ["router"]
 
@@ -29,6 +32,12 @@ LISTED_LIMIT: Final = 200
 
 TEXT_CHARS: Final = 32_000
 """Of one message: some 8,000 tokens. More belongs into a file of the workspace."""
+
+BODY_BYTES: Final = 12 * TEXT_CHARS + 1024
+"""Of such a message: a character may be two \\uXXXX in JSON."""
+
+LAST_ID: Final = 2**31 - 1
+"""Of PostgreSQL's integers; it and SQLite fail over larger ones."""
 
 ALIVE_S: Final = 15.0
 """So often a stream says something where nothing happens: proxies end what is silent for 60 s. And
@@ -82,7 +91,7 @@ _SAY_BODY: Final[dict[str, Any]] = {
 async def say(request: Request, identity: SignedIn, chat: ChatId) -> ChatBody:
     """Tells the chat's model something; where it is at work, it hears it when it is done with the
     tools it uses."""
-    body = await read_json(request, SayBody)
+    body = await read_json(request, SayBody, BODY_BYTES)
     services = services_of(request)
     found = await find_chat(services, identity, chat)
     if found.archived:
@@ -98,9 +107,7 @@ async def say(request: Request, identity: SignedIn, chat: ChatId) -> ChatBody:
     return ChatBody.of(await find_chat(services, identity, chat), services)
 
 
-async def _messages(
-    services: Services, chat: Chat, after: int, limit: int | None
-) -> list[MessageBody]:
+async def _messages(services: Services, chat: Chat, after: int, limit: int) -> list[MessageBody]:
     try:
         found = await services.agents.conversations.messages(chat.id, after=after, limit=limit)
     except StoreError as error:
@@ -117,7 +124,7 @@ async def list_messages(
     request: Request,
     identity: SignedIn,
     chat: ChatId,
-    after: Annotated[int, Query(ge=0, description="Only those behind this id.")] = 0,
+    after: Annotated[int, Query(ge=0, le=LAST_ID, description="Only those behind this id.")] = 0,
     limit: Annotated[int, Query(ge=1, le=LISTED_LIMIT)] = LISTED_LIMIT,
 ) -> list[MessageBody]:
     """The messages, oldest first."""
@@ -166,7 +173,11 @@ async def interrupt(request: Request, identity: SignedIn, chat: ChatId) -> Respo
     """Stops what the chat's model does, at once. Nothing to stop is no error."""
     services = services_of(request)
     found = await find_chat(services, identity, chat)
-    if not await services.agents.interrupt(found.id) and found.status == "running":
+    if await services.agents.interrupt(found.id):
+        return Response(status_code=204)
+    # It may have ended since.
+    found = await find_chat(services, identity, chat)
+    if found.status in BUSY:
         raise ApiError(409, "Chat is run by another server.", "Ask that one, or archive the chat.")
     return Response(status_code=204)
 
@@ -189,7 +200,8 @@ class _EventStream(StreamingResponse):
     async def stream_response(self, send: Send) -> None:
         """As ever, but closes the events where the client has left in the middle of one."""
         async with aclosing(self._events):
-            await super().stream_response(send)
+            with current_connection().unhurried():
+                await super().stream_response(send)
 
 
 @router.get(
@@ -199,20 +211,24 @@ class _EventStream(StreamingResponse):
     response_class=StreamingResponse,
     responses={
         200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
-        **error_responses(400, 401, 404, 500),
+        **error_responses(400, 401, 404, 500, 503),
     },
 )
 async def stream(
     request: Request,
     identity: SignedIn,
     chat: ChatId,
-    after: Annotated[int, Query(ge=0, description="Only messages behind this id.")] = 0,
+    after: Annotated[int, Query(ge=0, le=LAST_ID, description="Only messages behind this id.")] = 0,
 ) -> StreamingResponse:
     """The chat's messages, those there are and those to come."""
     services = services_of(request)
     found = await find_chat(services, identity, chat)
+    # Each is a connection that stays, as a session is.
+    if services.agents.watchers + services.live.count >= services.live.capacity:
+        text = "This server has as many as it takes. Try again later."
+        raise ApiError(503, "Too many streams.", text, headers={"Retry-After": "10"})
     last = request.headers.get("Last-Event-ID", "")
-    if last.isascii() and last.isdigit():
+    if re.fullmatch("[0-9]{1,10}", last) and int(last) <= LAST_ID:
         after = max(after, int(last))
     # Proxies must not collect it: nginx has this header for that.
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -225,18 +241,23 @@ def _event(kind: str, data: object, event_id: int | None = None) -> str:
     return f"{line}event: {kind}\ndata: {json.dumps(data)}\n\n"
 
 
+def _events(words: Words) -> str:
+    restart = _event("restart", {}) if words.restarted else ""
+    return restart + (_event("text", {"text": words.text}) if words.text else "")
+
+
 async def _follow(
     request: Request, services: Services, chat: Chat, after: int
 ) -> AsyncGenerator[str]:
     status: object = None
     alive_at = trio.current_time() + ALIVE_S
     with services.agents.watch(chat.id) as watch:
-        restarted, text = False, ""
+        words = Words()
         while True:
             try:
                 found = await services.store.chat(chat.id)
-                for body in await _messages(services, chat, after, None):
-                    restarted, text = False, ""
+                bodies = await _messages(services, chat, after, LISTED_LIMIT)
+                for body in bodies:
                     after = body.id
                     yield _event("message", body.model_dump(mode="json"), body.id)
                 if trio.current_time() >= alive_at:
@@ -246,10 +267,11 @@ async def _follow(
             except (ApiError, StoreError):
                 # Signed out, or the store is away: who comes again is told which.
                 return
-            if restarted:
-                yield _event("restart", {})
-            if text:
-                yield _event("text", {"text": text})
+            if len(bodies) == LISTED_LIMIT:
+                continue
+            # Otherwise the message that the words became has been sent.
+            if words.behind == after:
+                yield _events(words)
             if found is None or found.archived or services.agents.closing:
                 return
             now = {"status": found.status}
@@ -258,4 +280,9 @@ async def _follow(
             if now != status:
                 status = now
                 yield _event("status", now)
-            restarted, text = await watch.wait()
+            while True:
+                changed, words = await watch.wait()
+                if changed or words.behind != after or trio.current_time() >= alive_at:
+                    break
+                # No look at the database for each piece of text.
+                yield _events(words)

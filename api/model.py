@@ -379,7 +379,7 @@ class _Message:
         for index, text in self._inputs.items():
             self._blocks[index]["input"] = self._input(text)
         return Reply(
-            content=[_sent_back(block) for _, block in sorted(self._blocks.items())],
+            content=_sendable([_sent_back(block) for _, block in sorted(self._blocks.items())]),
             stop_reason=self._stop_reason,
             input_tokens=sum(
                 self._usage.get(kind, 0)
@@ -409,6 +409,15 @@ def _sent_back(block: dict[str, Any]) -> dict[str, Any]:
     if fields is None:
         return block
     return {field: block[field] for field in fields if block.get(field) is not None}
+
+
+def _sendable(content: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """With null for numbers that JSON does not have, and without halves of surrogate pairs: Python
+    reads both, and a request with either fails, as does PostgreSQL."""
+    text = json.dumps(content, ensure_ascii=False)
+    text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    found: list[dict[str, Any]] = json.loads(text, parse_constant=lambda _: None)
+    return found
 
 
 def _text_of(part: Mapping[str, Any]) -> str:

@@ -85,6 +85,8 @@ async def run_server(settings: Settings, store: Store, started: Started) -> None
                 _settle_memory()
                 await started(services, urls[0])
         desktops_nursery.cancel_scope.cancel()
+    if answers is not None:
+        await answers.aclose()
     if problem is not None:
         text = problem.strerror or str(problem)
         raise SettingsProblem(f"cannot listen on {', '.join(settings.bind)}: {text}")

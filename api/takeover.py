@@ -18,7 +18,9 @@ application's task of the request that is being answered.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+import math
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final, cast
 
@@ -107,6 +109,7 @@ class Connection:
         raw = stream if isinstance(stream, trio.SocketStream) else stream.transport_stream
         self.socket = raw.socket
         self._early: bytearray | None = None
+        self._reading = trio.CancelScope()
         self._watching = trio.CancelScope()
         self._parked = trio.Event()
         self._released = trio.Event()
@@ -123,7 +126,7 @@ class Connection:
         if self._early is not None:
             await self._watch(self._early)
             return b""
-        with trio.move_on_after(self._read_timeout_s):
+        with trio.move_on_after(self._read_timeout_s) as self._reading:
             return bytes(await self._stream.receive_some(READ_BYTES))
         return b""
 
@@ -193,6 +196,18 @@ class Connection:
         self.socket.close()
 
     # What the application calls.
+
+    @contextmanager
+    def unhurried(self) -> Iterator[None]:
+        """While the block runs, an answer that has no end, the client need not send anything: that
+        it has gone is seen by what is sent to it."""
+        usual_s, self._read_timeout_s = self._read_timeout_s, math.inf
+        self._reading.deadline = math.inf
+        try:
+            yield
+        finally:
+            self._read_timeout_s = usual_s
+            self._reading.deadline = trio.current_time() + usual_s
 
     def when_viewer_leaves(self, call: Callable[[], object]) -> None:
         """Has `call` called when the viewer goes before `take_over`; at once if it has gone."""

@@ -58,11 +58,12 @@ class Talker:
         await trio.lowlevel.checkpoint()
         asked = {"system": system, "messages": messages, "tools": tools, "beta": beta}
         self.requests.append(asked)
+        told = asked | {"on_text": on_text}
         answers = self.agent if any("type" in tool for tool in tools) else self.parent
         answer = answers.pop(0) if answers else said("done")
         if isinstance(answer, Exception):
             raise answer
-        reply = answer if isinstance(answer, Reply) else await answer(asked)
+        reply = answer if isinstance(answer, Reply) else await answer(told)
         for block in reply.content:
             if block["type"] == "text":
                 on_text(block["text"])

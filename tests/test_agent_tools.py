@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 import trio
@@ -71,11 +72,11 @@ async def test_a_model_cannot_spawn_without_end(monkeypatch: pytest.MonkeyPatch)
         chat, child = await running_tool(lab)
         tools = tools_of(lab, chat)
         monkeypatch.setattr("api.agent_tools.AT_WORK_LIMIT", 1)
-        with pytest.raises(ToolError, match="too many agents are at work"):
+        with pytest.raises(ToolError, match="1 agents are at work already"):
             await tools.run("spawn_computer_use_agent", {"prompt": "x"})
         monkeypatch.setattr("api.agent_tools.AT_WORK_LIMIT", 2)
         monkeypatch.setattr("api.agents.RUNS_LIMIT", 1)
-        with pytest.raises(ToolError, match="too many agents are at work"):
+        with pytest.raises(ToolError, match="too many chats are at work"):
             await tools.run("spawn_computer_use_agent", {"prompt": "x"})
         with pytest.raises(Busy, match="Too many chats are at work"):
             await lab.agents.say((await lab.chat()).id, "Hello.")
@@ -156,6 +157,21 @@ async def test_a_message_waits_or_interrupts(interrupt: bool) -> None:
             assert len(await lab.messages(child.id)) == 2
 
 
+async def test_waiting_for_an_agent_that_was_told_something_just_now() -> None:
+    async with agents_lab() as lab:
+        chat, child = await running_tool(lab, said("Heard."))
+        tools, about = tools_of(lab, chat), {"chat_id": str(child.id)}
+        begin = lab.agents.conversations.begin
+
+        async def slow(chat_id: UUID) -> datetime | None:
+            await trio.sleep(0.05)
+            return await begin(chat_id)
+
+        lab.agents.conversations.begin = slow  # type: ignore[method-assign]
+        await answer(tools, "message_agent", message="Stop that.", interrupt=True, **about)
+        assert (await answer(tools, "wait_agent", **about))["report"] == "Heard."
+
+
 async def test_an_agent_that_failed_says_what_it_had() -> None:
     async with agents_lab(turns_limit=1) as lab:
         chat, child = await running_tool(lab)
@@ -164,6 +180,42 @@ async def test_an_agent_that_failed_says_what_it_had() -> None:
         await lab.ask(child, "Once more.")
         with pytest.raises(ToolError, match="Stopped after 1 turns"):
             await answer(tools_of(lab, chat), "wait_agent", chat_id=str(child.id))
+
+
+@pytest.mark.parametrize(
+    ("given", "title"),
+    [
+        ("Find out which of the programs can draw", "Find out which of the programs can draw"),
+        (" \x07\n", "Look."),
+        ("x" * 100, "x" * 80),
+    ],
+)
+async def test_a_title_that_was_given(given: str, title: str) -> None:
+    async with agents_lab() as lab:
+        tools = tools_of(lab, await lab.chat())
+        told = await answer(tools, "spawn_computer_use_agent", prompt="Look.", title=given)
+        assert told["title"] == title
+
+
+async def test_so_many_agents_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.agent_tools.AT_WORK_LIMIT", 2)
+    async with agents_lab() as lab:
+        chat, child = await running_tool(lab)
+        tools, about = tools_of(lab, chat), {"chat_id": str(child.id)}
+        await lab.agents.interrupt(child.id)
+        lab.talker.agent = [calls(on_screen("wait", {"duration": 60})) for _ in range(3)]
+        for _ in range(2):
+            await answer(tools, "spawn_computer_use_agent", prompt="Look.")
+        for call in (
+            answer(tools, "spawn_computer_use_agent", prompt="Look."),
+            answer(tools, "message_agent", message="Go on.", **about),
+        ):
+            with pytest.raises(ToolError, match="2 agents are at work already"):
+                await call
+        children = await lab.agents.conversations.children(chat.id)
+        at_work = next(other for other in children if other.id != child.id)
+        await answer(tools, "close_agent", chat_id=str(at_work.id))
+        await answer(tools, "message_agent", message="Go on.", **about)
 
 
 async def test_a_list_in_pages() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from datetime import timedelta
 from io import BytesIO
 from typing import Any
@@ -14,10 +14,14 @@ import trio
 from PIL import Image
 
 from api.agent_desktop import VOID
-from api.agents import FAILURES_LIMIT, STOPPED, Busy
+from api.agents import FAILURES_LIMIT, STOPPED, Agents, Busy
 from api.model import ModelError, Reply
+from api.settings import ModelSettings
 from api.store.conversations import ABANDONED, LEASE_S
 from relay.computer_versions import NOT_EXECUTED
+from relay.desktops import RunningDesktop
+from relay.dial import parse_address
+from relay.limits import Limits
 from tests.agents_lab import AgentsLab, agents_lab, last_result, to_spawned
 from tests.talking import call, calls, on_screen, said
 
@@ -139,10 +143,10 @@ async def test_what_is_said_at_the_very_end_is_answered_too() -> None:
         chat = await lab.chat()
         finish = lab.agents.conversations.finish
 
-        async def slow(*ending: Any) -> None:
+        async def slow(*ending: Any) -> bool:
             lab.agents.conversations.finish = finish  # type: ignore[method-assign]
             await lab.agents.say(chat.id, "One more.")
-            await finish(*ending)
+            return await finish(*ending)
 
         lab.agents.conversations.finish = slow  # type: ignore[method-assign,assignment]
         lab.talker.parent = [said("First."), said("Second.")]
@@ -296,6 +300,22 @@ async def test_nobody_acts_by_the_screenshot_of_a_desktop_that_was() -> None:
         assert [result["is_error"] for result in results] == [True, True, False, False]
 
 
+async def test_a_desktop_that_has_just_ended_is_started_again() -> None:
+    async with agents_lab() as lab:
+        get, ended = lab.desktops.get, trio.Event()
+        nobody = RunningDesktop(parse_address("tcp://127.0.0.1:1"), ended=ended, doubt=ended.set)
+
+        async def just_ended(key: Hashable, spec: str) -> RunningDesktop:
+            return await get(key, spec) if ended.is_set() else nobody
+
+        lab.desktops.get = just_ended  # type: ignore[method-assign]
+        chat = await lab.chat()
+        lab.talker.parent = [calls(call(*SPAWN)), to_spawned("wait_agent"), said("Fine.")]
+        lab.talker.agent = [calls(on_screen("screenshot")), said("It is there.")]
+        await lab.ask(chat)
+        assert (await lab.only_child(chat)).status == "waiting"
+
+
 # Whoever runs a chat can die.
 
 
@@ -311,11 +331,11 @@ async def test_a_chat_that_was_left_running_is_found() -> None:
     async with agents_lab() as lab:
         chat, other = await lab.chat(), await lab.chat()
         conversations = lab.agents.conversations
-        assert await conversations.begin(chat.id)
-        assert not await conversations.begin(chat.id)
+        assert await conversations.begin(chat.id) is not None
+        assert await conversations.begin(chat.id) is None
         lab.clock.now += timedelta(seconds=LEASE_S - 1)
         assert await conversations.mark_abandoned() == []
-        assert await conversations.begin(other.id)
+        assert await conversations.begin(other.id) is not None
         lab.clock.now += timedelta(seconds=2)
         assert await conversations.mark_abandoned() == [chat.id]
         found = await lab.store.chat(chat.id)
@@ -341,8 +361,8 @@ async def test_watchers_hear_what_is_being_said() -> None:
             with lab.agents.watch(chat.id) as watch:
                 watching()
                 while not heard:
-                    _, text = await watch.wait()
-                    heard.extend([text] if text else [])
+                    _, words = await watch.wait()
+                    heard.extend([words.text] if words.text else [])
 
         ready = trio.Event()
         lab.nursery.start_soon(listen, ready.set)
@@ -351,3 +371,134 @@ async def test_watchers_hear_what_is_being_said() -> None:
         await lab.ask(chat)
         assert heard == ["Hello."]
         assert lab.agents._watches == {}
+
+
+# More than one process may work on one database.
+
+
+def other_process(lab: AgentsLab) -> Agents:
+    settings = ModelSettings()
+    return Agents(lab.nursery, lab.store, lab.desktops, Limits(), settings, lab.talker)
+
+
+async def test_a_chat_that_another_process_runs_is_left_to_it() -> None:
+    async with agents_lab() as lab:
+        chat, other = await lab.chat(), other_process(lab)
+        seen: list[str | None] = []
+
+        async def hear(_asked: dict[str, Any]) -> Reply:
+            await other.say(chat.id, "And another thing.")
+            with trio.fail_after(2):
+                while chat.id in other._runs:
+                    await trio.sleep(0.01)
+            found = await lab.store.chat(chat.id)
+            seen.append(found.status if found else None)
+            return said("First.")
+
+        lab.talker.parent = [hear, said("Second.")]
+        assert (await lab.ask(chat)).status == "waiting"
+        assert seen == ["running"]
+        last = (await lab.messages(chat.id))[-1]
+        assert last.content == [{"type": "text", "text": "Second."}]
+
+
+async def test_what_another_process_was_told_at_the_very_end_is_heard() -> None:
+    async with agents_lab() as lab:
+        chat, other = await lab.chat(), other_process(lab)
+        finish = lab.agents.conversations.finish
+
+        async def slow(*ending: Any) -> bool:
+            lab.agents.conversations.finish = finish  # type: ignore[method-assign]
+            await other.say(chat.id, "One more.")
+            while chat.id in other._runs:
+                await trio.sleep(0.01)
+            return await finish(*ending)
+
+        lab.agents.conversations.finish = slow  # type: ignore[method-assign,assignment]
+        lab.talker.parent = [said("First."), said("Second.")]
+        await lab.ask(chat)
+        assert [m.role for m in await lab.messages(chat.id)] == ["user", "assistant"] * 2
+
+
+async def test_a_lease_is_not_taken_for_anothers() -> None:
+    async with agents_lab() as lab:
+        chat = await lab.chat()
+        conversations = lab.agents.conversations
+        first = await conversations.begin(chat.id)
+        assert first is not None
+        lab.clock.advance(seconds=LEASE_S + 1)
+        assert await conversations.mark_abandoned() == [chat.id]
+        second = await conversations.begin(chat.id)
+        assert second is not None
+        # The first one was only slow.
+        assert await conversations.renew(chat.id, first) is None
+        assert not await conversations.finish(chat.id, first, "waiting")
+        lab.clock.advance(seconds=10)
+        renewed = await conversations.renew(chat.id, second)
+        assert renewed == second + timedelta(seconds=10)
+
+
+async def test_a_chat_that_was_archived_meanwhile_is_not_tried_for_ever() -> None:
+    async with agents_lab() as lab:
+        chat = await lab.chat()
+        await lab.store.set_archived(chat.id, True)
+        lab.agents.start(chat.id)
+        with trio.fail_after(2):
+            while lab.agents._runs:
+                await trio.sleep(0.01)
+
+
+async def test_nothing_works_under_an_archived_chat() -> None:
+    async with agents_lab() as lab:
+        chat, child = await running_tool(lab)
+        await lab.agents.interrupt(child.id)
+        await lab.store.set_archived(chat.id, True)
+        with pytest.raises(Busy):
+            await lab.agents.say(child.id, "Go on.")
+        assert await lab.agents.conversations.begin(child.id) is None
+
+
+async def test_what_is_said_behind_an_interrupt_is_answered() -> None:
+    async with agents_lab() as lab:
+        _, child = await running_tool(lab, said("Heard."))
+        run = lab.agents._runs[child.id]
+        lab.nursery.start_soon(lab.agents.interrupt, child.id)
+        while not run.interrupted:
+            await trio.lowlevel.checkpoint()
+        assert not run.over.is_set()
+        await lab.ask(child, "Something else.")
+        last = (await lab.messages(child.id))[-1]
+        assert last.content == [{"type": "text", "text": "Heard."}]
+
+
+async def test_an_error_can_have_any_text() -> None:
+    async with agents_lab() as lab:
+        chat = await lab.chat()
+        lab.talker.parent = [ModelError("Status 500: \ud800\0.", retryable=False)]
+        assert (await lab.ask(chat)).last_error == "Status 500: ?."
+
+
+async def test_what_is_said_while_a_run_fails_is_answered() -> None:
+    async with agents_lab() as lab:
+        chat = await lab.chat()
+
+        async def fail(_asked: dict[str, Any]) -> Reply:
+            await lab.agents.say(chat.id, "And another thing.")
+            raise ModelError("Overloaded.", retryable=True)
+
+        lab.talker.parent = [fail, said("Both done.")]
+        assert (await lab.ask(chat)).status == "waiting"
+        last = (await lab.messages(chat.id))[-1]
+        assert last.content == [{"type": "text", "text": "Both done."}]
+
+
+async def test_a_chat_whose_process_died_before_it_began_is_found() -> None:
+    async with agents_lab() as lab:
+        chat, conversations = await lab.chat(), lab.agents.conversations
+        assert await conversations.ask(chat.id, said("Do it.").content, limit=1)
+        found = await lab.store.chat(chat.id)
+        assert found is not None
+        assert found.status == "pending"
+        lab.clock.advance(seconds=LEASE_S + 1)
+        assert await conversations.mark_abandoned() == [chat.id]
+        assert (await lab.ask(chat, "Go on.")).status == "waiting"

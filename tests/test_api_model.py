@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from typing import Any
 from uuid import UUID
 
@@ -83,6 +84,18 @@ class TestReplies:
             reply = await t.say(messages=[*HELLO, said, {"role": "user", "content": results}])
             assert reply.content == [{"type": "text", "text": "Done."}]
             assert json.loads(json.dumps(first.content)) == first.content
+
+    async def test_what_no_request_may_have_is_not_sent_back(self) -> None:
+        # Python's JSON takes what neither the API nor PostgreSQL does.
+        call = tool_use("look", {"at": math.inf, "why": "half a \ud83d", "whole": "\ud83d\udcbb"})
+        async with talk() as t:
+            t.server.script(tool_reply(call), text_reply("Done."))
+            first = await t.say()
+            assert first.content[0]["input"] == {"at": None, "why": "half a �", "whole": "💻"}
+            result = {"type": "tool_result", "tool_use_id": call["id"], "content": "A wall."}
+            said = {"role": "assistant", "content": first.content}
+            reply = await t.say(messages=[*HELLO, said, {"role": "user", "content": [result]}])
+            assert reply.content == [{"type": "text", "text": "Done."}]
 
     async def test_a_toolsets_calls_keep_its_name(self) -> None:
         async with talk() as t:

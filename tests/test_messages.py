@@ -6,10 +6,17 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, cast
+from urllib.parse import urlsplit
+from uuid import UUID
 
 import pytest
 import trio
 
+from api.agents import Agents
+from api.model import Reply
+from api.serve import serve_app
+from api.services import Services
+from api.store import Chat, Message
 from relay.desktops import Desktops, provider_for
 from tests.agents_lab import to_spawned
 from tests.talking import Talker, call, calls, on_screen, said
@@ -36,6 +43,10 @@ async def new_chat(server: Web) -> str:
     return f"{CHATS}/{(await server.client.post(CHATS, json=body)).json()['id']}"
 
 
+def agents_of(server: Web) -> Agents:
+    return cast(Services, server.app.state.services).agents
+
+
 class Events:
     """Server-sent events as they come."""
 
@@ -54,13 +65,14 @@ class Events:
                     fields[name] = value
         raise EOFError
 
-    async def end(self) -> None:
-        """Reads all that comes, to the end."""
+    async def end(self) -> list[tuple[str, Any, str]]:
+        """All that comes, to the end."""
+        events = []
         try:
             while True:
-                await self.next()
+                events.append(await self.next())
         except EOFError:
-            return
+            return events
 
 
 @asynccontextmanager
@@ -78,6 +90,7 @@ async def test_a_conversation_as_it_happens(server: Web, talker: Talker) -> None
         assert await events.next() == ("status", {"status": "waiting"}, "")
         told = await server.client.post(f"{chat}/messages", json={"text": "Hello."})
         assert (told.status_code, told.json()["title"]) == (202, "")
+        assert told.json()["status"] in ("pending", "running")
         seen: list[tuple[str, Any, str]] = []
         while not seen or seen[-1][1] != {"status": "waiting"}:
             seen.append(await events.next())
@@ -173,7 +186,7 @@ async def test_what_is_refused(nursery: trio.Nursery) -> None:
             "detail": "Set model.api_key_file in the server's settings.",
         },
     )
-    for text in ("", "  \n ", "x" * 32_001, 7):
+    for text in ("", "  \n ", "x" * 32_001, 7, "\U0001f5a5" * 32_001):
         answer = await server.client.post(f"{chat}/messages", json={"text": text})
         assert (answer.status_code, answer.json()["message"]) == (400, "Validation failed.")
     await server.client.post(f"{chat}/archive")
@@ -189,4 +202,160 @@ async def test_a_stream_ends_with_its_token(server: Web, monkeypatch: pytest.Mon
     async with follow(server, chat) as events:
         await events.next()
         await server.store.revoke_token(server.token[:10])
+        await events.end()
+
+
+async def test_the_longest_text_in_any_script(server: Web) -> None:
+    chat = await new_chat(server)
+    # Escaped, as many clients write it.
+    body = json.dumps({"text": "\U0001f5a5" * 32_000})
+    assert (await server.client.post(f"{chat}/messages", content=body)).status_code == 202
+
+
+@pytest.mark.parametrize("after", [str(2**31), "9" * 20, "9" * 5000])
+async def test_ids_that_no_message_has(server: Web, after: str) -> None:
+    chat = await new_chat(server)
+    for path in ("messages", "stream"):
+        assert (await server.client.get(f"{chat}/{path}?after={after}")).status_code == 400
+    await server.client.post(f"{chat}/messages", json={"text": "Hello."})
+    async with follow(server, chat, **{"Last-Event-ID": after}) as events:
+        while (await events.next())[0] != "message":
+            pass
+        await server.client.post(f"{chat}/archive")
+        await events.end()
+
+
+async def test_who_follows_a_chat_need_not_say_anything(
+    nursery: trio.Nursery, talker: Talker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert serve_app.__kwdefaults__ is not None
+    monkeypatch.setitem(serve_app.__kwdefaults__, "read_timeout_s", 0.2)
+    server = await start_web(nursery, answers=talker)
+    chat = await new_chat(server)
+    async with follow(server, chat) as events:
+        await events.next()
+        await trio.sleep(0.5)
+        await server.client.post(f"{chat}/messages", json={"text": "Hello."})
+        assert (await events.next())[0] in ("message", "status")
+        await server.client.post(f"{chat}/archive")
+        await events.end()
+    await server.aclose()
+
+
+async def test_who_has_left_is_not_told(server: Web) -> None:
+    chat, agents = await new_chat(server), agents_of(server)
+    url = urlsplit(server.url)
+    head = f"GET {chat}/stream HTTP/1.1\r\nHost: {url.netloc}\r\n"
+    head += f"Coder-Session-Token: {server.token}\r\n\r\n"
+    async with await trio.open_tcp_stream(str(url.hostname), url.port or 0) as client:
+        await client.send_all(head.encode())
+        await client.receive_some()
+        with trio.fail_after(PATIENCE_S):
+            while not agents._watches:
+                await trio.sleep(0.02)
+    with trio.fail_after(PATIENCE_S):
+        while agents._watches:
+            await trio.sleep(0.02)
+
+
+async def test_words_of_a_message_do_not_come_behind_it(
+    server: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agents = agents_of(server)
+    messages = agents.conversations.messages
+
+    async def slow(chat_id: UUID, *, after: int = 0, limit: int | None = None) -> list[Message]:
+        # Of the run the follower sees the end only.
+        while agents._runs and limit is not None:
+            await trio.sleep(0.01)
+        return await messages(chat_id, after=after, limit=limit)
+
+    monkeypatch.setattr(agents.conversations, "messages", slow)
+    chat = await new_chat(server)
+    async with follow(server, chat) as events:
+        await events.next()
+        await server.client.post(f"{chat}/messages", json={"text": "Hello."})
+        kinds = [(await events.next())[0]]
+        while kinds.count("message") < 2:
+            kinds.append((await events.next())[0])
+        await server.client.post(f"{chat}/archive")
+        kinds += [kind for kind, _, _ in await events.end()]
+    assert "text" not in kinds
+
+
+async def test_words_that_become_no_message_are_void(server: Web, talker: Talker) -> None:
+    async def hang(asked: dict[str, Any]) -> Reply:
+        asked["on_text"]("Let me")
+        await trio.sleep_forever()
+        raise AssertionError
+
+    talker.parent = [hang]
+    chat = await new_chat(server)
+    await server.client.post(f"{chat}/messages", json={"text": "Hello."})
+    seen: list[tuple[str, Any]] = []
+    async with follow(server, chat) as events:
+        while ("status", {"status": "waiting"}) not in seen[1:]:
+            seen.append((await events.next())[:2])
+            if seen[-1][0] == "text":
+                await server.client.post(f"{chat}/interrupt")
+        await server.client.post(f"{chat}/archive")
+        await events.end()
+    assert seen.index(("text", {"text": "Let me"})) < seen.index(("restart", {}))
+
+
+async def test_words_cost_no_look_at_the_database(
+    server: Web, talker: Talker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def speak(asked: dict[str, Any]) -> Reply:
+        for _ in range(100):
+            asked["on_text"]("ha")
+            await trio.sleep(0.002)
+        return Reply([{"type": "text", "text": "ha" * 100}], "end_turn", 1, 1)
+
+    looks = 0
+    find = server.store.chat
+
+    async def count(chat_id: UUID) -> Chat | None:
+        nonlocal looks
+        looks += 1
+        return await find(chat_id)
+
+    monkeypatch.setattr(server.store, "chat", count)
+    talker.parent = [speak]
+    chat = await new_chat(server)
+    async with follow(server, chat) as events:
+        await events.next()
+        await server.client.post(f"{chat}/messages", json={"text": "Tell me a joke."})
+        seen = [await events.next()]
+        while seen[-1][1] != {"status": "waiting"}:
+            seen.append(await events.next())
+        assert looks < 20
+        await server.client.post(f"{chat}/archive")
+        await events.end()
+    assert len("".join(data["text"] for kind, data, _ in seen if kind == "text")) > 190
+
+
+async def test_an_interrupt_at_the_very_end(server: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    chat, agents = await new_chat(server), agents_of(server)
+    lease = await agents.conversations.begin(UUID(chat.rpartition("/")[2]))
+
+    async def too_late(chat_id: UUID) -> bool:
+        await agents.conversations.finish(chat_id, lease, "waiting")
+        return False
+
+    monkeypatch.setattr(agents, "interrupt", too_late)
+    assert (await server.client.post(f"{chat}/interrupt")).status_code == 204
+
+
+async def test_a_long_conversation_is_followed_whole(
+    server: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.messages.LISTED_LIMIT", 2)
+    chat = await new_chat(server)
+    chat_id = UUID(chat.rpartition("/")[2])
+    for _ in range(5):
+        await agents_of(server).conversations.add(chat_id, "user", said("Hello.").content)
+    async with follow(server, chat) as events:
+        assert [(await events.next())[0] for _ in range(6)] == ["message"] * 5 + ["status"]
+        await server.client.post(f"{chat}/archive")
         await events.end()

@@ -12,7 +12,9 @@ import pytest
 import trio
 
 from api.agents import WAITING_LIMIT
+from api.chats import BODY_BYTES
 from api.errors import ErrorBody
+from api.messages import BODY_BYTES as MESSAGE_BYTES
 from api.store import Conversations, File, StoreError
 from relay.desktops import Desktops, provider_for
 from tests.talking import Talker
@@ -143,6 +145,8 @@ async def provoke(server: Web, path: str, method: str) -> AsyncIterator[httpx.Re
     elif endless:
         async with client.stream(method, good) as response:
             yield response
+        server.live.capacity = 0
+        yield await client.request(method, good)
     else:
         yield await client.request(method, good, content=body)
         yield await client.request(method, good, content=body)
@@ -160,7 +164,8 @@ async def provoke(server: Web, path: str, method: str) -> AsyncIterator[httpx.Re
     if path.endswith("/chats"):
         yield await client.request(method, f"{path}?archived=perhaps", content=b"{")
     if method == "POST":
-        yield await client.post(good, content=b" " * 65_537)
+        limit_bytes = MESSAGE_BYTES if path.endswith("/messages") else BODY_BYTES
+        yield await client.post(good, content=b" " * (limit_bytes + 1))
     if path == "/readyz":
         store.ping = ping  # type: ignore[method-assign]
     await server.break_table("tokens" if path == "/metrics" else "chats")

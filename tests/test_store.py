@@ -13,6 +13,7 @@ import trio
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, insert
+from sqlalchemy.exc import DBAPIError
 
 from api.store import Store, StoreError
 from api.store.engine import BUSY_TIMEOUT_S
@@ -50,6 +51,17 @@ async def test_migrations_build_what_the_schema_says(store: Store) -> None:
         return list(compare_metadata(MigrationContext.configure(connection), metadata))
 
     assert await store.run(differences) == []
+
+
+async def test_what_a_driver_says_beyond_its_first_line_is_no_ones() -> None:
+    def fail(_connection: Connection) -> None:
+        raise DBAPIError("INSERT", {}, Exception("invalid input\nDETAIL: what was said"))
+
+    store = await Store.open("sqlite://")
+    with pytest.raises(StoreError) as error:
+        await store.run(fail)
+    assert str(error.value) == "invalid input"
+    await store.aclose()
 
 
 async def test_opening_again_finds_everything(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
 from uuid import uuid4
 
 import pytest
@@ -79,7 +80,7 @@ async def test_what_waits_is_heard_once(store: Store, chat: Chat) -> None:
 
 async def test_one_runs_a_chat(store: Store, chat: Chat, clock: ManualClock) -> None:
     conversations = Conversations(store)
-    begun: list[bool] = []
+    begun: list[datetime | None] = []
 
     async def begin() -> None:
         begun.append(await conversations.begin(chat.id))
@@ -87,21 +88,29 @@ async def test_one_runs_a_chat(store: Store, chat: Chat, clock: ManualClock) -> 
     async with trio.open_nursery() as nursery:
         for _ in range(3):
             nursery.start_soon(begin)
-    assert sorted(begun) == [False, False, True]
+    (lease,) = [lease for lease in begun if lease is not None]
+    assert lease == clock.now + timedelta(seconds=LEASE_S)
     clock.advance(seconds=LEASE_S - 1)
-    assert await conversations.renew(chat.id)
+    renewed = await conversations.renew(chat.id, lease)
+    assert renewed == clock.now + timedelta(seconds=LEASE_S)
+    assert await conversations.renew(chat.id, lease) is None  # it is not this one any more
     clock.advance(seconds=LEASE_S - 1)
     assert await conversations.mark_abandoned() == []
     clock.advance(seconds=2)
     assert await conversations.mark_abandoned() == [chat.id]
-    assert not await conversations.renew(chat.id)
+    assert await conversations.renew(chat.id, renewed) is None
     found = await store.chat(chat.id)
     assert found is not None
     assert (found.status, found.last_error, found.running_until) == ("error", ABANDONED, None)
-    assert await conversations.begin(chat.id)
-    await conversations.finish(chat.id, "waiting")
+    other = await conversations.begin(chat.id)
+    # Who has lost the chat does not end what another does there.
+    await conversations.finish(chat.id, renewed, "error", "late")
+    found = await store.chat(chat.id)
+    assert found is not None
+    assert (found.status, found.running_until) == ("running", other)
+    await conversations.finish(chat.id, other, "waiting")
     await store.set_archived(chat.id, True)
-    assert not await conversations.begin(chat.id)
+    assert await conversations.begin(chat.id) is None
 
 
 async def test_agents_of_a_chat(store: Store, chat: Chat, clock: ManualClock) -> None:

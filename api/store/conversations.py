@@ -1,18 +1,19 @@
 """What is said in chats, and who runs them, over the store.
 
 A chat is run by one task of one process, which holds it by a lease: it has said until when it runs
-the chat, and says so again. What a process left running that has died is found by its lease.
+the chat, and says so again. That moment is also what tells its lease from another's. What a process
+left running that has died is found by its lease.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, exists, func, insert, select, update
 
 from api.store.records import Chat, File, Message
 from api.store.schema import chats, files, messages, waiting_messages
@@ -20,7 +21,7 @@ from api.store.schema import chats, files, messages, waiting_messages
 if TYPE_CHECKING:
     from api.store.store import Store
 
-__all__ = ["ABANDONED", "LEASE_S", "Conversations"]
+__all__ = ["ABANDONED", "BUSY", "LEASE_S", "Conversations"]
 
 LEASE_S: Final = 30
 """How long a chat may stand as running when nobody runs it any more. It is renewed three times as
@@ -28,7 +29,14 @@ often."""
 
 ABANDONED: Final = "The server stopped while it was at work. Send a message to go on."
 
-_BUSY: Final = ("pending", "running")
+BUSY: Final = ("pending", "running")
+"""Statuses of a chat that somebody works at, or is about to."""
+
+_parents = chats.alias("parents")
+_OPEN: Final = ~chats.c.archived & ~exists(_parents.c.id).where(
+    _parents.c.id == chats.c.parent_id, _parents.c.archived
+)
+"""Of a chat: neither it nor the one that has spawned it is archived."""
 
 Content = list[dict[str, Any]]
 
@@ -83,34 +91,51 @@ class Conversations:
 
     # Who runs a chat.
 
-    async def begin(self, chat_id: UUID) -> bool:
-        """Takes the lease. False where the chat is archived, or another runs it."""
+    async def begin(self, chat_id: UUID) -> datetime | None:
+        """Takes the lease, and tells until when it holds. None where the chat is archived, or
+        another runs it."""
         now = self._store.now()
+        until = now + timedelta(seconds=LEASE_S)
         free = (chats.c.status != "running") | (chats.c.running_until < now)
-        return await self._set(
-            chat_id,
-            free & ~chats.c.archived,
-            status="running",
-            last_error=None,
-            running_until=now + timedelta(seconds=LEASE_S),
-        )
+        values = {"status": "running", "last_error": None, "running_until": until}
+        return until if await self._set(chat_id, free & _OPEN, **values) else None
 
-    async def renew(self, chat_id: UUID) -> bool:
-        """Prolongs the lease. False where it was lost, or the chat archived."""
+    async def renew(self, chat_id: UUID, lease: datetime) -> datetime | None:
+        """Prolongs the lease that holds until `lease`, and tells until when it does now. None where
+        it was lost, or the chat archived."""
         until = self._store.now() + timedelta(seconds=LEASE_S)
-        held = (chats.c.status == "running") & ~chats.c.archived
-        return await self._set(chat_id, held, running_until=until)
-
-    async def finish(self, chat_id: UUID, status: str, last_error: str | None = None) -> None:
-        """Gives the lease back."""
-        await self._set(
-            chat_id,
-            chats.c.status.in_(_BUSY),
-            status=status,
-            last_error=last_error,
-            running_until=None,
-            updated_at=self._store.now(),
+        return (
+            until if await self._set(chat_id, _held(lease) & _OPEN, running_until=until) else None
         )
+
+    async def finish(
+        self, chat_id: UUID, lease: datetime | None, status: str, last_error: str | None = None
+    ) -> bool:
+        """Gives the lease back; without one, a chat is only done with being pending. Whether it has
+        ended so and something waits that was not heard."""
+        if last_error is not None:
+            # PostgreSQL has no U+0000, and no database takes half a surrogate pair.
+            last_error = last_error.replace("\0", "").encode(errors="replace").decode()
+        held = chats.c.status == "pending" if lease is None else _held(lease)
+        ending = (
+            update(chats)
+            .where(chats.c.id == chat_id, held)
+            .values(
+                status=status,
+                last_error=last_error,
+                running_until=None,
+                updated_at=self._store.now(),
+            )
+        )
+        waiting = select(exists().where(waiting_messages.c.chat_id == chat_id))
+
+        def work(connection: Connection) -> bool:
+            # In this order: who asks later finds the chat free.
+            if not connection.execute(ending).rowcount:
+                return False
+            return bool(connection.execute(waiting).scalar_one())
+
+        return await self._store.run(work, write=True)
 
     async def _set(self, chat_id: UUID, where: ColumnElement[bool], **values: object) -> bool:
         statement = update(chats).where(chats.c.id == chat_id, where).values(**values)
@@ -119,7 +144,7 @@ class Conversations:
 
     async def mark_abandoned(self) -> list[UUID]:
         """Chats that stand as busy and whose lease is over become `error`; which those were."""
-        over = chats.c.status.in_(_BUSY) & (chats.c.running_until < self._store.now())
+        over = chats.c.status.in_(BUSY) & (chats.c.running_until < self._store.now())
         found = select(chats.c.id).where(over)
         # Nearly always there are none, and looking is no write.
         ids = await self._store.run(lambda connection: connection.execute(found).scalars().all())
@@ -157,20 +182,26 @@ class Conversations:
         await self._store.run(work, write=True)
 
     async def ask(self, chat_id: UUID, content: Content, *, limit: int) -> bool:
-        """Something of the user's, for when the model listens. False where `limit` wait already, or
-        the chat is archived."""
+        """Something of the user's, for when the model listens: a chat at which nobody works is
+        pending from here on. False where `limit` wait already, or the chat is archived."""
         now = self._store.now()
+        until = now + timedelta(seconds=LEASE_S)
+        idle = (chats.c.id == chat_id) & chats.c.status.not_in(BUSY)
+        pending = (
+            update(chats).where(idle).values(status="pending", last_error=None, running_until=until)
+        )
 
         def work(connection: Connection) -> bool:
             waiting = select(func.count()).where(waiting_messages.c.chat_id == chat_id)
-            archived = select(chats.c.archived).where(chats.c.id == chat_id).with_for_update()
-            if connection.execute(archived).scalar_one_or_none() in (None, True):
+            there = select(_OPEN).where(chats.c.id == chat_id).with_for_update(of=chats)
+            if not connection.execute(there).scalar_one_or_none():
                 return False
             if connection.execute(waiting).scalar_one() >= limit:
                 return False
             connection.execute(
                 insert(waiting_messages).values(chat_id=chat_id, content=content, created_at=now)
             )
+            connection.execute(pending)
             return True
 
         return await self._store.run(work, write=True)
@@ -202,6 +233,10 @@ class Conversations:
             ).one_or_none()
         )
         return None if row is None else File(**row._mapping)
+
+
+def _held(lease: datetime) -> ColumnElement[bool]:
+    return (chats.c.status == "running") & (chats.c.running_until == lease)
 
 
 def _add(connection: Connection, chat_id: UUID, role: str, content: Content, now: object) -> None:
