@@ -1,7 +1,8 @@
 """WebSocket framing (RFC 6455, Section 5), both roles, without I/O.
 
-The handshake is not here: Hypercorn does the server's, trio-websocket the client's. No extension
-is ever negotiated, so every reserved bit is a fault. RFB is binary; a text frame is refused.
+The handshake is not here: Hypercorn does the server's, and relay/agent_dial.py the client's. No
+extension is ever negotiated, so every reserved bit is a fault. RFB is binary; a text frame is
+refused.
 """
 
 from __future__ import annotations
