@@ -196,7 +196,11 @@ class AgentTools:
     async def _close(self, wanted: _Agent) -> dict[str, Any]:
         child = await self._child(wanted.chat_id)
         await self._agents.interrupt(child.id)
-        return _told(await self._again(child)) | {"terminated": True}
+        found = await self._again(child)
+        if found.status in BUSY:
+            # An interruption does not reach other processes.
+            raise ToolError("the agent is still at work: another server runs it. Try again later.")
+        return _told(found) | {"terminated": True}
 
     async def _list(self, wanted: _List) -> dict[str, Any]:
         children = await self._agents.conversations.children(self._chat.id)

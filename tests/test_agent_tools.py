@@ -15,7 +15,7 @@ from api.agents import Busy
 from api.store import Chat
 from tests.agents_lab import AgentsLab, agents_lab
 from tests.talking import calls, on_screen, said
-from tests.test_agents import running_tool
+from tests.test_agents import other_process, running_tool
 
 NOT_BELOW = "target chat is not a descendant of current chat"
 
@@ -195,6 +195,15 @@ async def test_a_title_that_was_given(given: str, title: str) -> None:
         tools = tools_of(lab, await lab.chat())
         told = await answer(tools, "spawn_computer_use_agent", prompt="Look.", title=given)
         assert told["title"] == title
+
+
+async def test_an_agent_that_another_process_runs_is_not_closed() -> None:
+    async with agents_lab() as lab:
+        chat, child = await running_tool(lab, calls(on_screen("wait", {"duration": 60})))
+        await lab.agents.interrupt(child.id)
+        await other_process(lab).say(child.id, "Go on.")
+        with pytest.raises(ToolError, match="still at work: another server runs it"):
+            await answer(tools_of(lab, chat), "close_agent", chat_id=str(child.id))
 
 
 async def test_so_many_agents_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

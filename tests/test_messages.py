@@ -291,10 +291,11 @@ async def test_words_that_become_no_message_are_void(server: Web, talker: Talker
 
     talker.parent = [hang]
     chat = await new_chat(server)
-    await server.client.post(f"{chat}/messages", json={"text": "Hello."})
     seen: list[tuple[str, Any]] = []
     async with follow(server, chat) as events:
-        while ("status", {"status": "waiting"}) not in seen[1:]:
+        await events.next()
+        await server.client.post(f"{chat}/messages", json={"text": "Hello."})
+        while ("status", {"status": "waiting"}) not in seen:
             seen.append((await events.next())[:2])
             if seen[-1][0] == "text":
                 await server.client.post(f"{chat}/interrupt")
