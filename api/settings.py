@@ -256,10 +256,10 @@ class ModelSettings(BaseModel):
     """Of one answer."""
 
     turns_limit: Annotated[int, Field(ge=1)] = 200
-    """Answers of the model to one message of the user's."""
+    """Answers of the model in one go, until it has nothing more to do."""
 
     tokens_limit: Annotated[int, Field(ge=1)] = 5_000_000
-    """Tokens that these may take, those read and those written together."""
+    """Tokens that these take at most, those read and those written together."""
 
     time_limit_s: Annotated[float, Field(gt=0)] = 3_600
     """How long they may take."""
