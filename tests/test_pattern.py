@@ -6,6 +6,7 @@ ExtendedDesktopSize, SetDesktopSize and DesktopName.
 
 from __future__ import annotations
 
+import gc
 import struct
 from pathlib import Path
 
@@ -13,8 +14,9 @@ import pytest
 import trio
 from trio.testing import MockClock, memory_stream_pair
 
-from relay.desktops import RunningDesktop, provider_for
+from relay.desktops import RunningDesktop, pattern, provider_for
 from relay.desktops.pattern import PatternServer
+from relay.dial import UnixAddress
 from relay.limits import Limits
 from relay.login import open_desktop
 from tests.desktop_processes import desktops_home, directories
@@ -507,3 +509,11 @@ async def test_as_a_desktop(desktops_home: Path) -> None:
         assert dict(desktop.environment) == {}
         nursery.cancel_scope.cancel()
     assert directories(desktops_home) == []
+
+
+async def test_a_start_that_is_cancelled_leaves_no_socket(tmp_path: Path) -> None:
+    with trio.move_on_after(0) as scope:
+        await pattern._listen(UnixAddress(str(tmp_path / "rfb")))
+    assert scope.cancelled_caught
+    # What is open and collected is a warning, and so an error.
+    gc.collect()

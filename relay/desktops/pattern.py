@@ -74,8 +74,10 @@ async def _listen(address: UnixAddress) -> trio.SocketListener:
     try:
         await listening.bind(address.path)
         listening.listen()
-    except OSError as error:
+    except BaseException as error:
         listening.close()
+        if not isinstance(error, OSError):
+            raise  # Cancelled.
         raise DesktopError(f"cannot listen at {address}: {error}") from None
     return trio.SocketListener(listening)
 
