@@ -34,9 +34,9 @@ __all__ = ["Started", "end_on_signal", "run_server"]
 STOP_S: Final = 4.5
 """From the first signal to the end, whatever hangs; the promise to users is 5 s."""
 
-COLLECT_AFTER: Final = 10_000
-"""Objects until the next look for cycles. Python's 700 would look every seventh session; this
-holds back some MiB at most."""
+COLLECT_AFTER: Final = 1_000
+"""Objects until the next look for cycles, which Hypercorn leaves behind: with 10,000 200 sessions
+held 12.5 KiB each, with this 11.9, and starts cost the same."""
 
 _log = logging.getLogger(__name__)
 

@@ -103,13 +103,30 @@ ClientStream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 class Connection:
     """One accepted connection, in the place of the stream that Hypercorn expects."""
 
+    __slots__ = (
+        "_carry",
+        "_early",
+        "_left",
+        "_on_left",
+        "_parked",
+        "_read_timeout_s",
+        "_reading",
+        "_released",
+        "_stream",
+        "_switched",
+        "_switching",
+        "_watching",
+        "socket",
+    )
+
     def __init__(self, stream: ClientStream, read_timeout_s: float = READ_TIMEOUT_S) -> None:
         self._stream = stream
         self._read_timeout_s = read_timeout_s
         raw = stream if isinstance(stream, trio.SocketStream) else stream.transport_stream
         self.socket = raw.socket
         self._early: bytearray | None = None
-        self._reading = trio.CancelScope()
+        # While Hypercorn reads; kept longer it would be half a KiB for each session.
+        self._reading: trio.CancelScope | None = None
         self._watching = trio.CancelScope()
         self._parked = trio.Event()
         self._released = trio.Event()
@@ -127,7 +144,10 @@ class Connection:
             await self._watch(self._early)
             return b""
         with trio.move_on_after(self._read_timeout_s) as self._reading:
-            return bytes(await self._stream.receive_some(READ_BYTES))
+            try:
+                return bytes(await self._stream.receive_some(READ_BYTES))
+            finally:
+                self._reading = None
         return b""
 
     async def _watch(self, early: bytearray) -> None:
@@ -201,13 +221,17 @@ class Connection:
     def unhurried(self) -> Iterator[None]:
         """While the block runs, an answer that has no end, the client need not send anything: that
         it has gone is seen by what is sent to it."""
-        usual_s, self._read_timeout_s = self._read_timeout_s, math.inf
-        self._reading.deadline = math.inf
+        usual_s = self._read_timeout_s
+        self._set_read_timeout(math.inf)
         try:
             yield
         finally:
-            self._read_timeout_s = usual_s
-            self._reading.deadline = trio.current_time() + usual_s
+            self._set_read_timeout(usual_s)
+
+    def _set_read_timeout(self, timeout_s: float) -> None:
+        self._read_timeout_s = timeout_s
+        if self._reading is not None:
+            self._reading.deadline = trio.current_time() + timeout_s
 
     def when_viewer_leaves(self, call: Callable[[], object]) -> None:
         """Has `call` called when the viewer goes before `take_over`; at once if it has gone."""
