@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from relay.client import Desktop
     from relay.computer import Computer
 
-__all__ = ["AgentDesktop", "stored"]
+__all__ = ["VOID", "AgentDesktop", "result_of", "stored"]
 
 VOID: Final = (
     "The desktop ended and was started again, so earlier screenshots are void. Take a screenshot, "
@@ -111,28 +111,37 @@ class AgentDesktop:
         key = "toolset_name" if self._version == TOOLSET else "name"
         return bool(call.get(key) == "computer")
 
+    def _looks(self, call: Block) -> bool:
+        if self._version == TOOLSET:
+            return bool(call["name"] == "screenshot")
+        # What a model gives as input need not be an object; the tool tells it so.
+        return isinstance(call["input"], dict) and call["input"].get("action") == "screenshot"
+
     async def run(self, calls: Sequence[Block]) -> list[Block]:
         """One result for each of those calls of a turn that the tool `takes`."""
         computer = self._computer
         if computer is None or not calls:
             return []
-        first = calls[0]["name"] if self._version == TOOLSET else calls[0]["input"].get("action")
-        if self._void and first != "screenshot":
-            return [_refused(call, VOID if call is calls[0] else NOT_EXECUTED) for call in calls]
+        if self._void and not self._looks(calls[0]):
+            texts = [VOID] + [NOT_EXECUTED] * (len(calls) - 1)
+            pairs = zip(calls, texts, strict=True)
+            return [result_of(call, text, is_error=True) for call, text in pairs]
         self._void = False
         if self._version == TOOLSET:
             return await computer.run_batch(calls)
         return [await computer.run(call["input"]) | {"tool_use_id": call["id"]} for call in calls]
 
 
-def _refused(call: Block, text: str) -> Block:
+def result_of(call: Block, text: str, *, is_error: bool = False) -> Block:
+    """A tool_result block of nothing but text, for a tool_use block."""
     result = {
         "type": "tool_result",
         "tool_use_id": call["id"],
-        "is_error": True,
+        "is_error": is_error,
         "content": [{"type": "text", "text": text}],
     }
-    return result | ({"toolset_name": "computer"} if "toolset_name" in call else {})
+    # A member of a toolset that there is not wants its name in the result all the same.
+    return result | ({"toolset_name": call["toolset_name"]} if "toolset_name" in call else {})
 
 
 def stored(chat_id: UUID, block: Block, files: list[File]) -> Block:

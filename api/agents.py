@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import trio
 
-from api.agent_desktop import AgentDesktop, stored
+from api.agent_desktop import AgentDesktop, result_of, stored
 from api.agent_tools import AgentTools, ToolError
-from api.model import ModelError, Reply
+from api.model import Model, ModelError
 from api.settings import ModelSettings
 from api.store import Chat, Conversations, File, Message, Store, StoreError
 from api.store.conversations import BUSY, LEASE_S
@@ -30,7 +30,7 @@ from relay.desktops import Desktops
 from relay.errors import DesktopError
 from relay.limits import Limits
 
-__all__ = ["NO_MODEL", "Agents", "Answers", "Busy", "Watch", "Words"]
+__all__ = ["NO_MODEL", "Agents", "Busy", "Watch", "Words"]
 
 NO_MODEL: Final = "No language model is configured."
 
@@ -76,23 +76,6 @@ _SYSTEM: Final = {
 }
 
 _log = logging.getLogger(__name__)
-
-
-class Answers(Protocol):
-    """Who answers: `api.model.Model`."""
-
-    async def reply(
-        self,
-        *,
-        system: str,
-        messages: list[dict[str, Any]],
-        tools: list[dict[str, Any]],
-        beta: str | None,
-        on_text: Callable[[str], None],
-        on_restart: Callable[[], None],
-    ) -> Reply:
-        """The model's next message, told piece by piece too; once more from its start behind
-        `on_restart`. Raises ModelError."""
 
 
 class Busy(Exception):
@@ -162,7 +145,7 @@ class Agents:
         desktops: Desktops,
         limits: Limits,
         settings: ModelSettings,
-        answers: Answers | None,
+        answers: Model | None,
     ) -> None:
         self._nursery = nursery
         self._store = store
@@ -354,7 +337,7 @@ class Agents:
             run.lease = lease = renewed
 
     async def _turns(
-        self, chat: Chat, run: _Run, answers: Answers, desktop: AgentDesktop
+        self, chat: Chat, run: _Run, answers: Model, desktop: AgentDesktop
     ) -> tuple[str, str | None]:
         tools = AgentTools(self, self._store, chat)
         history: list[Message] = []
@@ -431,16 +414,16 @@ class Agents:
         if cut:
             # The last call's input may be half of one.
             text = "Not executed: the answer was cut off. Make fewer or shorter calls."
-            return [_result(call, text, is_error=True) for call in calls]
+            return [result_of(call, text, is_error=True) for call in calls]
         on_desktop = [call for call in calls if desktop.takes(call)]
         done = {result["tool_use_id"]: result for result in await desktop.run(on_desktop)}
         for call in calls:
             if call["id"] in done:
                 continue
             try:
-                done[call["id"]] = _result(call, await tools.run(call["name"], call["input"]))
+                done[call["id"]] = result_of(call, await tools.run(call["name"], call["input"]))
             except ToolError as error:
-                done[call["id"]] = _result(call, str(error), is_error=True)
+                done[call["id"]] = result_of(call, str(error), is_error=True)
         return [done[call["id"]] for call in calls]
 
     async def _save_results(self, chat_id: UUID, results: list[dict[str, Any]]) -> None:
@@ -449,14 +432,3 @@ class Agents:
             result["content"] = [stored(chat_id, block, pictures) for block in result["content"]]
         await self.conversations.add(chat_id, "user", results, pictures)
         self.tell(chat_id)
-
-
-def _result(call: dict[str, Any], text: str, *, is_error: bool = False) -> dict[str, Any]:
-    result = {
-        "type": "tool_result",
-        "tool_use_id": call["id"],
-        "is_error": is_error,
-        "content": [{"type": "text", "text": text}],
-    }
-    # A member of a toolset that there is not wants its name in the result all the same.
-    return result | ({"toolset_name": call["toolset_name"]} if "toolset_name" in call else {})

@@ -1,6 +1,6 @@
 """The way to a desktop by its workspace's agent: TLS, an upgrade to WebSocket, then RFB in it.
 
-The handshake is h11's, so that its head is bounded; the frames are `relay.websocket`'s.
+The handshake is h11's, so that a refusal's body is bounded; the frames are `relay.websocket`'s.
 """
 
 from __future__ import annotations

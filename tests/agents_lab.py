@@ -6,13 +6,13 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import trio
 
 from api.agents import Agents
-from api.model import Reply
+from api.model import Model, Reply
 from api.settings import ModelSettings
 from api.store import Chat, Message, Store, User, Workspace
 from relay.desktops import Desktops, provider_for
@@ -76,7 +76,9 @@ async def agents_lab(desktop: str = "pattern", **settings: Any) -> AsyncIterator
     workspace = await store.add_workspace(user.id, "dev", desktop)
     async with trio.open_nursery() as nursery:
         desktops = Desktops(nursery, provider_for)
-        agents = Agents(nursery, store, desktops, Limits(), ModelSettings(**settings), talker)
+        agents = Agents(
+            nursery, store, desktops, Limits(), ModelSettings(**settings), cast(Model, talker)
+        )
         yield AgentsLab(agents, store, clock, talker, desktops, user, workspace, nursery)
         nursery.cancel_scope.cancel()
     await store.aclose()

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Hashable
 from datetime import timedelta
 from io import BytesIO
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -15,7 +15,7 @@ from PIL import Image
 
 from api.agent_desktop import VOID
 from api.agents import FAILURES_LIMIT, STOPPED, Agents, Busy
-from api.model import ModelError, Reply
+from api.model import Model, ModelError, Reply
 from api.settings import ModelSettings
 from api.store.conversations import ABANDONED, LEASE_S
 from relay.computer_versions import NOT_EXECUTED
@@ -94,6 +94,18 @@ async def test_an_older_computer_tool() -> None:
         (result,) = await lab.results((await lab.only_child(chat)).id)
         assert not result["is_error"]
         assert [block["type"] for block in result["content"]] == ["text", "image"]
+
+
+async def test_an_older_tools_input_that_is_no_object_is_told() -> None:
+    async with agents_lab(computer="computer_20250124") as lab:
+        chat = await lab.chat()
+        lab.talker.parent = [calls(call(*SPAWN)), to_spawned("wait_agent"), said("Done.")]
+        lab.talker.agent = [calls(call("computer", "screenshot")), said("I see.")]
+        await lab.ask(chat)
+        child = await lab.only_child(chat)
+        (result,) = await lab.results(child.id)
+        assert (child.status, result["is_error"]) == ("waiting", True)
+        assert result["content"][0]["text"].startswith("the input must be an object")
 
 
 async def running_tool(lab: AgentsLab, *answers: Any) -> Any:
@@ -322,9 +334,9 @@ async def test_a_desktop_that_has_just_ended_is_started_again() -> None:
 async def test_a_server_that_stops_says_so() -> None:
     async with agents_lab() as lab:
         _, child = await running_tool(lab)
-        async with trio.open_nursery():
-            lab.agents._runs[child.id].scope.cancel()
-        assert (await lab.idle(child.id)).last_error == STOPPED
+        lab.nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):
+            assert (await lab.idle(child.id)).last_error == STOPPED
 
 
 async def test_a_chat_that_was_left_running_is_found() -> None:
@@ -377,8 +389,8 @@ async def test_watchers_hear_what_is_being_said() -> None:
 
 
 def other_process(lab: AgentsLab) -> Agents:
-    settings = ModelSettings()
-    return Agents(lab.nursery, lab.store, lab.desktops, Limits(), settings, lab.talker)
+    settings, model = ModelSettings(), cast(Model, lab.talker)
+    return Agents(lab.nursery, lab.store, lab.desktops, Limits(), settings, model)
 
 
 async def test_a_chat_that_another_process_runs_is_left_to_it() -> None:

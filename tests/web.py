@@ -11,9 +11,10 @@ import httpx
 import trio
 from fastapi import FastAPI
 
-from api.agents import Agents, Answers
+from api.agents import Agents
 from api.app import create_app
 from api.live import LiveSessions
+from api.model import Model
 from api.serve import serve
 from api.services import Services
 from api.settings import Settings
@@ -22,6 +23,7 @@ from relay.desktops import Desktops
 from relay.limits import Limits
 from relay.rfb.errors import CloseCode
 from tests.clock import ManualClock
+from tests.talking import Talker
 
 
 class NoDesktops:
@@ -80,7 +82,7 @@ async def start_web(
     nursery: trio.Nursery,
     *,
     desktops: Desktops | None = None,
-    answers: Answers | None = None,
+    answers: Talker | None = None,
     **settings: Any,
 ) -> Web:
     """A server in `nursery`, which ends it; the caller closes the rest."""
@@ -97,7 +99,7 @@ async def start_web(
         desktops=desktops,
         limits=Limits(),
         live=live,
-        agents=Agents(nursery, store, desktops, Limits(), these.model, answers),
+        agents=Agents(nursery, store, desktops, Limits(), these.model, cast(Model | None, answers)),
     )
     app = create_app(services)
     (url,) = await nursery.start(partial(serve, app, bind=["127.0.0.1:0"]))
