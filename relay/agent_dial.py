@@ -1,22 +1,25 @@
 """The way to a desktop by its workspace's agent: TLS, an upgrade to WebSocket, then RFB in it.
 
-The handshake is h11's, so that a refusal's body is bounded; the frames are `relay.websocket`'s.
+The upgrade is trio-websocket's, which is shown the answer and no byte more. Then the stream is
+taken over, and the frames are `relay.websocket`'s.
+
+`_switched` owns one nursery, in which trio-websocket reads the answer.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
-import secrets
+import re
 import ssl
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import h11
 import trio
+import trio_websocket
+import wsproto.utilities
 
 from relay import streams
 from relay.errors import AgentError, AgentStep, DesktopError
@@ -53,8 +56,17 @@ BODY_BYTES: Final = 4_096
 TEXT_CHARS: Final = 300
 """What is told of it."""
 
-_HEAD_BYTES: Final = 16_384
-_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, Section 1.3
+READ_BYTES: Final = 4_096
+HEAD_BYTES: Final = 16_384
+
+# Of a bad answer trio-websocket tries to tell the peer, as only a server can.
+_BAD_ANSWER: Final = (
+    h11.LocalProtocolError,
+    wsproto.utilities.LocalProtocolError,
+    UnicodeDecodeError,
+)
+_HEAD_END: Final = re.compile(rb"\n\r?\n")
+_STATUS: Final = re.compile(rb"HTTP/1\.[01] ([1-5]\d\d)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +126,10 @@ async def upgraded(stream: trio.abc.Stream, address: AgentAddress) -> WebSocketS
             return await _switched(stream, address, await _secret(credentials))
     except BaseException as error:
         await streams.cut(stream)
-        failure = _explained(error, address)
-        if failure is None:
-            raise
-        raise failure from None
+        if isinstance(error, trio.TooSlowError):
+            text = f"{address} did not answer in time"
+            raise AgentError(AgentStep.TIMEOUT, text) from None
+        raise
 
 
 async def _encrypted(
@@ -126,8 +138,11 @@ async def _encrypted(
     context = credentials.tls or _system_tls()
     # Whether what was read is whole, the WebSocket's close frame tells.
     encrypted = trio.SSLStream(stream, context, server_hostname=address.host, https_compatible=True)
-    with trio.fail_after(TLS_TIMEOUT_S):
-        await encrypted.do_handshake()
+    try:
+        with trio.fail_after(TLS_TIMEOUT_S):
+            await encrypted.do_handshake()
+    except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        raise _lost(address, error) from None
     return encrypted
 
 
@@ -149,63 +164,113 @@ async def _secret(credentials: AgentCredentials) -> Password | None:
 async def _switched(
     stream: trio.abc.Stream, address: AgentAddress, secret: Password | None
 ) -> WebSocketStream:
-    key = base64.b64encode(secrets.token_bytes(16))
-    headers = [
-        (b"Host", address.authority.encode("idna")),
-        (b"Upgrade", b"websocket"),
-        (b"Connection", b"Upgrade"),
-        (b"Sec-WebSocket-Version", b"13"),
-        (b"Sec-WebSocket-Key", key),
-    ]
-    if secret is not None:
-        headers.append((b"Authorization", b"Bearer " + secret.reveal()))
-    http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEAD_BYTES)
+    headers = [] if secret is None else [(b"Authorization", b"Bearer " + secret.reveal())]
+    answer = _Answer(stream, address)
+    failure: Exception | None = None
     try:
-        request = http.send(h11.Request(method="GET", target=address.path, headers=headers))
-        http.send(h11.EndOfMessage())
-    except h11.LocalProtocolError:
-        # Its text may hold the secret.
-        text = f"the secret for {address} has characters that a header cannot have"
-        raise AgentError(AgentStep.DIAL, text) from None
-    assert request is not None
-    await stream.send_all(request)
-    while True:
-        event = await _next(http, stream)
-        if isinstance(event, h11.Response):
-            raise await _refused(http, stream, address, event)
-        assert isinstance(event, h11.InformationalResponse)
-        if event.status_code == 101:
-            break
-    answer = dict(event.headers)
-    accept = base64.b64encode(hashlib.sha1(key + _GUID).digest())
-    if answer.get(b"sec-websocket-accept") != accept or b"sec-websocket-extensions" in answer:
-        text = f"{address} answered with a 101 that is none of a WebSocket"
-        raise AgentError(AgentStep.DESKTOP, text)
-    early, _ = http.trailing_data
-    return WebSocketStream(stream, client=True, limit_bytes=FRAME_BYTES, early=early)
+        async with trio.open_nursery() as nursery:
+            await trio_websocket.wrap_client_stream(
+                nursery,
+                answer,  # type: ignore[arg-type]  # It takes any stream, and says so.
+                address.authority,
+                address.path,
+                extra_headers=headers,
+            )
+            nursery.cancel_scope.cancel()
+    except* (AgentError, trio_websocket.ConnectionRejected, *_BAD_ANSWER) as group:
+        (failure,) = group.exceptions
+    if isinstance(failure, trio_websocket.ConnectionRejected):
+        failure = _refused(address, failure.status_code, failure.body or b"")
+    if isinstance(failure, _BAD_ANSWER):
+        failure = answer.misunderstood()
+    if failure is not None:
+        raise failure from None
+    return WebSocketStream(stream, client=True, limit_bytes=FRAME_BYTES, early=bytes(answer.rest))
 
 
-async def _next(http: h11.Connection, stream: trio.abc.Stream) -> Any:
-    while (event := http.next_event()) is h11.NEED_DATA:
-        data = bytes(await stream.receive_some(4096))
+class _Answer(trio.abc.Stream):
+    """A connection to an agent, as trio-websocket has it: it would parse frames behind a 101, hold
+    as much of a refusal as comes, and wait for ever where the answer ends early.
+
+    Raises AgentError. `rest` is what came behind the answer's head.
+    """
+
+    def __init__(self, stream: trio.abc.Stream, address: AgentAddress) -> None:
+        self._stream = stream
+        self._address = address
+        self._asked = False
+        self._status = 0
+        self.rest = bytearray()
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        self._asked = True
+        try:
+            await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise _lost(self._address, error) from None
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        if not self._status:
+            return await self._head()
+        if self._status == 101:
+            await trio.sleep_forever()  # Whoever waits for the upgrade has it.
+        if len(self.rest) >= BODY_BYTES:
+            raise self._refused()
+        return await self._more()
+
+    async def aclose(self) -> None:
+        """Whoever opened the connection closes it."""
+
+    def misunderstood(self) -> AgentError:
+        """What is wrong where trio-websocket raises one of `_BAD_ANSWER`."""
+        if not self._asked:
+            # Its text may hold the secret.
+            text = f"the secret for {self._address} has characters that a header cannot have"
+            return AgentError(AgentStep.DIAL, text)
+        if self._status == 101:
+            text = f"{self._address} answered with a 101 that is none of a WebSocket"
+            return AgentError(AgentStep.DESKTOP, text)
+        if self._status:
+            return self._refused()
+        return AgentError(AgentStep.DESKTOP, f"{self._address} does not answer as an agent")
+
+    async def _head(self) -> bytes:
+        while True:
+            while (end := _HEAD_END.search(self.rest)) is None:
+                if len(self.rest) > HEAD_BYTES:
+                    raise self.misunderstood()
+                await self._more()
+            head = bytes(self.rest[: end.end()])
+            status = _STATUS.match(head)
+            if status is None:
+                raise self.misunderstood()
+            del self.rest[: end.end()]
+            code = int(status[1])
+            # Hints may come before any answer (RFC 9110, Section 15.2).
+            if code >= 200 or code == 101:
+                self._status = code
+                return head if code == 101 else head + self.rest
+
+    async def _more(self) -> bytes:
+        try:
+            data = bytes(await self._stream.receive_some(READ_BYTES))
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise (self._refused() if self._status else _lost(self._address, error)) from None
         if not data:
-            raise trio.BrokenResourceError("the end")
-        http.receive_data(data)
-    return event
+            raise self._refused() if self._status else _lost(self._address)
+        self.rest += data
+        return data
+
+    def _refused(self) -> AgentError:
+        return _refused(self._address, self._status, bytes(self.rest))
 
 
-async def _refused(
-    http: h11.Connection, stream: trio.abc.Stream, address: AgentAddress, response: h11.Response
-) -> AgentError:
-    body = bytearray()
-    try:
-        while len(body) < BODY_BYTES and isinstance(event := await _next(http, stream), h11.Data):
-            body += event.data
-    except (trio.BrokenResourceError, h11.RemoteProtocolError):
-        pass  # The status says enough.
-    refused = response.status_code in (401, 403)
-    text = f"{address} answered {response.status_code}: {_sentence(bytes(body[:BODY_BYTES]))}"
-    return AgentError(AgentStep.DIAL if refused else AgentStep.DESKTOP, text)
+def _refused(address: AgentAddress, status: int, body: bytes) -> AgentError:
+    step = AgentStep.DIAL if status in (401, 403) else AgentStep.DESKTOP
+    return AgentError(step, f"{address} answered {status}: {_sentence(body[:BODY_BYTES])}")
 
 
 def _sentence(body: bytes) -> str:
@@ -219,21 +284,14 @@ def _sentence(body: bytes) -> str:
     return handshake.printable(text.encode())[:TEXT_CHARS].strip() or "nothing more"
 
 
-def _explained(error: BaseException, address: AgentAddress) -> AgentError | None:
-    if isinstance(error, trio.TooSlowError):
-        return AgentError(AgentStep.TIMEOUT, f"{address} did not answer in time")
-    if isinstance(error, h11.RemoteProtocolError):
-        # It shows what it could not read.
-        text = f"{address} does not answer as an agent: {str(error)[:TEXT_CHARS]}"
-        return AgentError(AgentStep.DESKTOP, text)
-    if isinstance(error, trio.BrokenResourceError | trio.ClosedResourceError):
-        cause = error.__cause__
-        if isinstance(cause, ssl.SSLError):
-            reason = getattr(cause, "verify_message", "") or cause.reason or str(cause)
-            return AgentError(AgentStep.DIAL, f"no TLS with {address}: {reason}")
-        text = f"{address} closed the connection before it had answered"
-        if address.scheme == "wss":
-            # With TLS 1.3 it judges our certificate behind our handshake, and Trio's tells no more.
-            text += ", as agents do that do not take this relay's certificate"
-        return AgentError(AgentStep.DIAL, text)
-    return None
+def _lost(address: AgentAddress, error: Exception | None = None) -> AgentError:
+    """`error` is what the stream raised; None at its end."""
+    cause = error and error.__cause__
+    if isinstance(cause, ssl.SSLError):
+        reason = getattr(cause, "verify_message", "") or cause.reason or str(cause)
+        return AgentError(AgentStep.DIAL, f"no TLS with {address}: {reason}")
+    text = f"{address} closed the connection before it had answered"
+    if address.scheme == "wss":
+        # With TLS 1.3 it judges our certificate behind our handshake, and Trio's tells no more.
+        text += ", as agents do that do not take this relay's certificate"
+    return AgentError(AgentStep.DIAL, text)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 from trio.testing import MockClock, memory_stream_pair
 
 from relay import AgentAddress, AgentCredentials, AgentError, AgentStep, Password, PasswordFile
@@ -137,6 +139,21 @@ WRONG: dict[str, tuple[Answer, AgentStep, str]] = {
         AgentStep.DESKTOP,
         "answered with a 101 that is none of a WebSocket",
     ),
+    "a protocol nobody offered": (
+        lambda headers: switching(headers, "Sec-WebSocket-Protocol: \xff\r\n"),
+        AgentStep.DESKTOP,
+        "answered with a 101 that is none of a WebSocket",
+    ),
+    "chunks that are none": (
+        lambda _: b"HTTP/1.1 502 x\r\nTransfer-Encoding: chunked\r\n\r\nno chunk\r\n\r\n",
+        AgentStep.DESKTOP,
+        "answered 502: no chunk",
+    ),
+    "an endless refusal": (
+        lambda _: b"HTTP/1.1 403 x\r\n\r\n" + b"no " * 50_000,
+        AgentStep.DIAL,
+        "answered 403: no no no",
+    ),
     "RFB": (lambda _: b"RFB 003.008\r\n\r\n", AgentStep.DESKTOP, "does not answer as an agent"),
     "a long line": (
         lambda _: b"\x1b" * 5_000 + b"\r\n\r\n",
@@ -165,6 +182,34 @@ async def test_an_answer_that_is_no_desktop(name: str) -> None:
     assert text in str(error)
     assert len(str(error)) < 400
     assert str(error).isprintable()
+
+
+BASES: dict[str, Answer] = {
+    "101": switching,
+    "chunks": lambda _: b"HTTP/1.1 500 x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n0\r\n\r\n",
+    "hint": lambda _: b"HTTP/1.1 103 Early Hints\r\n\r\n" + plain("404 x", b"no"),
+}
+Change = tuple[float, int]
+
+
+@given(
+    st.sampled_from(sorted(BASES)),
+    st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), max_size=4),
+)
+def test_a_damaged_answer_is_an_agents_error(name: str, changes: list[Change]) -> None:
+    def answer(headers: dict[str, str]) -> bytes:
+        data = bytearray(BASES[name](headers))
+        for where, byte in changes:
+            data[int(where * len(data))] = byte
+        return bytes(data)
+
+    async def dialled() -> None:
+        try:
+            await ask(answer)
+        except* AgentError:
+            pass  # Of another error the run would end.
+
+    trio.run(dialled, clock=MockClock(autojump_threshold=0))
 
 
 async def test_an_agent_that_does_not_answer(autojump_clock: MockClock) -> None:

@@ -38,7 +38,7 @@ def test_imports_go_one_way(path: Path) -> None:
             assert inside or top in allowed or top in sys.stdlib_module_names, name
             assert not name.startswith("relay.rfb.pixels") or where[2] == "pixels", name
         elif where[0] == "relay":
-            allowed = {"relay", "trio", "trio_websocket", "h11", "cryptography"}
+            allowed = {"relay", "trio", "trio_websocket", "wsproto", "h11", "cryptography"}
             if path.stem in ("client", "pictures") or path.stem.startswith("computer"):
                 allowed |= PICTURES
             assert top in allowed or top in sys.stdlib_module_names, name
