@@ -228,6 +228,7 @@ class Session:
                 return self._end(ended(overdue))
             if ping_at <= now:
                 ping_at = now + limits.ping_interval_s
+                pumps.up.frames.calm()
                 pumps.ping()
             if pumps.waits_since + limits.update_timeout_s <= now:
                 pumps.flow.expire()

@@ -22,8 +22,13 @@ CONTROL_LIMIT_BYTES = 125
 
 FLOOD_FRAMES = 1000
 """Frames in a row that bring nothing: pings and pongs, empty ones, and pieces of a message below
-FRAGMENT_BYTES that do not end it. More is an attack: a viewer pings once in seconds, noVNC sends
-every message whole, and browsers and proxies that cut a large one cut it into kilobytes."""
+FRAGMENT_BYTES that do not end it. More within FLOOD_S is an attack: a viewer pings once in seconds,
+noVNC sends every message whole, and browsers and proxies that cut a large one cut it into
+kilobytes."""
+
+FLOOD_S = 20.0
+"""Whoever reads calls `calm` so often. A pong a ping comes to FLOOD_FRAMES, too, where somebody
+watches a desktop that shows nothing new for hours."""
 
 FRAGMENT_BYTES = 32
 """Payload from which a piece of a message counts as bringing something: well above its header of
@@ -150,6 +155,10 @@ class FrameReader:
         self.controls: list[tuple[int, bytes]] = []
         self.offset = 0
         self.reached = 0
+
+    def calm(self) -> None:
+        """What has come so far is no flood."""
+        self._flood = 0
 
     def unframe(self, buf: bytearray, pos: int, stop: int) -> int:
         """Reads the frames in `buf[pos:stop]` and moves their binary payload together at `pos`.

@@ -15,6 +15,7 @@ from relay.errors import ProtocolError
 from relay.websocket import (
     BINARY,
     CLOSE,
+    FLOOD_S,
     PING,
     PONG,
     FrameReader,
@@ -51,6 +52,7 @@ class WebSocketStream(trio.abc.Stream):
         self._client = client
         self._frames = FrameReader(mask_expected=not client, limit_bytes=limit_bytes)
         self._early = early
+        self._calm_at = trio.current_time()
         self._sending = trio.Lock()
         self._pong = b""
         # Half a frame may have gone out, behind which nothing can be said.
@@ -129,6 +131,10 @@ class WebSocketStream(trio.abc.Stream):
         await self.close(1000, "")
 
     async def _answer(self) -> None:
+        now = trio.current_time()
+        if now - self._calm_at >= FLOOD_S:
+            self._calm_at = now
+            self._frames.calm()
         controls, self._frames.controls = self._frames.controls, []
         for opcode, payload in controls:
             if opcode == PING:

@@ -10,6 +10,7 @@ import trio
 import trio.testing
 
 from relay import CloseCode, Direction, Limits, Reason
+from relay.websocket import PING, PONG
 from tests.peers import (
     BELL,
     UPDATE_REQUEST,
@@ -228,6 +229,20 @@ async def test_no_pong_ends_the_session(
         assert await lab.frames.close() == (4408, "the viewer did not answer")
     assert lab.ended.reason is Reason.VIEWER_SILENT
     assert trio.current_time() == pytest.approx(26)
+
+
+@both_drivers
+async def test_who_watches_a_still_desktop_for_a_day_is_no_flood(
+    make: MakeLab, autojump_clock: trio.testing.MockClock
+) -> None:
+    lab = make()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lab.run)
+        await lab.greet()
+        while trio.current_time() < 86_400:
+            assert await lab.frames.next() == (PING, b"")
+            await lab.viewer.send_all(client_frame(b"", opcode=PONG))
+        nursery.cancel_scope.cancel()
 
 
 @both_drivers

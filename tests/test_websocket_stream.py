@@ -7,6 +7,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
+from relay.bridge import HEARTBEAT_S
 from relay.websocket import BINARY, CLOSE, PING, PONG, TEXT, close_payload, frame
 from relay.websocket_stream import CLOSE_TIMEOUT_S, WebSocketStream
 from tests.peers import MASK, Frames, client_frame
@@ -107,6 +108,20 @@ async def test_a_heartbeat_is_a_pong() -> None:
     stream, raw = server()
     await stream.heartbeat()
     assert await Frames(raw).next() == (PONG, b"")
+
+
+async def test_heartbeats_of_a_day_are_no_flood(autojump_clock: MockClock) -> None:
+    beating, other = pair()
+
+    async def beat() -> None:
+        while trio.current_time() < 86_400:
+            await trio.sleep(HEARTBEAT_S)
+            await beating.heartbeat()
+        await beating.send_all(b"awake")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(beat)
+        assert await other.receive_some() == b"awake"
 
 
 async def test_a_close_frame_ends_it_and_is_answered() -> None:
