@@ -91,6 +91,7 @@ class Pumps:
 
     def ping(self) -> None:
         """Asks the viewer for a sign of life."""
+        self.up.frames.calm()
         if self.pinged_at == math.inf:
             self.pinged_at = trio.current_time()
         self._send_control(_PING)

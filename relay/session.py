@@ -13,6 +13,7 @@ from collections.abc import Collection
 import trio
 
 from relay import kernel, streams, switchboard
+from relay.agent_pumps import AgentDownLeg, AgentPumps
 from relay.ended import Counters, Ended, Reason, ended, ended_by_fault
 from relay.errors import ProtocolError
 from relay.leg import DownLeg, UpLeg
@@ -26,6 +27,7 @@ from relay.rfb.encodings import LET_THROUGH
 from relay.rfb.rights import FULL, Rights
 from relay.socketio import RawPumps
 from relay.websocket import BINARY, CLOSE, PING, PONG, FrameReader, close_payload, frame
+from relay.websocket_stream import WebSocketStream
 
 
 class _ViewerWire:
@@ -190,17 +192,24 @@ class Session:
             let_through=self._let_through,
             clock=trio.current_time,
         )
-        down = DownLeg(conversation.down, self._desktop.early)
         up = UpLeg(conversation.up, frames, bytes(wire.rest))
-        viewer, desktop = self._viewer, self._desktop.stream
-        if isinstance(viewer, trio.SocketStream) and isinstance(desktop, trio.SocketStream):
-            board = switchboard.current()
-            self._pumps = RawPumps(down, up, self._end, limits, viewer, desktop, board)
-        else:
-            if isinstance(viewer, trio.SocketStream):
-                kernel.hold_unsent(viewer, limits.low_water_bytes)
-            self._pumps = StreamPumps(down, up, self._end, limits, viewer, desktop)
+        self._pumps = self._make_pumps(conversation, up)
         return self._pumps
+
+    def _make_pumps(self, conversation: Conversation, up: UpLeg) -> RawPumps | StreamPumps:
+        limits, viewer, desktop = self._limits, self._viewer, self._desktop.stream
+        reader, early = conversation.down, self._desktop.early
+        if isinstance(viewer, trio.SocketStream):
+            board = switchboard.current()
+            if isinstance(desktop, trio.SocketStream):
+                down = DownLeg(reader, early)
+                return RawPumps(down, up, self._end, limits, viewer, desktop, board)
+            if isinstance(desktop, WebSocketStream) and (taken := desktop.taken_over()):
+                agent, frames = taken
+                down = AgentDownLeg(reader, frames, early)
+                return AgentPumps(down, up, self._end, limits, viewer, agent, board)
+            kernel.hold_unsent(viewer, limits.low_water_bytes)
+        return StreamPumps(DownLeg(reader, early), up, self._end, limits, viewer, desktop)
 
     async def _watch(self) -> None:
         """Keeps the deadlines: stalls, pings, idleness. Sleeps until the next can fall due."""
@@ -228,7 +237,6 @@ class Session:
                 return self._end(ended(overdue))
             if ping_at <= now:
                 ping_at = now + limits.ping_interval_s
-                pumps.up.frames.calm()
                 pumps.ping()
             if pumps.waits_since + limits.update_timeout_s <= now:
                 pumps.flow.expire()

@@ -7,6 +7,7 @@ read and one newest pong, so that a side that does not read holds up the other.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
 from typing import Final
 
 import trio
@@ -24,7 +25,7 @@ from relay.websocket import (
     parse_close,
 )
 
-__all__ = ["WebSocketStream"]
+__all__ = ["WebSocketStream", "client_frame", "client_frames"]
 
 READ_BYTES: Final = 65_536
 FRAME_BYTES: Final = 65_536
@@ -66,9 +67,8 @@ class WebSocketStream(trio.abc.Stream):
         self._check()
         if not data:
             await trio.lowlevel.checkpoint()
-        view = memoryview(data)
-        for at in range(0, len(view), FRAME_BYTES):
-            await self._send(self._frame(BINARY, bytes(view[at : at + FRAME_BYTES])))
+        for piece in _pieces(data):
+            await self._send(self._frame(BINARY, piece))
 
     async def wait_send_all_might_not_block(self) -> None:
         """Until who sends now is done, and the connection takes more."""
@@ -130,6 +130,15 @@ class WebSocketStream(trio.abc.Stream):
     async def aclose(self) -> None:
         await self.close(1000, "")
 
+    def taken_over(self) -> tuple[trio.SocketStream, FrameReader] | None:
+        """The socket, for who goes on by itself, and the reader of its frames. None where it is no
+        socket (TLS), or something is under way. Closing it is all that is left for this object."""
+        idle = not (self._early or self._pong or self._broken or self.closed or self._gone)
+        if not isinstance(self._stream, trio.SocketStream) or not idle:
+            return None
+        self._broken = True
+        return self._stream, self._frames
+
     async def _answer(self) -> None:
         now = trio.current_time()
         if now - self._calm_at >= FLOOD_S:
@@ -174,4 +183,19 @@ class WebSocketStream(trio.abc.Stream):
             self._broken = False
 
     def _frame(self, opcode: int, payload: bytes) -> bytes:
-        return frame(opcode, payload, secrets.token_bytes(4) if self._client else b"")
+        return client_frame(opcode, payload) if self._client else frame(opcode, payload)
+
+
+def client_frame(opcode: int, payload: bytes) -> bytes:
+    """One whole frame with a mask of its own (RFC 6455, Section 5.3)."""
+    return frame(opcode, payload, secrets.token_bytes(4))
+
+
+def client_frames(data: bytes) -> list[bytes | memoryview]:
+    """`data` in binary messages as `WebSocketStream` sends it."""
+    return [client_frame(BINARY, piece) for piece in _pieces(data)]
+
+
+def _pieces(data: bytes | bytearray | memoryview) -> Iterator[bytes]:
+    view = memoryview(data)
+    return (bytes(view[at : at + FRAME_BYTES]) for at in range(0, len(view), FRAME_BYTES))

@@ -20,6 +20,7 @@ from relay.rfb.pixel_format import parse
 from relay.socketio import RawPumps
 from relay.switchboard import Switchboard
 from relay.websocket import FrameReader
+from relay.websocket_stream import WebSocketStream
 
 # RFC 6143, Section 7.4: 32 bits per pixel, depth 24, little endian, true colour, 8-8-8.
 PIXEL_FORMAT = bytes.fromhex("20180001 00ff00ff00ff 100800 000000".replace(" ", ""))
@@ -105,7 +106,7 @@ class Lab:
     desktop: trio.abc.HalfCloseableStream
     frames: Frames
     result: list[Ended]
-    desktop_near: trio.abc.HalfCloseableStream
+    desktop_near: trio.abc.Stream
 
     async def run(self) -> None:
         self.result.append(await self.session.run())
@@ -164,6 +165,26 @@ def socket_lab(limits: Limits | None = None, early: bytes = b"", buffer_bytes: i
     return _lab(viewer, viewer_far, desktop, desktop_far, limits, early)
 
 
+class AgentEnd(WebSocketStream, trio.abc.HalfCloseableStream):
+    """An agent's end of a connection to its desktop."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        super().__init__(stream, client=False, limit_bytes=1 << 20)
+        self.raw = stream
+
+    async def send_eof(self) -> None:
+        await self.raw.send_eof()
+
+
+def agent_lab(limits: Limits | None = None, early: bytes = b"", buffer_bytes: int = 0) -> Lab:
+    """As `socket_lab`, with a desktop behind an agent."""
+    viewer, viewer_far = _socket_pair(buffer_bytes)
+    near, far = _socket_pair(buffer_bytes)
+    desktop = WebSocketStream(near, client=True, limit_bytes=1 << 20)
+    far_ends.append(far)
+    return _lab(viewer, viewer_far, desktop, AgentEnd(far), limits, early)
+
+
 def raw_pumps(viewer: socket.socket, desktop: socket.socket, board: Switchboard) -> RawPumps:
     """The pumps alone, behind the handshakes, over two sockets that do not block."""
     limits = Limits()
@@ -206,7 +227,7 @@ def _socket_pair(buffer_bytes: int) -> tuple[trio.SocketStream, trio.SocketStrea
 def _lab(
     viewer: trio.abc.HalfCloseableStream,
     viewer_far: trio.abc.HalfCloseableStream,
-    desktop: trio.abc.HalfCloseableStream,
+    desktop: trio.abc.Stream,
     desktop_far: trio.abc.HalfCloseableStream,
     limits: Limits | None,
     early: bytes,
@@ -230,4 +251,6 @@ async def close_far_ends() -> AsyncIterator[None]:
 
 
 MakeLab = Callable[..., Lab]
-both_drivers = pytest.mark.parametrize("make", [memory_lab, socket_lab], ids=["streams", "sockets"])
+every_driver = pytest.mark.parametrize(
+    "make", [memory_lab, socket_lab, agent_lab], ids=["streams", "sockets", "agents"]
+)

@@ -1,4 +1,4 @@
-"""Sessions end to end without a network: both drivers, virtual time, scripted peers."""
+"""Sessions end to end without a network: every driver, virtual time, scripted peers."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tests.peers import (
     UPDATE_REQUEST,
     Lab,
     MakeLab,
-    both_drivers,
     client_frame,
     close_far_ends,
+    every_driver,
     memory_lab,
     raw_rectangle,
     socket_lab,
@@ -33,7 +33,7 @@ KEY = bytes.fromhex("0401000000000061")
 KEY_UP = bytes.fromhex("0400000000000061")
 
 
-@both_drivers
+@every_driver
 async def test_what_either_side_says_reaches_the_other(make: MakeLab) -> None:
     lab = make()
     async with trio.open_nursery() as nursery:
@@ -51,7 +51,7 @@ async def test_what_either_side_says_reaches_the_other(make: MakeLab) -> None:
     assert lab.ended.counters.bytes_up == 18
 
 
-@both_drivers
+@every_driver
 async def test_a_message_in_single_bytes_arrives_whole(make: MakeLab) -> None:
     lab = make()
     async with trio.open_nursery() as nursery:
@@ -64,7 +64,7 @@ async def test_a_message_in_single_bytes_arrives_whole(make: MakeLab) -> None:
         nursery.cancel_scope.cancel()
 
 
-@both_drivers
+@every_driver
 async def test_frames_that_came_with_the_upgrade_request_count(make: MakeLab) -> None:
     lab = make(early=client_frame(b"RFB 003.008\n") + client_frame(b"\x01\x01" + KEY))
     async with trio.open_nursery() as nursery:
@@ -73,7 +73,7 @@ async def test_frames_that_came_with_the_upgrade_request_count(make: MakeLab) ->
         nursery.cancel_scope.cancel()
 
 
-@both_drivers
+@every_driver
 async def test_a_ping_is_answered(make: MakeLab) -> None:
     lab = make()
     async with trio.open_nursery() as nursery:
@@ -84,7 +84,7 @@ async def test_a_ping_is_answered(make: MakeLab) -> None:
         nursery.cancel_scope.cancel()
 
 
-@both_drivers
+@every_driver
 async def test_a_fault_of_the_desktop_is_told_with_its_place(make: MakeLab) -> None:
     lab = make()
     async with trio.open_nursery() as nursery:
@@ -101,7 +101,7 @@ async def test_a_fault_of_the_desktop_is_told_with_its_place(make: MakeLab) -> N
     assert lab.ended.offset == 1
 
 
-@both_drivers
+@every_driver
 @pytest.mark.parametrize(
     ("sent", "code"),
     [
@@ -130,7 +130,7 @@ async def test_a_fault_of_the_viewer_reaches_no_desktop(
     assert lab.ended.counters.bytes_up == 0
 
 
-@both_drivers
+@every_driver
 async def test_eof_of_the_desktop_drains_then_closes(make: MakeLab) -> None:
     lab = make()
     async with trio.open_nursery() as nursery:
@@ -147,7 +147,7 @@ async def test_eof_of_the_desktop_drains_then_closes(make: MakeLab) -> None:
     assert lab.ended.reason is Reason.DESKTOP_CLOSED
 
 
-@both_drivers
+@every_driver
 async def test_a_viewer_that_half_closes_ends_its_session(make: MakeLab) -> None:
     lab = make()
     async with trio.open_nursery() as nursery:
@@ -160,7 +160,7 @@ async def test_a_viewer_that_half_closes_ends_its_session(make: MakeLab) -> None
     assert lab.ended.reason is Reason.VIEWER_LOST
 
 
-@both_drivers
+@every_driver
 async def test_stop_says_why(make: MakeLab) -> None:
     lab = make()
     async with trio.open_nursery() as nursery:
@@ -172,7 +172,7 @@ async def test_stop_says_why(make: MakeLab) -> None:
     assert lab.ended.reason is Reason.STOPPED
 
 
-@both_drivers
+@every_driver
 async def test_stop_during_the_handshake(make: MakeLab) -> None:
     lab = make()
     async with trio.open_nursery() as nursery:
@@ -183,7 +183,7 @@ async def test_stop_during_the_handshake(make: MakeLab) -> None:
     assert lab.ended.reason is Reason.STOPPED
 
 
-@both_drivers
+@every_driver
 async def test_a_silent_viewer_misses_its_handshake(
     make: MakeLab, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -195,7 +195,7 @@ async def test_a_silent_viewer_misses_its_handshake(
     assert trio.current_time() == pytest.approx(7)
 
 
-@both_drivers
+@every_driver
 async def test_dripping_does_not_extend_the_handshake(
     make: MakeLab, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -214,7 +214,7 @@ async def test_dripping_does_not_extend_the_handshake(
     assert trio.current_time() == pytest.approx(7)
 
 
-@both_drivers
+@every_driver
 async def test_no_pong_ends_the_session(
     make: MakeLab, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -231,7 +231,7 @@ async def test_no_pong_ends_the_session(
     assert trio.current_time() == pytest.approx(26)
 
 
-@both_drivers
+@every_driver
 async def test_who_watches_a_still_desktop_for_a_day_is_no_flood(
     make: MakeLab, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -245,7 +245,7 @@ async def test_who_watches_a_still_desktop_for_a_day_is_no_flood(
         nursery.cancel_scope.cancel()
 
 
-@both_drivers
+@every_driver
 async def test_idle_counts_input_only(
     make: MakeLab, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -325,7 +325,7 @@ async def test_a_desktop_that_reads_nothing_stalls(
     assert lab.ended.reason is Reason.DESKTOP_STALLED
 
 
-@both_drivers
+@every_driver
 async def test_pings_without_reading_collect_nothing(
     make: MakeLab, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -342,7 +342,7 @@ async def test_pings_without_reading_collect_nothing(
     assert lab.ended.reason is Reason.VIEWER_FAULT
 
 
-@both_drivers
+@every_driver
 async def test_a_close_frame_of_the_viewer_is_answered_and_that_is_all(
     make: MakeLab, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -357,7 +357,7 @@ async def test_a_close_frame_of_the_viewer_is_answered_and_that_is_all(
     assert trio.current_time() == 0
 
 
-@both_drivers
+@every_driver
 async def test_a_viewer_that_sends_on_after_the_close_frame_is_cut_off(
     make: MakeLab, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -375,7 +375,7 @@ async def test_a_viewer_that_sends_on_after_the_close_frame_is_cut_off(
     assert trio.current_time() == 0, "the deadline ended it, not what was sent"
 
 
-@both_drivers
+@every_driver
 async def test_a_large_update_streams_through_a_slow_viewer(make: MakeLab) -> None:
     lab = make(**({"buffer_bytes": 4096} if make is socket_lab else {}))
     update = raw_rectangle(640, 480)
@@ -388,7 +388,7 @@ async def test_a_large_update_streams_through_a_slow_viewer(make: MakeLab) -> No
         nursery.cancel_scope.cancel()
 
 
-@both_drivers
+@every_driver
 async def test_cancelled_at_any_moment_both_ends_close(make: MakeLab) -> None:
     """Cancels after the first wait, the second, and so on, until the session ends by itself."""
 

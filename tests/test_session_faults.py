@@ -18,9 +18,9 @@ from tests.peers import (
     UPDATE_REQUEST,
     Lab,
     MakeLab,
-    both_drivers,
     client_frame,
     close_far_ends,
+    every_driver,
     lockstep_desktop_lab,
     raw_rectangle,
     socket_lab,
@@ -156,7 +156,7 @@ async def test_a_desktop_that_writes_before_it_reads(
         nursery.cancel_scope.cancel()
 
 
-@both_drivers
+@every_driver
 async def test_a_format_that_came_with_the_handshake_does_not_wait_for_ever(
     make: MakeLab, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -173,7 +173,7 @@ async def test_a_format_that_came_with_the_handshake_does_not_wait_for_ever(
         nursery.cancel_scope.cancel()
 
 
-@both_drivers
+@every_driver
 async def test_each_wait_for_an_update_has_its_own_time(
     make: MakeLab, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -1,4 +1,4 @@
-"""What a session leaves behind on its desktop, and what it may do meanwhile: both drivers."""
+"""What a session leaves behind on its desktop, and what it may do meanwhile: every driver."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from tests.peers import (
     UPDATE_REQUEST,
     Lab,
     MakeLab,
-    both_drivers,
     client_frame,
     close_far_ends,
+    every_driver,
     lockstep_lab,
     raw_rectangle,
     socket_lab,
@@ -72,7 +72,7 @@ ENDS: dict[str, Callable[[Lab], Awaitable[None]]] = {
 }
 
 
-@both_drivers
+@every_driver
 @pytest.mark.parametrize("how", ENDS)
 async def test_however_a_session_ends_nothing_stays_pressed(make: MakeLab, how: str) -> None:
     lab = make(Limits(close_timeout_s=0.2))
@@ -86,7 +86,7 @@ async def test_however_a_session_ends_nothing_stays_pressed(make: MakeLab, how: 
         assert await lab.desktop.receive_some(1) == b""
 
 
-@both_drivers
+@every_driver
 async def test_a_cancelled_session_releases_too(make: MakeLab) -> None:
     lab = make()
     async with trio.open_nursery() as nursery:
@@ -101,7 +101,7 @@ async def test_a_cancelled_session_releases_too(make: MakeLab) -> None:
         assert await lab.desktop.receive_some(1) == b""
 
 
-@both_drivers
+@every_driver
 async def test_rights_change_while_a_session_runs(make: MakeLab) -> None:
     lab = make()
     async with trio.open_nursery() as nursery:
@@ -121,7 +121,7 @@ async def test_rights_change_while_a_session_runs(make: MakeLab) -> None:
         nursery.cancel_scope.cancel()
 
 
-@both_drivers
+@every_driver
 async def test_rights_from_the_start(make: MakeLab) -> None:
     lab = make()
     lab.session.rights = VIEW_ONLY
@@ -133,7 +133,7 @@ async def test_rights_from_the_start(make: MakeLab) -> None:
         nursery.cancel_scope.cancel()
 
 
-@both_drivers
+@every_driver
 async def test_a_format_waits_two_seconds_and_then_takes_another_way(
     make: MakeLab, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -158,7 +158,7 @@ async def test_a_format_waits_two_seconds_and_then_takes_another_way(
         nursery.cancel_scope.cancel()
 
 
-@both_drivers
+@every_driver
 async def test_a_format_goes_as_soon_as_the_update_has_come(
     make: MakeLab, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -313,7 +313,7 @@ async def test_a_session_ends_for_a_viewer_that_never_lets_go(
     assert lab.ended.reason is Reason.VIEWER_SILENT
 
 
-@both_drivers
+@every_driver
 async def test_a_session_has_a_clock(make: MakeLab, autojump_clock: trio.testing.MockClock) -> None:
     lab = make()
     async with trio.open_nursery() as nursery:

@@ -1,4 +1,4 @@
-"""Messages that begin and do not get on, with both drivers on a virtual clock."""
+"""Messages that begin and do not get on, with every driver on a virtual clock."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import trio.testing
 from relay import Limits, Reason
 from tests.peers import (
     MakeLab,
-    both_drivers,
     client_frame,
     close_far_ends,
+    every_driver,
     raw_rectangle,
 )
 
@@ -21,7 +21,7 @@ from tests.peers import (
 __all__ = ["close_far_ends"]
 
 
-@both_drivers
+@every_driver
 @pytest.mark.parametrize("side", ["desktop", "viewer"])
 async def test_a_message_that_drips_is_not_waited_for(
     make: MakeLab, side: str, autojump_clock: trio.testing.MockClock
@@ -61,7 +61,7 @@ async def test_a_message_that_drips_is_not_waited_for(
     assert trio.current_time() < 60
 
 
-@both_drivers
+@every_driver
 async def test_slow_is_not_dripping(make: MakeLab, autojump_clock: trio.testing.MockClock) -> None:
     lab = make(Limits(ping_interval_s=5, ping_timeout_s=3600))
     update = raw_rectangle(640, 480)
