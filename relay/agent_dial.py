@@ -25,6 +25,7 @@ from relay import streams
 from relay.errors import AgentError, AgentStep, DesktopError
 from relay.passwords import Password, PasswordSource, ask
 from relay.rfb import handshake
+from relay.tls import TlsStream
 from relay.websocket_stream import WebSocketStream
 
 __all__ = [
@@ -119,13 +120,15 @@ async def upgraded(stream: trio.abc.Stream, address: AgentAddress) -> WebSocketS
     """The agent's desktop, on a connection to it, which is closed if this raises. Raises
     AgentError."""
     credentials = address.credentials or AgentCredentials()
+    connection: trio.abc.Stream = stream
     try:
         if address.scheme == "wss":
-            stream = await _encrypted(stream, address, credentials)
+            assert isinstance(stream, trio.SocketStream)
+            connection = await _encrypted(stream, address, credentials)
         with trio.fail_after(ANSWER_TIMEOUT_S):
-            return await _switched(stream, address, await _secret(credentials))
+            return await _switched(connection, address, await _secret(credentials))
     except BaseException as error:
-        await streams.cut(stream)
+        await streams.cut(connection)
         if isinstance(error, trio.TooSlowError):
             text = f"{address} did not answer in time"
             raise AgentError(AgentStep.TIMEOUT, text) from None
@@ -133,16 +136,18 @@ async def upgraded(stream: trio.abc.Stream, address: AgentAddress) -> WebSocketS
 
 
 async def _encrypted(
-    stream: trio.abc.Stream, address: AgentAddress, credentials: AgentCredentials
-) -> trio.SSLStream[trio.abc.Stream]:
+    stream: trio.SocketStream, address: AgentAddress, credentials: AgentCredentials
+) -> TlsStream:
     context = credentials.tls or _system_tls()
-    # Whether what was read is whole, the WebSocket's close frame tells.
-    encrypted = trio.SSLStream(stream, context, server_hostname=address.host, https_compatible=True)
+    encrypted = TlsStream(stream, context, server_hostname=address.host)
     try:
         with trio.fail_after(TLS_TIMEOUT_S):
             await encrypted.do_handshake()
-    except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-        raise _lost(address, error) from None
+    except BaseException as error:
+        await streams.cut(encrypted)
+        if isinstance(error, trio.BrokenResourceError):
+            raise _lost(address, error) from None
+        raise
     return encrypted
 
 
@@ -292,6 +297,7 @@ def _lost(address: AgentAddress, error: Exception | None = None) -> AgentError:
         return AgentError(AgentStep.DIAL, f"no TLS with {address}: {reason}")
     text = f"{address} closed the connection before it had answered"
     if address.scheme == "wss":
-        # With TLS 1.3 it judges our certificate behind our handshake, and Trio's tells no more.
+        # With TLS 1.3 it judges our certificate behind our handshake, and not all tell before
+        # they close.
         text += ", as agents do that do not take this relay's certificate"
     return AgentError(AgentStep.DIAL, text)

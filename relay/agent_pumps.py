@@ -22,6 +22,7 @@ from relay.rfb.errors import CloseCode
 from relay.rfb.from_desktop import FromDesktop
 from relay.socketio import RawPumps
 from relay.switchboard import Switchboard
+from relay.tls import TlsStream
 from relay.websocket import CLOSE, PING, PONG, FrameReader, close_payload, parse_close
 from relay.websocket_stream import client_frame, client_frames
 
@@ -63,13 +64,19 @@ class AgentPumps(RawPumps):
         end: Callable[[Ended], None],
         limits: Limits,
         viewer: trio.SocketStream,
-        desktop: trio.SocketStream,
+        desktop: trio.SocketStream | TlsStream,
         board: Switchboard,
     ) -> None:
         super().__init__(down, up, end, limits, viewer, desktop, board)
         self._leg = down
         # The newest that waits until the agent has taken what is before it.
         self._pong = b""
+
+    def start(self) -> None:
+        super().start()
+        if isinstance(self._desktop, TlsStream) and self._desktop.socket.pending():
+            # What was decrypted already no edge tells of.
+            self._later()
 
     def ping(self) -> None:
         super().ping()

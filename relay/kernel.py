@@ -9,6 +9,8 @@ import socket
 
 import trio
 
+from relay.tls import TlsStream
+
 _TCP_NOTSENT_LOWAT = 25
 _TCP_CONGESTION = 13
 _INTERNET = (socket.AF_INET, socket.AF_INET6)
@@ -40,12 +42,12 @@ def unpace(viewer: trio.SocketStream) -> None:
         pass
 
 
-def hold_unread(desktop: trio.SocketStream, limit_bytes: int) -> None:
+def hold_unread(desktop: trio.SocketStream | TlsStream, limit_bytes: int) -> None:
     """The kernel holds about twice as much that was not read, and no more."""
     desktop.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, limit_bytes)
 
 
-def read_urgent_too(stream: trio.SocketStream) -> None:
+def read_urgent_too(stream: trio.SocketStream | TlsStream) -> None:
     """A read would stop short at an urgent byte, and look as if there was no more."""
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import trio
@@ -25,6 +25,7 @@ from relay.pump import TAIL_LIMIT_BYTES, Pumps, wait_viewer_closed
 from relay.rfb.errors import CloseCode
 from relay.slices import DOWN_READ_LEAST_BYTES, DOWN_SLICE_S, UP_READ_BYTES, UP_SLICE_S
 from relay.switchboard import HUNG_UP, READABLE, WRITABLE, Switchboard
+from relay.tls import TlsStream
 from relay.websocket import BINARY, header
 
 # The most that one read takes, whatever `Limits.read_bytes` says.
@@ -38,6 +39,9 @@ _VIEW = memoryview(_SCRATCH)
 _NOTHING = memoryview(b"")
 
 monotonic = time.monotonic
+
+Readv = Callable[[int, Sequence[memoryview]], int]
+Writev = Callable[[int, Sequence[bytes | memoryview]], int]
 
 # A viewer that takes `Limits.low_water_bytes` in less may have as much again: more than 100 Mbit/s.
 # docs/decisions/0004-lag.md has what that is worth.
@@ -56,6 +60,8 @@ class RawPumps(Pumps):
         "_desktop_fd",
         "_desktop_hung_up",
         "_desktop_readable",
+        "_desktop_readv",
+        "_desktop_writev",
         "_down_read_bytes",
         "_frame",
         "_holds_bytes",
@@ -82,7 +88,7 @@ class RawPumps(Pumps):
         end: Callable[[Ended], None],
         limits: Limits,
         viewer: trio.SocketStream,
-        desktop: trio.SocketStream,
+        desktop: trio.SocketStream | TlsStream,
         board: Switchboard,
     ) -> None:
         super().__init__(down, up, lambda how: board.tell_trio(partial(end, how)), limits)
@@ -96,6 +102,10 @@ class RawPumps(Pumps):
         self._desktop = desktop
         self._viewer_fd = viewer.socket.fileno()
         self._desktop_fd = desktop.socket.fileno()
+        self._desktop_readv: Readv = os.readv
+        self._desktop_writev: Writev = os.writev
+        if isinstance(desktop, TlsStream):
+            self._desktop_readv, self._desktop_writev = desktop.readv, desktop.writev
         # What the other side's socket did not take yet; while there is any, nothing is read.
         self._to_viewer = _NOTHING
         self._to_desktop = _NOTHING
@@ -270,7 +280,7 @@ class RawPumps(Pumps):
             if held:
                 _SCRATCH[:held] = leg.tail
             try:
-                count = os.readv(self._desktop_fd, (_VIEW[held : held + size],))
+                count = self._desktop_readv(self._desktop_fd, (_VIEW[held : held + size],))
             except BlockingIOError:
                 self._desktop_readable = False
                 return None
@@ -391,22 +401,22 @@ class RawPumps(Pumps):
         return None
 
     def _send_viewer(self, pieces: Pieces) -> None:
-        rest = self._write(self._viewer_fd, pieces, Reason.VIEWER_LOST)
+        rest = self._write(os.writev, self._viewer_fd, pieces, Reason.VIEWER_LOST)
         if rest:
             self._to_viewer = rest
             self.viewer_stalled_since = trio.current_time()
 
     def _send_desktop(self, pieces: Pieces) -> None:
-        rest = self._write(self._desktop_fd, pieces, Reason.DESKTOP_CLOSED)
+        rest = self._write(self._desktop_writev, self._desktop_fd, pieces, Reason.DESKTOP_CLOSED)
         if rest:
             self._to_desktop = rest
             self.flow.desktop_behind = True
             self.desktop_stalled_since = trio.current_time()
 
-    def _write(self, fd: int, pieces: Pieces, lost: Reason) -> memoryview:
+    def _write(self, writev: Writev, fd: int, pieces: Pieces, lost: Reason) -> memoryview:
         """Writes what the socket takes; returns a copy of the rest."""
         try:
-            sent = os.writev(fd, pieces)
+            sent = writev(fd, pieces)
         except BlockingIOError:
             sent = 0
         except OSError as error:
@@ -422,7 +432,9 @@ class RawPumps(Pumps):
     def _flush_viewer(self) -> None:
         if self._to_viewer:
             before = len(self._to_viewer)
-            self._to_viewer = self._flush(self._viewer_fd, self._to_viewer, Reason.VIEWER_LOST)
+            self._to_viewer = self._flush(
+                os.writev, self._viewer_fd, self._to_viewer, Reason.VIEWER_LOST
+            )
             if self._to_viewer:
                 if len(self._to_viewer) < before:
                     self.viewer_stalled_since = trio.current_time()
@@ -437,15 +449,17 @@ class RawPumps(Pumps):
 
     def _flush_desktop(self) -> None:
         before = len(self._to_desktop)
-        self._to_desktop = self._flush(self._desktop_fd, self._to_desktop, Reason.DESKTOP_CLOSED)
+        self._to_desktop = self._flush(
+            self._desktop_writev, self._desktop_fd, self._to_desktop, Reason.DESKTOP_CLOSED
+        )
         if not self._to_desktop:
             self.desktop_stalled_since = math.inf
         elif len(self._to_desktop) < before:
             self.desktop_stalled_since = trio.current_time()
 
-    def _flush(self, fd: int, waiting: memoryview, lost: Reason) -> memoryview:
+    def _flush(self, writev: Writev, fd: int, waiting: memoryview, lost: Reason) -> memoryview:
         try:
-            return waiting[os.write(fd, waiting) :]
+            return waiting[writev(fd, (waiting,)) :]
         except BlockingIOError:
             return waiting
         except OSError as error:
@@ -500,7 +514,7 @@ class RawPumps(Pumps):
         return True
 
 
-async def _flush_to(stream: trio.SocketStream, data: bytes) -> bool:
+async def _flush_to(stream: trio.abc.SendStream, data: bytes) -> bool:
     try:
         await streams.send(stream, data)
     except (trio.BrokenResourceError, trio.ClosedResourceError):

@@ -54,6 +54,8 @@ class Switchboard(trio.abc.Instrument):
         self._tell = trio.lowlevel.current_trio_token().run_sync_soon
         self._trio_fd = _trio_epoll_fd()
         self._trio_ready = False
+        # In which the system task waits; None for the instrument, which looks before it waits.
+        self._nap: trio.CancelScope | None = None
 
     def register(self, fd: int, handler: Handler) -> None:
         """Watches `fd`, which must be open until `unregister`; the first call comes with its
@@ -71,6 +73,8 @@ class Switchboard(trio.abc.Instrument):
         has one such call, so that those who always have more cost the others one slice of time,
         however many they are."""
         self._waiting.append(call)
+        if self._nap is not None:
+            self._nap.cancel()
 
     def tell_trio(self, call: Callable[[], None]) -> None:
         """Has Trio call `call` soon, as what ends a session or wakes a task must be."""
@@ -131,7 +135,8 @@ class Switchboard(trio.abc.Instrument):
             if self._waiting:
                 await trio.lowlevel.checkpoint()
             else:
-                await trio.lowlevel.wait_readable(self._epoll.fileno())
+                with trio.CancelScope() as self._nap:
+                    await trio.lowlevel.wait_readable(self._epoll.fileno())
             until = time.monotonic() + _TURNS_S
             for _ in range(_TURNS):
                 if not self._turn(0) or time.monotonic() > until:

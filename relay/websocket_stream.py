@@ -13,6 +13,7 @@ from typing import Final
 import trio
 
 from relay.errors import ProtocolError
+from relay.tls import TlsStream
 from relay.websocket import (
     BINARY,
     CLOSE,
@@ -130,11 +131,11 @@ class WebSocketStream(trio.abc.Stream):
     async def aclose(self) -> None:
         await self.close(1000, "")
 
-    def taken_over(self) -> tuple[trio.SocketStream, FrameReader] | None:
-        """The socket, for who goes on by itself, and the reader of its frames. None where it is no
-        socket (TLS), or something is under way. Closing it is all that is left for this object."""
+    def taken_over(self) -> tuple[trio.SocketStream | TlsStream, FrameReader] | None:
+        """What is under it, for who goes on by itself, and the reader of its frames. None where
+        that is no socket, or something is under way. All that is left for this is to be closed."""
         idle = not (self._early or self._pong or self._broken or self.closed or self._gone)
-        if not isinstance(self._stream, trio.SocketStream) or not idle:
+        if not isinstance(self._stream, trio.SocketStream | TlsStream) or not idle:
             return None
         self._broken = True
         return self._stream, self._frames

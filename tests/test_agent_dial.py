@@ -241,10 +241,10 @@ async def test_an_agent_that_drips(autojump_clock: MockClock) -> None:
 
 
 async def test_an_agent_that_says_nothing_of_tls(autojump_clock: MockClock) -> None:
-    near, _far = memory_stream_pair()
+    near, far = trio.socket.socketpair()
     began = trio.current_time()
-    with pytest.raises(AgentError) as caught:
-        await upgraded(near, replace(ADDRESS, scheme="wss"))
+    with far, pytest.raises(AgentError) as caught:
+        await upgraded(trio.SocketStream(near), replace(ADDRESS, scheme="wss"))
     assert caught.value.step is AgentStep.TIMEOUT
     assert trio.current_time() - began == TLS_TIMEOUT_S
 

@@ -110,7 +110,12 @@ async def test_virtual_time(
     assert scope.cancelled_caught
 
 
-async def test_who_asks_for_another_turn_has_it() -> None:
+@pytest.mark.parametrize("task", [False, True])
+async def test_who_asks_for_another_turn_has_it(
+    monkeypatch: pytest.MonkeyPatch, task: bool
+) -> None:
+    if task:
+        monkeypatch.setattr(switchboard, "_trio_epoll_fd", lambda: None)
     board = switchboard.current()
     turns: list[int] = []
     done = trio.Event()
@@ -122,8 +127,11 @@ async def test_who_asks_for_another_turn_has_it() -> None:
         else:
             board.tell_trio(done.set)
 
+    # A task would sleep until the next event.
+    await trio.testing.wait_all_tasks_blocked()
     board.again(again)
-    await done.wait()
+    with trio.fail_after(5):
+        await done.wait()
     assert turns == [0, 1, 2, 3, 4]
 
 
