@@ -18,6 +18,7 @@ from relay.ended import Ended, Reason, ended
 from relay.errors import ProtocolError
 from relay.leg import DownLeg, Pieces, UpLeg
 from relay.limits import Limits
+from relay.raw_writes import NOTHING
 from relay.rfb.errors import CloseCode
 from relay.rfb.from_desktop import FromDesktop
 from relay.socketio import RawPumps
@@ -114,7 +115,7 @@ class AgentPumps(RawPumps):
         return False
 
     def _last_words(self) -> bytes:
-        waiting, self._to_desktop = bytes(self._to_desktop), memoryview(b"")
+        waiting, self._to_desktop = bytes(self._to_desktop), NOTHING
         words = client_frames(super()._last_words())
         close = client_frame(CLOSE, close_payload(self._leg.close_code, ""))
         return b"".join((waiting, *words, close))

@@ -12,16 +12,16 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import trio
 
-from relay import kernel, slices, splice, streams
+from relay import kernel, slices, splice
 from relay.ended import Ended, Reason, ended, ended_by_fault
 from relay.errors import ProtocolError
-from relay.leg import DownLeg, Pieces, UpLeg
+from relay.leg import DownLeg, UpLeg
 from relay.limits import Limits
-from relay.pump import TAIL_LIMIT_BYTES, Pumps, wait_viewer_closed
+from relay.pump import TAIL_LIMIT_BYTES
+from relay.raw_writes import RawWrites
 from relay.rfb.errors import CloseCode
 from relay.slices import DOWN_READ_LEAST_BYTES, DOWN_SLICE_S, UP_READ_BYTES, UP_SLICE_S
 from relay.switchboard import HUNG_UP, READABLE, WRITABLE, Switchboard
@@ -36,45 +36,30 @@ _READ_LIMIT_BYTES = 1_048_576
 _SCRATCH = bytearray(max(TAIL_LIMIT_BYTES, 4 + 4 * 65_535) + _READ_LIMIT_BYTES)
 _VIEW = memoryview(_SCRATCH)
 
-_NOTHING = memoryview(b"")
-
 monotonic = time.monotonic
 
 Readv = Callable[[int, Sequence[memoryview]], int]
-Writev = Callable[[int, Sequence[bytes | memoryview]], int]
 
 # A viewer that takes `Limits.low_water_bytes` in less may have as much again: more than 100 Mbit/s.
 # docs/decisions/0004-lag.md has what that is worth.
 _QUICK_S = 0.005
 
 
-class RawPumps(Pumps):
+class RawPumps(RawWrites):
     """The pumps of one session over two sockets. The switchboard calls the handlers."""
 
     # An instance without them takes 1.5 KiB.
     __slots__ = (
-        "_board",
-        "_controls",
-        "_desktop",
         "_desktop_allowance",
-        "_desktop_fd",
         "_desktop_hung_up",
         "_desktop_readable",
         "_desktop_readv",
-        "_desktop_writev",
         "_down_read_bytes",
-        "_frame",
         "_holds_bytes",
         "_low_water_bytes",
-        "_over",
         "_queued",
-        "_step_bytes",
-        "_to_desktop",
-        "_to_viewer",
         "_up_read_bytes",
-        "_viewer",
         "_viewer_allowance",
-        "_viewer_fd",
         "_viewer_hung_up",
         "_viewer_readable",
         "_window_bytes",
@@ -91,36 +76,21 @@ class RawPumps(Pumps):
         desktop: trio.SocketStream | TlsStream,
         board: Switchboard,
     ) -> None:
-        super().__init__(down, up, lambda how: board.tell_trio(partial(end, how)), limits)
-        self._board = board
+        super().__init__(down, up, end, limits, viewer, desktop, board)
         self._holds_bytes = self._low_water_bytes = limits.low_water_bytes
         self._window_bytes = limits.desktop_window_bytes
         self._read_bytes = min(limits.read_bytes, _READ_LIMIT_BYTES)
         self._down_read_bytes = self._read_bytes
         self._up_read_bytes = min(self._read_bytes, UP_READ_BYTES)
-        self._viewer = viewer
-        self._desktop = desktop
-        self._viewer_fd = viewer.socket.fileno()
-        self._desktop_fd = desktop.socket.fileno()
         self._desktop_readv: Readv = os.readv
-        self._desktop_writev: Writev = os.writev
         if isinstance(desktop, TlsStream):
-            self._desktop_readv, self._desktop_writev = desktop.readv, desktop.writev
-        # What the other side's socket did not take yet; while there is any, nothing is read.
-        self._to_viewer = _NOTHING
-        self._to_desktop = _NOTHING
-        # The frame under way whose payload the kernel moves.
-        self._frame: splice.SplicedFrame | None = None
-        self._step_bytes = splice.STEP_BYTES
-        # The newest control frame of each kind that waits for the rest of a frame to go out.
-        self._controls: dict[int, bytes] = {}
+            self._desktop_readv = desktop.readv
         # Whether a read may bring something, as far as the edges told.
         self._viewer_readable = True
         self._desktop_readable = True
         # A hang-up is told by one edge, perhaps before its last bytes were read.
         self._viewer_hung_up = False
         self._desktop_hung_up = False
-        self._over = False
         self._queued = False
         self._viewer_allowance = slices.Allowance()
         self._desktop_allowance = slices.Allowance()
@@ -142,16 +112,6 @@ class RawPumps(Pumps):
         self._over = True
         self._board.unregister(self._viewer_fd)
         self._board.unregister(self._desktop_fd)
-
-    def close(self) -> None:
-        """Gives back what is not the session's own."""
-        if self._frame is not None:
-            self._frame.close()
-            self._frame = None
-
-    def _finished(self, how: Ended) -> None:
-        self._over = True
-        self._end(how)
 
     def _crashed(self, bug: Exception) -> None:
         """An exception that is ours: this session raises it, the others never notice."""
@@ -254,9 +214,6 @@ class RawPumps(Pumps):
         except Exception as bug:  # noqa: BLE001
             self._crashed(bug)
 
-    def _viewer_busy(self) -> bool:
-        return bool(self._to_viewer) or self._frame is not None
-
     def _pump_down(self) -> None:
         leg = self.down
         flow = self.flow
@@ -337,26 +294,6 @@ class RawPumps(Pumps):
             self._move_frame(frame)
         return True
 
-    def _move_frame(self, frame: splice.SplicedFrame) -> bool:
-        """Moves the frame on as far as the viewer's socket takes it; false when it broke."""
-        try:
-            moved = frame.move(self._desktop_fd, self.down, self._viewer_fd)
-        except EOFError:
-            self._finished(ended(Reason.DESKTOP_CLOSED))
-            return False
-        except OSError as error:
-            # Nothing tells which side it was; the viewer's is the one that breaks in mid-write.
-            self._finished(ended(Reason.VIEWER_LOST, error.strerror or ""))
-            return False
-        if not frame.left_bytes:
-            self._step_bytes = frame.step_bytes
-            self._frame = None
-            frame.close()
-            self.viewer_stalled_since = math.inf
-        elif moved or self.viewer_stalled_since == math.inf:
-            self.viewer_stalled_since = trio.current_time()
-        return True
-
     def _pump_up(self) -> None:
         leg = self.up
         flow = self.flow
@@ -399,125 +336,3 @@ class RawPumps(Pumps):
                 now = monotonic()
                 until = until or now + UP_SLICE_S
         return None
-
-    def _send_viewer(self, pieces: Pieces) -> None:
-        rest = self._write(os.writev, self._viewer_fd, pieces, Reason.VIEWER_LOST)
-        if rest:
-            self._to_viewer = rest
-            self.viewer_stalled_since = trio.current_time()
-
-    def _send_desktop(self, pieces: Pieces) -> None:
-        rest = self._write(self._desktop_writev, self._desktop_fd, pieces, Reason.DESKTOP_CLOSED)
-        if rest:
-            self._to_desktop = rest
-            self.flow.desktop_behind = True
-            self.desktop_stalled_since = trio.current_time()
-
-    def _write(self, writev: Writev, fd: int, pieces: Pieces, lost: Reason) -> memoryview:
-        """Writes what the socket takes; returns a copy of the rest."""
-        try:
-            sent = writev(fd, pieces)
-        except BlockingIOError:
-            sent = 0
-        except OSError as error:
-            self._finished(ended(lost, error.strerror or ""))
-            return _NOTHING
-        total = 0
-        for piece in pieces:
-            total += len(piece)
-        if sent == total:
-            return _NOTHING
-        return kernel.kept(memoryview(b"".join(pieces))[sent:])
-
-    def _flush_viewer(self) -> None:
-        if self._to_viewer:
-            before = len(self._to_viewer)
-            self._to_viewer = self._flush(
-                os.writev, self._viewer_fd, self._to_viewer, Reason.VIEWER_LOST
-            )
-            if self._to_viewer:
-                if len(self._to_viewer) < before:
-                    self.viewer_stalled_since = trio.current_time()
-                return
-            self.viewer_stalled_since = math.inf
-        if self._frame is not None and not self._over:
-            self._move_frame(self._frame)
-        if self._controls and not self._viewer_busy() and not self._over:
-            controls: Pieces = list(self._controls.values())
-            self._controls.clear()
-            self._send_viewer(controls)
-
-    def _flush_desktop(self) -> None:
-        before = len(self._to_desktop)
-        self._to_desktop = self._flush(
-            self._desktop_writev, self._desktop_fd, self._to_desktop, Reason.DESKTOP_CLOSED
-        )
-        if not self._to_desktop:
-            self.desktop_stalled_since = math.inf
-        elif len(self._to_desktop) < before:
-            self.desktop_stalled_since = trio.current_time()
-
-    def _flush(self, writev: Writev, fd: int, waiting: memoryview, lost: Reason) -> memoryview:
-        try:
-            return waiting[writev(fd, (waiting,)) :]
-        except BlockingIOError:
-            return waiting
-        except OSError as error:
-            self._finished(ended(lost, error.strerror or ""))
-            return _NOTHING
-
-    def _send_control(self, data: bytes) -> None:
-        if self._viewer_busy():
-            self._controls[data[0]] = data
-        else:
-            self._send_viewer([data])
-
-    async def finish(self, close: bytes) -> None:
-        """Flushes what was approved, sends a close frame and waits for the viewer's. The caller
-        sets the deadline, and a side that takes nothing costs the other nothing of it: this owns
-        a nursery where there is something for both."""
-        messages = self._last_words()
-        if not messages:
-            await self._finish_viewer(close)
-            return
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_flush_to, self._desktop, messages)
-            await self._finish_viewer(close)
-
-    async def _finish_viewer(self, close: bytes) -> None:
-        if await self._finish_frame() and await _flush_to(
-            self._viewer, bytes(self._to_viewer) + close
-        ):
-            await wait_viewer_closed(self.up, self._viewer)
-
-    async def release(self) -> None:
-        await _flush_to(self._desktop, self._last_words())
-
-    def _last_words(self) -> bytes:
-        messages = bytes(self._to_desktop) + self.up.farewell()
-        self._to_desktop = _NOTHING
-        return messages
-
-    async def _finish_frame(self) -> bool:
-        """Ends the frame under way; false when it cannot be ended, so nothing may follow it."""
-        frame = self._frame
-        if frame is None:
-            return True
-        if not await _flush_to(self._viewer, bytes(self._to_viewer)):
-            return False
-        self._to_viewer = _NOTHING
-        while frame.left_bytes:
-            if not self._move_frame(frame):
-                return False
-            if frame.left_bytes:
-                await trio.lowlevel.wait_writable(self._viewer.socket)
-        return True
-
-
-async def _flush_to(stream: trio.abc.SendStream, data: bytes) -> bool:
-    try:
-        await streams.send(stream, data)
-    except (trio.BrokenResourceError, trio.ClosedResourceError):
-        # That side is gone, and what it did not take with it.
-        return False
-    return True
