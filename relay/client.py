@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 import struct
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
@@ -194,7 +195,8 @@ class Desktop:
 
     @property
     def clipboard(self) -> str | None:
-        """What the desktop last put on its clipboard; None where it has not yet."""
+        """What the desktop last put on its clipboard; None where it has not yet. Nothing reads
+        behind it: `sync` first."""
         return self._messages.clipboard
 
     # What the desktop shows.
@@ -279,11 +281,11 @@ class Desktop:
     # What is done to it.
 
     async def move(self, x: int, y: int) -> None:
-        """Moves the pointer. Raises ValueError outside the desktop."""
+        """Moves the pointer. Raises ValueError outside the desktop, TypeError between pixels."""
         if not (0 <= x < self.width and 0 <= y < self.height):
             size = f"{self.width}x{self.height}"
             raise ValueError(f"({x}, {y}) is not on the desktop, which is {size}")
-        self._x, self._y = x, y
+        self._x, self._y = operator.index(x), operator.index(y)
         await self._send(self._point())
 
     async def button_down(self, button: int = 1) -> None:
@@ -300,9 +302,11 @@ class Desktop:
         self, x: int | None = None, y: int | None = None, *, button: int = 1, count: int = 1
     ) -> None:
         """Clicks, `count` times: at x, y, or where the pointer is. Returns when the desktop has
-        taken it."""
+        taken it. Raises what `move` does, and ValueError for x without y."""
         if x is not None and y is not None:
             await self.move(x, y)
+        elif (x, y) != (None, None):
+            raise ValueError("a click needs both x and y, or neither")
         try:
             for _ in range(count):
                 await self.button_down(button)
@@ -328,9 +332,11 @@ class Desktop:
                 await self.click(button=forward if clicks > 0 else back, count=abs(clicks))
 
     async def key_down(self, keysym: int) -> None:
-        """Presses a key, by its X keysym."""
+        """Presses a key, by its X keysym. Raises ValueError for a number that is none."""
+        event = self._key(keysym, down=True)
+        # Only what can be released may count as held.
         self._keys[keysym] = None
-        await self._send(self._key(keysym, down=True))
+        await self._send(event)
 
     async def key_up(self, keysym: int) -> None:
         """Releases a key."""
@@ -417,6 +423,8 @@ class Desktop:
         return _pointer_event(5, self._buttons, self._x, self._y)
 
     def _key(self, keysym: int, *, down: bool) -> bytes:
+        if not 0 <= keysym <= 0xFFFFFFFF:
+            raise ValueError(f"{keysym} is no keysym")
         # With a keycode the desktop's own layout decides what a letter is, so only keys that are
         # the same in every layout have one.
         keycode = KEYCODES.get(keysym, 0) if keysym >= 0xFF00 else 0

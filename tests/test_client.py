@@ -105,6 +105,22 @@ async def test_a_place_off_the_desktop(pair: Pair) -> None:
         await desktop.click(8, 0)
 
 
+async def test_what_is_no_place_or_key_leaves_nothing_behind(pair: Pair) -> None:
+    desktop, far = pair
+    with pytest.raises(ValueError, match="both x and y"):
+        await desktop.click(3)
+    with pytest.raises(TypeError, match="float"):
+        await desktop.click(1.5, 2)  # type: ignore[arg-type]
+    for keysym in (-5, 1 << 32):
+        with pytest.raises(ValueError, match="is no keysym"):
+            await desktop.key_down(keysym)
+    await desktop.key_down(ord("a"))
+    await desktop.button_down()
+    await desktop.release_all()
+    await desktop.sync()
+    assert far.heard.count(KEY_A_UP) == 1
+
+
 async def test_typed_text_is_keys_down_and_up(pair: Pair) -> None:
     desktop, far = pair
     await desktop.type("aa")
