@@ -77,6 +77,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("chat create --user bob", "there is no user 'bob'; deskrelay token create --user"),
         ("workspace add dev --user bob", "there is no user 'bob'; deskrelay token create --user"),
         ("workspace add dev --user bob --desktop x", "'x' is no desktop"),
+        (
+            "mcp --desktop wss://a:1",
+            "'wss://a:1' is an agent; here it has to be the desktop itself",
+        ),
         ("serve --config nowhere.toml", "nowhere.toml: there is no such file"),
     ],
 )
