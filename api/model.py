@@ -172,7 +172,7 @@ class Model:
 
         # In a header, such a key would fail with itself in the error.
         if not re.fullmatch("[!-~]+", api_key):
-            raise ValueError("api_key must be printable ASCII without spaces")
+            raise ValueError("a key is printable ASCII without spaces")
         # ANTHROPIC_LOG=debug would show whole conversations.
         for logger in _LOGGERS:
             logging.getLogger(logger).setLevel(logging.WARNING)

@@ -139,6 +139,17 @@ def test_wrong_settings_are_one_line(
     assert err.splitlines()[-1].startswith("deskrelay: ")
 
 
+@pytest.mark.parametrize("setting", ["api_key", "api_key_file"])
+def test_a_key_that_is_none_is_called_by_its_setting(
+    folder: Path, capsys: pytest.CaptureFixture[str], setting: str
+) -> None:
+    (folder / "a key").write_text("a key\n")
+    (folder / "deskrelay.toml").write_text(f'bind = ["127.0.0.1:0"]\nmodel.{setting} = "a key"\n')
+    status, _, err = spoken(capsys, "serve")
+    assert status == 2
+    assert err == f"deskrelay: model.{setting}: a key is printable ASCII without spaces\n"
+
+
 def test_environment_is_over_the_file(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
