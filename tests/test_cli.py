@@ -125,7 +125,7 @@ def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
         ("trusted_proxy_hops = -1", "deskrelay.toml: trusted_proxy_hops: "),
         ("token_lifetime_s = 1", "deskrelay.toml: token_lifetime_s: "),
         ('database_url = "oracle"', "cannot use the database: "),
-        ('database_url = "sqlite:////nonexistent/x.db"', "unable to open database file"),
+        ('database_url = "sqlite:////dev/null/x.db"', "unable to open database file"),
         ("not TOML", "deskrelay.toml: "),
     ],
 )
