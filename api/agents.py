@@ -313,6 +313,7 @@ class Agents:
                     ) as desktop:
                         ending = await self._turns(chat, run, self._answers, desktop)
                 except ModelError as error:
+                    _log.warning("chat %s has no answer of its model: %s", chat_id, error.brief)
                     ending = ("error", str(error))
                 except DesktopError as error:
                     ending = ("error", f"The desktop could not be opened: {error}")
