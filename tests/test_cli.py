@@ -193,6 +193,21 @@ def test_without_the_servers_packages_it_says_what_to_install(folder: Path) -> N
     assert done.stderr.endswith("pip install 'deskrelay[server]'\n")
 
 
+def test_without_pictures_packages_the_agent_and_the_client_say_what_to_install(
+    folder: Path,
+) -> None:
+    (folder / "secret").write_text("0123456789abcdef\n")
+    without = "import sys; sys.modules['PIL'] = None; "
+    agent = "from api.cli import run; sys.exit(run(['agent', '--secret-file', 'secret']))"
+    for code, extras in ((agent, "server,client"), ("import relay; relay.connect", "client")):
+        command = [sys.executable, "-c", without + code]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode
+        last = done.stderr.splitlines()[-1]
+        assert "PIL" in last
+        assert f"deskrelay[{extras}]" in last
+
+
 INTERRUPTED = """
 import sys
 
