@@ -388,8 +388,9 @@ class Desktop:
 
     async def _paste(self, text: str) -> None:
         messages = self._messages
-        await self.set_clipboard(text)
+        # From here on: a clipboard manager asks at once, and then the desktop has it for all.
         provided = messages.provided
+        await self.set_clipboard(text)
         await self.press("shift+Insert")
         with trio.move_on_after(_PASTE_TIMEOUT_S):
             await self._until(lambda: messages.provided > provided)
