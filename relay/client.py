@@ -12,9 +12,9 @@ desktop's pixels, from the top left. Needs NumPy and Pillow (`pip install "deskr
 
 from __future__ import annotations
 
-import itertools
 import math
 import operator
+import re
 import struct
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
@@ -127,6 +127,11 @@ async def connect(
         yield connected
     finally:
         await connected.aclose()
+
+
+def _kind(keysym: int) -> str:
+    """u: a character that no Latin keyboard has; c: another; k: a key such as Return."""
+    return "u" if keysym >= _UNICODE else "k" if keysym >= 0xFF00 else "c"
 
 
 def encodings_for(address: Address) -> Sequence[int]:
@@ -362,17 +367,19 @@ class Desktop:
         """Types text, of any script. Returns when the desktop has taken it. Raises ValueError for
         a character that cannot be typed, before the first.
 
-        What no keyboard of a Latin script has is pasted, with Shift and Insert, where the desktop
-        has a clipboard of Unicode; what was on it is lost. As keys, where it has not: TigerVNC's
-        server adds some 20 of them to its keyboard and does nothing for more, and programs may not
-        notice the first in time.
+        What no keyboard of a Latin script has is pasted, with Shift and Insert, and what is between
+        it in a line, where the desktop has a clipboard of Unicode; what was on it is lost. As keys,
+        where it has not: TigerVNC's server adds some 20 of them to its keyboard and does nothing
+        for more, and programs may not notice the first in time.
         """
         text = text.replace("\r\n", "\n")
         keysyms = {character: keysym_of(character) for character in text}
         pastes = self._messages.extended_clipboard
-        for paste, group in itertools.groupby(text, lambda c: pastes and keysyms[c] >= _UNICODE):
-            part = "".join(group)
-            if paste:
+        kinds = "".join(_kind(keysyms[character]) for character in text)
+        # A paste takes its time, so words of a line are one, with what is between them.
+        for run in re.finditer("u(?:c*u)*|[^u]+" if pastes else ".+", kinds):
+            part = text[slice(*run.span())]
+            if pastes and run[0].startswith("u"):
                 await self._paste(part)
             else:
                 await self._type([keysyms[character] for character in part])

@@ -154,6 +154,20 @@ async def test_a_paste_does_not_wait_for_what_a_clipboard_manager_took(
     assert CLIPBOARD_OFFERED in far.heard
 
 
+async def test_the_words_of_a_line_are_one_paste(
+    pair: Pair, autojump_clock: trio.testing.MockClock
+) -> None:
+    desktop, far = await with_fences(pair)
+    await far.stream.send_all(CLIPBOARD_CAN)
+    await desktop.picture()
+    await desktop.type("aa \u044d\u0442\u043e, \u0434\u0430\n\u043d\u0435\u0442aa")
+    assert far.heard.count(CLIPBOARD_OFFERED) == 2
+    assert far.heard.count(KEY_A_DOWN) == 4
+    space_down, return_down = (struct.pack(">BBxxI", 4, 1, key) for key in (0x20, 0xFF0D))
+    assert far.heard.count(space_down) == 1
+    assert far.heard.count(return_down) == 1
+
+
 async def test_a_key_that_is_the_same_in_every_layout_has_its_keycode(pair: Pair) -> None:
     """QEMU's extended key event, where the desktop has announced it by an empty rectangle."""
     desktop, far = pair
