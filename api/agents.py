@@ -179,7 +179,7 @@ class Agents:
             raise Busy("Too many chats are at work. Try again later.")
         content = [{"type": "text", "text": text}]
         if not await self.conversations.ask(chat_id, content, limit=WAITING_LIMIT):
-            raise Busy("The chat is archived, or has too many messages waiting.")
+            raise Busy("Too many messages wait already, or the chat or its parent is archived.")
         self.start(chat_id)
 
     def start(self, chat_id: UUID) -> None:
@@ -313,6 +313,7 @@ class Agents:
                     ) as desktop:
                         ending = await self._turns(chat, run, self._answers, desktop)
                 except ModelError as error:
+                    _log.warning("chat %s has no answer of its model: %s", chat_id, error.brief)
                     ending = ("error", str(error))
                 except DesktopError as error:
                     ending = ("error", f"The desktop could not be opened: {error}")

@@ -15,7 +15,7 @@ from uuid import UUID
 import trio
 import typer
 
-from api.cli_agent import agent
+from api.cli_agent import OwnDesktop, agent
 from api.cli_options import DesktopPasswordFile, Geometry, check_password_file, checked
 from api.demo import is_loopback, run_demo
 from api.logs import configure_logging
@@ -224,7 +224,7 @@ def serve(config: Config = None) -> None:
 
 @app.command()
 def mcp(
-    desktop: Desktop,
+    desktop: OwnDesktop,
     password_file: DesktopPasswordFile = None,
     http: Annotated[
         str | None,

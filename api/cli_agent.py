@@ -18,7 +18,7 @@ from api.settings import check_bind, check_desktop
 from relay.agent_dial import SCHEMES
 from relay.passwords import PASSWORD_LINE_BYTES, Password, PasswordFile
 
-__all__ = ["agent"]
+__all__ = ["OwnDesktop", "agent"]
 
 SECRET_LEAST_CHARS: Final = 16
 """Whoever has the secret has the desktop, and nothing slows guesses down."""
@@ -27,7 +27,19 @@ SECRET_LEAST_CHARS: Final = 16
 def _check_own_desktop(text: str) -> None:
     check_desktop(text)
     if text.startswith(SCHEMES):
-        raise ValueError(f"{text!r} is another agent; an agent serves a desktop of its own")
+        raise ValueError(f"{text!r} is an agent; here it has to be the desktop itself")
+
+
+OwnDesktop = Annotated[
+    str,
+    typer.Option(
+        "--desktop",
+        metavar="DESKTOP",
+        parser=checked(_check_own_desktop),
+        help="pattern, xvnc, portabledesktop, tcp://HOST:PORT or unix:PATH.",
+    ),
+]
+"""Not behind an agent: no option tells an agent's secret."""
 
 
 def _file(help_text: str) -> object:
@@ -35,14 +47,7 @@ def _file(help_text: str) -> object:
 
 
 def agent(
-    desktop: Annotated[
-        str,
-        typer.Option(
-            metavar="DESKTOP",
-            parser=checked(_check_own_desktop),
-            help="pattern, xvnc, portabledesktop, tcp://HOST:PORT or unix:PATH.",
-        ),
-    ] = "xvnc",
+    desktop: OwnDesktop = "xvnc",
     bind: Annotated[
         str,
         typer.Option(
@@ -52,7 +57,11 @@ def agent(
         ),
     ] = "127.0.0.1:6081",
     secret_file: Annotated[
-        Path | None, _file("The secret that relays share with it, in the file's first line.")
+        Path | None,
+        _file(
+            "The secret that relays share with it, in the file's first line: "
+            f"{SECRET_LEAST_CHARS} or more characters of ASCII."
+        ),
     ] = None,
     tls_cert: Annotated[
         Path | None, _file("Its certificate, and those between it and its authority.")
@@ -71,8 +80,13 @@ def agent(
         raise typer.BadParameter(text)
     secret = None if secret_file is None else _secret(secret_file)
     tls = _tls(tls_cert, tls_key, client_ca)
-    # It needs NumPy and Pillow, which no other command does.
-    from api.workspace_agent import AgentSettings, run_agent
+    try:
+        # It needs NumPy and Pillow, which are an extra.
+        from api.workspace_agent import AgentSettings, run_agent
+    except ModuleNotFoundError as error:
+        raise typer.TyperException(
+            f'{error.name} is not installed; pip install "deskrelay[server,client]" brings it'
+        ) from None
 
     password = None if password_file is None else PasswordFile(password_file)
     settings = AgentSettings(desktop, bind, geometry, secret, tls, password)
@@ -108,14 +122,20 @@ def _tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> ssl.SSL
         return None
     try:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=client_ca)
+    except (OSError, ValueError) as error:
+        raise _bad("--client-ca", _reason(error)) from None
+    try:
         # Else OpenSSL would ask on the terminal for the password of an encrypted key.
         context.load_cert_chain(cert, key, password=lambda: b"")
     except (OSError, ValueError) as error:
-        text = getattr(error, "strerror", None) or str(error)
-        raise _bad("--tls-cert", f"cannot use the certificates: {text}") from None
+        raise _bad("--tls-cert", _reason(error)) from None
     if client_ca is not None:
         context.verify_mode = ssl.CERT_REQUIRED
     return context
+
+
+def _reason(error: Exception) -> str:
+    return f"cannot use the certificates: {getattr(error, 'strerror', None) or error}"
 
 
 def _bad(option: str, text: str) -> typer.BadParameter:

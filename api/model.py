@@ -133,8 +133,11 @@ class Reply:
 class ModelError(Exception):
     """There is no reply. The text is for the chat's owner: it says what to do, and no secret."""
 
-    def __init__(self, text: str, *, retryable: bool) -> None:
+    def __init__(self, text: str, brief: str | None = None, *, retryable: bool) -> None:
         super().__init__(text)
+        self.brief = brief or text
+        """For a log: without what the API said, which may quote the conversation."""
+
         self.retryable = retryable
         """The same request may go well later."""
 
@@ -142,8 +145,16 @@ class ModelError(Exception):
 class _Failed(Exception):
     """One try."""
 
-    def __init__(self, text: str, *, retryable: bool, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self,
+        text: str,
+        brief: str | None = None,
+        *,
+        retryable: bool,
+        retry_after_s: float | None = None,
+    ) -> None:
         super().__init__(text)
+        self.brief = brief
         self.retryable = retryable
         self.retry_after_s = retry_after_s
 
@@ -172,7 +183,7 @@ class Model:
 
         # In a header, such a key would fail with itself in the error.
         if not re.fullmatch("[!-~]+", api_key):
-            raise ValueError("api_key must be printable ASCII without spaces")
+            raise ValueError("a key is printable ASCII without spaces")
         # ANTHROPIC_LOG=debug would show whole conversations.
         for logger in _LOGGERS:
             logging.getLogger(logger).setLevel(logging.WARNING)
@@ -227,7 +238,9 @@ class Model:
                 pause_s = _pause_s(self._retries - left, failed.retry_after_s)
                 if not failed.retryable or not left or pause_s > RETRY_AFTER_LIMIT_S:
                     # Without its cause: that has the whole request in it.
-                    raise ModelError(str(failed), retryable=failed.retryable) from None
+                    raise ModelError(
+                        str(failed), failed.brief, retryable=failed.retryable
+                    ) from None
             await trio.sleep(pause_s)
             if shown:
                 shown = False
@@ -299,7 +312,7 @@ class Model:
         headers = error.response.headers
         status = error.status_code
         return _Failed(
-            self._text(status, error.body),
+            *self._texts(status, error.body),
             # The API's own word on it, where it has one.
             retryable={"true": True, "false": False}.get(
                 headers.get("x-should-retry", ""), _retryable(status)
@@ -313,17 +326,19 @@ class Model:
         except ValueError:
             return _Failed(_BROKEN, retryable=True)
         status = _STATUS.get(str(_field(body, "type")), 500)
-        return _Failed(self._text(status, body), retryable=_retryable(status))
+        return _Failed(*self._texts(status, body), retryable=_retryable(status))
 
-    def _text(self, status: int, body: object) -> str:
+    def _texts(self, status: int, body: object) -> tuple[str, str]:
+        """For the owner, and for a log."""
         other = _SERVER_FAILED if status >= 500 else _ADVICE[400]
         text = _ADVICE.get(status, other).format(name=self.name)
+        brief = f"{text} (status {status})."
         said = _field(body, "message")
         if not isinstance(said, str) or not said.strip():
-            return f"{text} (status {status})."
+            return brief, brief
         # One line, whatever a proxy in between answers.
         said = " ".join(said.split()).replace(self._api_key, "***")[:DETAIL_CHARS]
-        return f"{text} (status {status}: {said})."
+        return f"{text} (status {status}: {said}).", brief
 
 
 class _Message:

@@ -105,7 +105,8 @@ def model_of(settings: ModelSettings) -> Model | None:
             max_tokens=settings.max_tokens,
         )
     except ValueError as error:
-        raise SettingsProblem(f"model.api_key: {error}") from None
+        where = "api_key" if settings.api_key_file is None else "api_key_file"
+        raise SettingsProblem(f"model.{where}: {error}") from None
     except ImportError:
         text = 'chats with a model need more packages: pip install "deskrelay[server,agent]"'
         raise SettingsProblem(text) from None

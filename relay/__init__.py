@@ -54,7 +54,11 @@ __all__ = [
 def __getattr__(name: str) -> object:
     """The client, which needs NumPy and Pillow, is imported by those who use it."""
     if name in ("Desktop", "connect"):
-        from relay import client
+        try:
+            from relay import client
+        except ModuleNotFoundError as error:
+            text = f"relay.{name} needs {error.name}: pip install 'deskrelay[client]'"
+            raise ModuleNotFoundError(text, name=error.name) from error
 
         value: object = getattr(client, name)
         return value

@@ -12,8 +12,9 @@ desktop's pixels, from the top left. Needs NumPy and Pillow (`pip install "deskr
 
 from __future__ import annotations
 
-import itertools
 import math
+import operator
+import re
 import struct
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
@@ -128,6 +129,11 @@ async def connect(
         await connected.aclose()
 
 
+def _kind(keysym: int) -> str:
+    """u: a character that no Latin keyboard has; c: another; k: a key such as Return."""
+    return "u" if keysym >= _UNICODE else "k" if keysym >= 0xFF00 else "c"
+
+
 def encodings_for(address: Address) -> Sequence[int]:
     """The encodings of pixels that suit a desktop at `address`, best first."""
     if isinstance(address, AgentAddress):
@@ -194,7 +200,8 @@ class Desktop:
 
     @property
     def clipboard(self) -> str | None:
-        """What the desktop last put on its clipboard; None where it has not yet."""
+        """What the desktop last put on its clipboard; None where it has not yet. Nothing reads
+        behind it: `sync` first."""
         return self._messages.clipboard
 
     # What the desktop shows.
@@ -279,11 +286,11 @@ class Desktop:
     # What is done to it.
 
     async def move(self, x: int, y: int) -> None:
-        """Moves the pointer. Raises ValueError outside the desktop."""
+        """Moves the pointer. Raises ValueError outside the desktop, TypeError between pixels."""
         if not (0 <= x < self.width and 0 <= y < self.height):
             size = f"{self.width}x{self.height}"
             raise ValueError(f"({x}, {y}) is not on the desktop, which is {size}")
-        self._x, self._y = x, y
+        self._x, self._y = operator.index(x), operator.index(y)
         await self._send(self._point())
 
     async def button_down(self, button: int = 1) -> None:
@@ -300,9 +307,11 @@ class Desktop:
         self, x: int | None = None, y: int | None = None, *, button: int = 1, count: int = 1
     ) -> None:
         """Clicks, `count` times: at x, y, or where the pointer is. Returns when the desktop has
-        taken it."""
+        taken it. Raises what `move` does, and ValueError for x without y."""
         if x is not None and y is not None:
             await self.move(x, y)
+        elif (x, y) != (None, None):
+            raise ValueError("a click needs both x and y, or neither")
         try:
             for _ in range(count):
                 await self.button_down(button)
@@ -328,9 +337,11 @@ class Desktop:
                 await self.click(button=forward if clicks > 0 else back, count=abs(clicks))
 
     async def key_down(self, keysym: int) -> None:
-        """Presses a key, by its X keysym."""
+        """Presses a key, by its X keysym. Raises ValueError for a number that is none."""
+        event = self._key(keysym, down=True)
+        # Only what can be released may count as held.
         self._keys[keysym] = None
-        await self._send(self._key(keysym, down=True))
+        await self._send(event)
 
     async def key_up(self, keysym: int) -> None:
         """Releases a key."""
@@ -356,17 +367,19 @@ class Desktop:
         """Types text, of any script. Returns when the desktop has taken it. Raises ValueError for
         a character that cannot be typed, before the first.
 
-        What no keyboard of a Latin script has is pasted, with Shift and Insert, where the desktop
-        has a clipboard of Unicode; what was on it is lost. As keys, where it has not: TigerVNC's
-        server adds some 20 of them to its keyboard and does nothing for more, and programs may not
-        notice the first in time.
+        What no keyboard of a Latin script has is pasted, with Shift and Insert, and what is between
+        it in a line, where the desktop has a clipboard of Unicode; what was on it is lost. As keys,
+        where it has not: TigerVNC's server adds some 20 of them to its keyboard and does nothing
+        for more, and programs may not notice the first in time.
         """
         text = text.replace("\r\n", "\n")
         keysyms = {character: keysym_of(character) for character in text}
         pastes = self._messages.extended_clipboard
-        for paste, group in itertools.groupby(text, lambda c: pastes and keysyms[c] >= _UNICODE):
-            part = "".join(group)
-            if paste:
+        kinds = "".join(_kind(keysyms[character]) for character in text)
+        # A paste takes its time, so words of a line are one, with what is between them.
+        for run in re.finditer("u(?:c*u)*|[^u]+" if pastes else ".+", kinds):
+            part = text[slice(*run.span())]
+            if pastes and run[0].startswith("u"):
                 await self._paste(part)
             else:
                 await self._type([keysyms[character] for character in part])
@@ -382,8 +395,9 @@ class Desktop:
 
     async def _paste(self, text: str) -> None:
         messages = self._messages
-        await self.set_clipboard(text)
+        # From here on: a clipboard manager asks at once, and then the desktop has it for all.
         provided = messages.provided
+        await self.set_clipboard(text)
         await self.press("shift+Insert")
         with trio.move_on_after(_PASTE_TIMEOUT_S):
             await self._until(lambda: messages.provided > provided)
@@ -417,6 +431,8 @@ class Desktop:
         return _pointer_event(5, self._buttons, self._x, self._y)
 
     def _key(self, keysym: int, *, down: bool) -> bytes:
+        if not 0 <= keysym <= 0xFFFFFFFF:
+            raise ValueError(f"{keysym} is no keysym")
         # With a keycode the desktop's own layout decides what a letter is, so only keys that are
         # the same in every layout have one.
         keycode = KEYCODES.get(keysym, 0) if keysym >= 0xFF00 else 0

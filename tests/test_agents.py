@@ -240,6 +240,17 @@ async def test_how_a_run_can_end(answer: Any, status: str, error: str) -> None:
         assert (await lab.ask(chat, "Again.")).status == "waiting"
 
 
+async def test_a_log_tells_why_without_what_the_api_said(caplog: pytest.LogCaptureFixture) -> None:
+    async with agents_lab() as lab:
+        chat = await lab.chat()
+        lab.talker.parent = [
+            ModelError("Refused (401: a word).", "Refused (401).", retryable=False)
+        ]
+        await lab.ask(chat, "a word")
+    assert f"chat {chat.id} has no answer of its model: Refused (401)." in caplog.text
+    assert "a word" not in caplog.text
+
+
 async def test_half_a_call_is_not_made() -> None:
     async with agents_lab() as lab:
         chat = await lab.chat()

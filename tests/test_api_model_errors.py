@@ -199,6 +199,13 @@ class TestErrors:
             assert not error.retryable
             assert "not the Messages API" in str(error)
 
+    async def test_for_a_log_it_is_not_quoted(self) -> None:
+        async with talk() as t:
+            t.server.script(failure(400, message="messages.0: what was said"))
+            error = await t.error()
+            assert "what was said" in str(error)
+            assert error.brief.endswith(" (status 400).")
+
     async def test_the_cause_holds_no_request(self) -> None:
         async with talk() as t:
             t.server.script(failure(400))

@@ -77,6 +77,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("chat create --user bob", "there is no user 'bob'; deskrelay token create --user"),
         ("workspace add dev --user bob", "there is no user 'bob'; deskrelay token create --user"),
         ("workspace add dev --user bob --desktop x", "'x' is no desktop"),
+        (
+            "mcp --desktop wss://a:1",
+            "'wss://a:1' is an agent; here it has to be the desktop itself",
+        ),
         ("serve --config nowhere.toml", "nowhere.toml: there is no such file"),
     ],
 )
@@ -121,7 +125,7 @@ def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
         ("trusted_proxy_hops = -1", "deskrelay.toml: trusted_proxy_hops: "),
         ("token_lifetime_s = 1", "deskrelay.toml: token_lifetime_s: "),
         ('database_url = "oracle"', "cannot use the database: "),
-        ('database_url = "sqlite:////nonexistent/x.db"', "unable to open database file"),
+        ('database_url = "sqlite:////dev/null/x.db"', "unable to open database file"),
         ("not TOML", "deskrelay.toml: "),
     ],
 )
@@ -133,6 +137,17 @@ def test_wrong_settings_are_one_line(
     assert (status, out) == (2, "")
     assert text in err
     assert err.splitlines()[-1].startswith("deskrelay: ")
+
+
+@pytest.mark.parametrize("setting", ["api_key", "api_key_file"])
+def test_a_key_that_is_none_is_called_by_its_setting(
+    folder: Path, capsys: pytest.CaptureFixture[str], setting: str
+) -> None:
+    (folder / "a key").write_text("a key\n")
+    (folder / "deskrelay.toml").write_text(f'bind = ["127.0.0.1:0"]\nmodel.{setting} = "a key"\n')
+    status, _, err = spoken(capsys, "serve")
+    assert status == 2
+    assert err == f"deskrelay: model.{setting}: a key is printable ASCII without spaces\n"
 
 
 def test_environment_is_over_the_file(
@@ -176,6 +191,21 @@ def test_without_the_servers_packages_it_says_what_to_install(folder: Path) -> N
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("deskrelay: typer is not installed; ")
     assert done.stderr.endswith("pip install 'deskrelay[server]'\n")
+
+
+def test_without_pictures_packages_the_agent_and_the_client_say_what_to_install(
+    folder: Path,
+) -> None:
+    (folder / "secret").write_text("0123456789abcdef\n")
+    without = "import sys; sys.modules['PIL'] = None; "
+    agent = "from api.cli import run; sys.exit(run(['agent', '--secret-file', 'secret']))"
+    for code, extras in ((agent, "server,client"), ("import relay; relay.connect", "client")):
+        command = [sys.executable, "-c", without + code]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode
+        last = done.stderr.splitlines()[-1]
+        assert "PIL" in last
+        assert f"deskrelay[{extras}]" in last
 
 
 INTERRUPTED = """

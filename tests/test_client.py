@@ -19,6 +19,11 @@ from relay.rfb.handshake import ServerInit
 
 WIDTH, HEIGHT = 8, 4
 FENCE_OF_THEIRS = b"\xf8\0\0\0\x80\0\0\x03\x02ok"
+# Of the extended clipboard (community specification): what a desktop can, that there is text for
+# it, and that it asks for that.
+CLIPBOARD_CAN = struct.pack(">BxxxiII", 3, -8, 0x1F000001, 0)
+CLIPBOARD_OFFERED = struct.pack(">BxxxiI", 6, -4, 0x08000001)
+CLIPBOARD_ASKED = struct.pack(">BxxxiI", 3, -4, 0x02000001)
 KEY_A_DOWN, KEY_A_UP = bytes.fromhex("0401000000000061"), bytes.fromhex("0400000000000061")
 
 
@@ -32,7 +37,8 @@ class Far:
         self.answers = True
 
     async def run(self) -> None:
-        """Answers fences and requests for all, as Xvnc does."""
+        """Answers fences and requests for all, as Xvnc does, and takes text that is offered at
+        once, as Xvnc does where there is a clipboard manager."""
         async for data in self.stream:
             self.heard += data
             if not self.answers:
@@ -41,6 +47,8 @@ class Far:
                 if data.startswith(b"\xf8\0\0\0\x80\0\0\x01\x04", at):
                     reply = b"\xf8\0\0\0\0\0\0\x01\x04" + data[at + 9 : at + 13]
                     await self.stream.send_all(reply)
+                if data.startswith(CLIPBOARD_OFFERED, at):
+                    await self.stream.send_all(CLIPBOARD_ASKED)
                 if data.startswith(b"\x03\0\0\0\0\0", at):
                     await self.stream.send_all(self.update())
 
@@ -105,6 +113,22 @@ async def test_a_place_off_the_desktop(pair: Pair) -> None:
         await desktop.click(8, 0)
 
 
+async def test_what_is_no_place_or_key_leaves_nothing_behind(pair: Pair) -> None:
+    desktop, far = pair
+    with pytest.raises(ValueError, match="both x and y"):
+        await desktop.click(3)
+    with pytest.raises(TypeError, match="float"):
+        await desktop.click(1.5, 2)  # type: ignore[arg-type]
+    for keysym in (-5, 1 << 32):
+        with pytest.raises(ValueError, match="is no keysym"):
+            await desktop.key_down(keysym)
+    await desktop.key_down(ord("a"))
+    await desktop.button_down()
+    await desktop.release_all()
+    await desktop.sync()
+    assert far.heard.count(KEY_A_UP) == 1
+
+
 async def test_typed_text_is_keys_down_and_up(pair: Pair) -> None:
     desktop, far = pair
     await desktop.type("aa")
@@ -116,6 +140,32 @@ async def test_what_cannot_be_typed_types_nothing(pair: Pair) -> None:
     with pytest.raises(ValueError, match="which no key types"):
         await desktop.type("a\0")
     assert KEY_A_DOWN not in far.heard
+
+
+async def test_a_paste_does_not_wait_for_what_a_clipboard_manager_took(
+    pair: Pair, autojump_clock: trio.testing.MockClock
+) -> None:
+    desktop, far = await with_fences(pair)
+    await far.stream.send_all(CLIPBOARD_CAN)
+    await desktop.picture()
+    start = trio.current_time()
+    await desktop.type("\N{OHM SIGN}")
+    assert trio.current_time() - start < 0.5
+    assert CLIPBOARD_OFFERED in far.heard
+
+
+async def test_the_words_of_a_line_are_one_paste(
+    pair: Pair, autojump_clock: trio.testing.MockClock
+) -> None:
+    desktop, far = await with_fences(pair)
+    await far.stream.send_all(CLIPBOARD_CAN)
+    await desktop.picture()
+    await desktop.type("aa \u044d\u0442\u043e, \u0434\u0430\n\u043d\u0435\u0442aa")
+    assert far.heard.count(CLIPBOARD_OFFERED) == 2
+    assert far.heard.count(KEY_A_DOWN) == 4
+    space_down, return_down = (struct.pack(">BBxxI", 4, 1, key) for key in (0x20, 0xFF0D))
+    assert far.heard.count(space_down) == 1
+    assert far.heard.count(return_down) == 1
 
 
 async def test_a_key_that_is_the_same_in_every_layout_has_its_keycode(pair: Pair) -> None:

@@ -78,6 +78,23 @@ async def test_what_waits_is_heard_once(store: Store, chat: Chat) -> None:
     assert not await conversations.ask(chat.id, text("late"), limit=3)
 
 
+async def test_what_waits_when_nobody_works_any_more_shuts_nobody_out(
+    store: Store, chat: Chat
+) -> None:
+    conversations = Conversations(store)
+    assert await conversations.ask(chat.id, text("first"), limit=1)
+    assert not await conversations.ask(chat.id, text("too many"), limit=1)
+    lease = await conversations.begin(chat.id)
+    assert await conversations.finish(chat.id, lease, "waiting")
+    assert await conversations.ask(chat.id, text("second"), limit=1)
+    assert not await conversations.ask(chat.id, text("too many"), limit=1)
+    assert await conversations.listen(chat.id)
+    assert [m.content for m in await conversations.messages(chat.id)] == [
+        text("first"),
+        text("second"),
+    ]
+
+
 async def test_one_runs_a_chat(store: Store, chat: Chat, clock: ManualClock) -> None:
     conversations = Conversations(store)
     begun: list[datetime | None] = []

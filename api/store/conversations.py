@@ -183,7 +183,8 @@ class Conversations:
 
     async def ask(self, chat_id: UUID, content: Content, *, limit: int) -> bool:
         """Something of the user's, for when the model listens: a chat at which nobody works is
-        pending from here on. False where `limit` wait already, or the chat is archived."""
+        pending from here on. False where `limit` wait already for somebody who works, or the chat
+        is archived."""
         now = self._store.now()
         until = now + timedelta(seconds=LEASE_S)
         idle = (chats.c.id == chat_id) & chats.c.status.not_in(BUSY)
@@ -193,10 +194,16 @@ class Conversations:
 
         def work(connection: Connection) -> bool:
             waiting = select(func.count()).where(waiting_messages.c.chat_id == chat_id)
-            there = select(_OPEN).where(chats.c.id == chat_id).with_for_update(of=chats)
-            if not connection.execute(there).scalar_one_or_none():
+            there = (
+                select(_OPEN.label("open"), chats.c.status)
+                .where(chats.c.id == chat_id)
+                .with_for_update(of=chats)
+            )
+            chat = connection.execute(there).one_or_none()
+            if chat is None or not chat.open:
                 return False
-            if connection.execute(waiting).scalar_one() >= limit:
+            # An interrupt leaves what waits unheard, and only something new has it heard.
+            if chat.status in BUSY and connection.execute(waiting).scalar_one() >= limit:
                 return False
             connection.execute(
                 insert(waiting_messages).values(chat_id=chat_id, content=content, created_at=now)
