@@ -13,55 +13,31 @@ desktop's pixels, from the top left. Needs NumPy and Pillow (`pip install "deskr
 from __future__ import annotations
 
 import itertools
-import math
 import struct
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 
 import trio
 
-from relay import streams
 from relay.agent_dial import AgentAddress
+from relay.client_connection import Connection
 from relay.desktops.provider import RunningDesktop
 from relay.dial import Address, UnixAddress, parse_address
-from relay.errors import DesktopError, ProtocolError
+from relay.errors import DesktopError
 from relay.keysyms import KEYCODES, combination, keysym_of
 from relay.limits import Limits
 from relay.login import DesktopEnd
 from relay.passwords import PasswordSource
 from relay.pictures import png
-from relay.rfb import encodings, handshake
-from relay.rfb.encodings.confirmations import ExtendedKeyEvent
-from relay.rfb.encodings.cursor import Cursor, CursorWithAlpha, PointerPosition
-from relay.rfb.encodings.desktop_name import DesktopName
-from relay.rfb.encodings.desktop_size import DesktopSize, ExtendedDesktopSize
-from relay.rfb.encodings.led_state import LedState
-from relay.rfb.errors import Violation
+from relay.rfb import handshake
 from relay.rfb.pixel_format import PixelFormat
-from relay.rfb.pixels.canvas import Array, Canvas
+from relay.rfb.pixels.canvas import Array
 from relay.rfb.pixels.cursor import draw
-from relay.rfb.pixels.messages import Messages, fence
 
 __all__ = ["ENCODINGS_HERE", "ENCODINGS_THERE", "RGBX", "Desktop", "connect", "encodings_for"]
 
 RGBX = PixelFormat(32, 24, False, True, 255, 255, 255, 0, 8, 16)
 """Red, green and blue a byte each, and one more: what the canvas holds."""
-
-_CAN = (
-    Cursor.number,
-    CursorWithAlpha.number,
-    PointerPosition.number,
-    DesktopSize.number,
-    ExtendedDesktopSize.number,
-    DesktopName.number,
-    encodings.LAST_RECT,
-    ExtendedKeyEvent.number,
-    # For a client without it Xvnc presses Caps Lock to type a capital letter.
-    LedState.number,
-    encodings.EXTENDED_CLIPBOARD,
-    encodings.FENCE,
-    encodings.CONTINUOUS_UPDATES,
-)
 
 ENCODINGS_HERE: Sequence[int] = (0, 1)
 """For a desktop of this machine: it takes longer to compress than to copy. TigerVNC's server takes
@@ -70,12 +46,6 @@ any other that is offered rather than Raw."""
 ENCODINGS_THERE: Sequence[int] = (7, 1, 16, 6, 5, 2, 0)
 """For a desktop behind a network, best first."""
 
-_QUALITY = -23
-
-ANSWER_TIMEOUT_S = 10.0
-"""A desktop that has not answered by then is as good as gone."""
-
-_READ_BYTES = 262_144
 _RELEASE_TIMEOUT_S = 1.0
 
 # Characters behind which the desktop is waited for, so that long text does not fill its buffers.
@@ -87,12 +57,9 @@ _UNICODE = 0x01000000
 _PASTE_TIMEOUT_S = 2.0
 _PASTE_QUIET_S = 0.08
 
-_REQUEST_FENCE = 1 << 31 | 1  # and "block before": what was sent before it has been handled
-
 _key_event = struct.Struct(">BBxxI").pack
 _extended_key_event = struct.Struct(">BBHII").pack
 _pointer_event = struct.Struct(">BBHH").pack
-_request = struct.Struct(">BBHHHH").pack
 
 
 @asynccontextmanager
@@ -151,33 +118,18 @@ class Desktop:
         pixel_encodings: Collection[int],
         limits: Limits,
     ) -> None:
-        self._stream = end.stream
-        self._canvas = Canvas(end.width, end.height, pixel_format)
-        self._messages = Messages(self._canvas, limits)
-        self._messages.name = end.init.name
-        self._x = self._y = 0
+        self._connection = Connection(end, pixel_format, pixel_encodings, limits)
+        self._messages = self._connection.messages
         self._buttons = 0
         self._keys: dict[int, None] = {}
-        self._fences = 0
-        # Whether an incremental request is out that no update has come for.
-        self._asked = False
-        self._reading = trio.Lock()
-        self._writing = trio.Lock()
-        self._picturing = trio.Lock()
-        self._gone: str | None = None
-        self._early = end.early
-        # Level 9 of JPEG, which Tight may use: text stays legible.
-        numbers = [*pixel_encodings, *_CAN, _QUALITY]
-        self._hello = b"\0\0\0\0" + pixel_format.pack()
-        self._hello += struct.pack(f">BxH{len(numbers)}i", 2, len(numbers), *numbers)
 
     @property
     def width(self) -> int:
-        return int(self._canvas.pixels.shape[1])
+        return self._connection.size_px[0]
 
     @property
     def height(self) -> int:
-        return int(self._canvas.pixels.shape[0])
+        return self._connection.size_px[1]
 
     @property
     def name(self) -> str:
@@ -185,12 +137,12 @@ class Desktop:
 
     @property
     def pointer(self) -> tuple[int, int]:
-        return self._x, self._y
+        return self._messages.pointer
 
     @property
     def gone(self) -> bool:
         """Whether the connection is known to have ended."""
-        return self._gone is not None
+        return self._connection.gone is not None
 
     @property
     def clipboard(self) -> str | None:
@@ -202,36 +154,11 @@ class Desktop:
     async def picture(self, *, cursor: bool = False) -> Array:
         """What the desktop shows once it has this request: (height, width, 4) uint8, RGBA, with the
         cursor's shape drawn where the pointer is, if it is wanted."""
-        messages = self._messages
-        async with self._picturing:
-            if messages.fences:
-                # What was under way before shows an earlier state.
-                await self.sync()
-            messages.forget()
-            size_px = 0, 0
-            while not messages.seen:
-                size_px = await self._ask_for_all(size_px)
-            picture = self._canvas.pixels.copy()
-        if cursor and self._canvas.cursor is not None:
-            draw(self._canvas.cursor, self._x, self._y, picture)
+        picture = await self._connection.picture()
+        shape = self._connection.canvas.cursor
+        if cursor and shape is not None:
+            draw(shape, *self.pointer, picture)
         return picture
-
-    async def _ask_for_all(self, asked_px: tuple[int, int]) -> tuple[int, int]:
-        """Asks for all there is, of a desktop that was asked when it had another size; returns its
-        size. Reads until all has come or has to be asked for again: after a change of the size,
-        and after an update without pixels. To a request for what it has sent already TigerVNC's
-        server answers first with such a one, and then only if it is asked for what is new."""
-        messages = self._messages
-        size_px, bare = (self.width, self.height), messages.updates - messages.damages
-        await self._send(_request(3, size_px == asked_px, 0, 0, *size_px))
-        await self._until(
-            lambda: (
-                messages.seen
-                or size_px != (self.width, self.height)
-                or bare != messages.updates - messages.damages
-            )
-        )
-        return size_px
 
     async def screenshot(self, *, cursor: bool = False) -> bytes:
         """`picture` as a PNG file."""
@@ -247,34 +174,14 @@ class Desktop:
                 damages = messages.damages
                 with trio.move_on_after(quiet_s) as quiet:
                     while messages.damages == damages:
-                        await self._change()
+                        await self._connection.change()
                 if quiet.cancelled_caught:
                     return True
         return False
 
-    async def _change(self) -> None:
-        """Waits for an update, which may have painted nothing."""
-        if not self._asked:
-            self._asked = True
-            await self._send(_request(3, 1, 0, 0, self.width, self.height))
-        updates = self._messages.updates
-        await self._until(lambda: self._messages.updates > updates, math.inf)
-
     async def sync(self) -> None:
         """Waits until the desktop has taken all that was sent to it."""
-        messages = self._messages
-        if messages.fences:
-            self._fences += 1
-            payload = struct.pack(">I", self._fences)
-            await self._send(fence(_REQUEST_FENCE, payload))
-            # They come back in order, so a later one is as good.
-            await self._until(lambda: messages.answered >= payload)
-            return
-        # One pixel, changed or not, is answered by any desktop.
-        async with self._picturing:
-            before = messages.updates
-            await self._send(_request(3, 0, 0, 0, 1, 1))
-            await self._until(lambda: messages.updates > before)
+        await self._connection.sync()
 
     # What is done to it.
 
@@ -283,18 +190,18 @@ class Desktop:
         if not (0 <= x < self.width and 0 <= y < self.height):
             size = f"{self.width}x{self.height}"
             raise ValueError(f"({x}, {y}) is not on the desktop, which is {size}")
-        self._x, self._y = x, y
-        await self._send(self._point())
+        self._messages.pointer = x, y
+        await self._connection.send(self._point())
 
     async def button_down(self, button: int = 1) -> None:
         """Presses a button where the pointer is."""
         self._buttons |= _mask(button)
-        await self._send(self._point())
+        await self._connection.send(self._point())
 
     async def button_up(self, button: int = 1) -> None:
         """Releases a button where the pointer is."""
         self._buttons &= ~_mask(button)
-        await self._send(self._point())
+        await self._connection.send(self._point())
 
     async def click(
         self, x: int | None = None, y: int | None = None, *, button: int = 1, count: int = 1
@@ -330,12 +237,12 @@ class Desktop:
     async def key_down(self, keysym: int) -> None:
         """Presses a key, by its X keysym."""
         self._keys[keysym] = None
-        await self._send(self._key(keysym, down=True))
+        await self._connection.send(self._key(keysym, down=True))
 
     async def key_up(self, keysym: int) -> None:
         """Releases a key."""
         self._keys.pop(keysym, None)
-        await self._send(self._key(keysym, down=False))
+        await self._connection.send(self._key(keysym, down=False))
 
     async def press(self, keys: str, *, count: int = 1) -> None:
         """Presses and releases a key or combination such as "Return" or "ctrl+shift+t". Raises
@@ -375,7 +282,7 @@ class Desktop:
         for at in range(0, len(keysyms), _TYPED_AT_ONCE):
             some = keysyms[at : at + _TYPED_AT_ONCE]
             # In one send: it is whole or the connection is broken, so no key stays down.
-            await self._send(
+            await self._connection.send(
                 b"".join(self._key(key, down=True) + self._key(key, down=False) for key in some)
             )
             await self.sync()
@@ -386,14 +293,14 @@ class Desktop:
         provided = messages.provided
         await self.press("shift+Insert")
         with trio.move_on_after(_PASTE_TIMEOUT_S):
-            await self._until(lambda: messages.provided > provided)
+            await self._connection.until(lambda: messages.provided > provided)
             # Programs insert it in their own time, and keys that come behind must not overtake it.
             await self.settled(quiet_s=_PASTE_QUIET_S, limit_s=_PASTE_TIMEOUT_S)
 
     async def set_clipboard(self, text: str) -> None:
         """Puts text on the desktop's clipboard. Where the desktop has only the plain form, what is
         not Latin-1 becomes question marks."""
-        await self._send(self._messages.offer(text))
+        await self._connection.send(self._messages.offer(text))
         await self.sync()
 
     async def release_all(self) -> None:
@@ -404,17 +311,17 @@ class Desktop:
             self._buttons = 0
             released += self._point()
         if released:
-            await self._send(released)
+            await self._connection.send(released)
 
     async def _let_go(self, mask: int) -> None:
         """After a click or a drag: a button that is still down was being held when it was cut."""
-        if self._buttons & mask and self._gone is None:
+        if self._buttons & mask and not self.gone:
             with _cleanup():
                 self._buttons &= ~mask
-                await self._send(self._point())
+                await self._connection.send(self._point())
 
     def _point(self) -> bytes:
-        return _pointer_event(5, self._buttons, self._x, self._y)
+        return _pointer_event(5, self._buttons, *self.pointer)
 
     def _key(self, keysym: int, *, down: bool) -> bytes:
         # With a keycode the desktop's own layout decides what a letter is, so only keys that are
@@ -430,69 +337,12 @@ class Desktop:
         """Releases what is held down, and closes. Never raises."""
         with _cleanup():
             try:
-                if self._gone is None:
+                if not self.gone:
                     await self.release_all()
             except DesktopError:
                 # It is gone, and with it what was held down.
                 pass
-        await streams.cut(self._stream)
-
-    async def _send(self, data: bytes) -> None:
-        async with self._writing:
-            self._check()
-            hello, self._hello = self._hello, b""
-            try:
-                await streams.send(self._stream, hello + data)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                self._gone = "the desktop has closed the connection"
-                self._check()
-            except trio.Cancelled:
-                # Half a message may have gone out, behind which nothing can be said.
-                self._gone = "a message to the desktop was cut off"
-                raise
-
-    async def _until(self, done: Callable[[], bool], within_s: float = ANSWER_TIMEOUT_S) -> None:
-        """Reads until `done`. Raises DesktopError, also where the desktop takes longer."""
-        with trio.move_on_after(within_s) as patience:
-            while not done():
-                self._check()
-                async with self._reading:
-                    if not done():
-                        await self._read()
-        if patience.cancelled_caught:
-            raise DesktopError(f"the desktop has not answered within {within_s:g} s")
-
-    async def _read(self) -> None:
-        data, self._early = self._early, b""
-        if not data:
-            try:
-                data = await streams.receive(self._stream, _READ_BYTES)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                data = b""
-        if not data:
-            self._gone = "the desktop has closed the connection"
-            self._check()
-        messages = self._messages
-        updates = messages.updates
-        try:
-            messages.feed(data)
-        except (Violation, ProtocolError) as error:
-            self._gone = f"the desktop does not speak RFB as it should: {error}"
-            self._check()
-        self._asked &= messages.updates == updates
-        if messages.pointer is not None:
-            self._x, self._y = messages.pointer
-            messages.pointer = None
-        if messages.replies:
-            replies = bytes(messages.replies)
-            messages.replies.clear()
-            await self._send(replies)
-        # A desktop that always has more to say must not have Trio wait.
-        await trio.lowlevel.checkpoint()
-
-    def _check(self) -> None:
-        if self._gone is not None:
-            raise DesktopError(self._gone)
+        await self._connection.close()
 
 
 def _mask(button: int) -> int:

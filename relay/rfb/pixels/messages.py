@@ -50,7 +50,8 @@ class Messages:
     `updates` counts FramebufferUpdates that have ended, `damages` those of them that painted.
     `answered` is the payload of the newest fence of ours that came back. `clipboard` is what the
     desktop last put there; None where it has not yet. `provided` counts how often it has asked for
-    ours. `replies` is to be sent to it.
+    ours. `pointer` is where the desktop last put it, or who moves it has said here.
+    `replies` is to be sent to it.
     """
 
     def __init__(self, canvas: Canvas, bounds: Bounds) -> None:
@@ -65,7 +66,7 @@ class Messages:
         self.fences = False
         self.extended_keys = False
         self.extended_clipboard = False
-        self.pointer: tuple[int, int] | None = None
+        self.pointer = 0, 0
         # Whether all of the canvas has been painted since `forget` was called.
         self.seen = False
         # Of the canvas, what has been painted since `forget` was called; None: nobody asks.
