@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import itertools
 import struct
-from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 import trio
 
@@ -253,7 +253,7 @@ class Desktop:
                 for keysym in keysyms:
                     await self.key_down(keysym)
             finally:
-                with _cleanup():
+                with _letting_go():
                     for keysym in reversed(keysyms):
                         if keysym in self._keys:
                             await self.key_up(keysym)
@@ -315,8 +315,8 @@ class Desktop:
 
     async def _let_go(self, mask: int) -> None:
         """After a click or a drag: a button that is still down was being held when it was cut."""
-        if self._buttons & mask and not self.gone:
-            with _cleanup():
+        if self._buttons & mask:
+            with _letting_go():
                 self._buttons &= ~mask
                 await self._connection.send(self._point())
 
@@ -335,14 +335,11 @@ class Desktop:
 
     async def aclose(self) -> None:
         """Releases what is held down, and closes. Never raises."""
-        with _cleanup():
-            try:
-                if not self.gone:
-                    await self.release_all()
-            except DesktopError:
-                # It is gone, and with it what was held down.
-                pass
-        await self._connection.close()
+        try:
+            with _letting_go():
+                await self.release_all()
+        finally:
+            await self._connection.close()
 
 
 def _mask(button: int) -> int:
@@ -351,5 +348,10 @@ def _mask(button: int) -> int:
     return 1 << (button - 1)
 
 
-def _cleanup() -> trio.CancelScope:
-    return trio.CancelScope(shield=True, deadline=trio.current_time() + _RELEASE_TIMEOUT_S)
+@contextmanager
+def _letting_go() -> Iterator[None]:
+    """Sends although the caller is cancelled, for a while. That the desktop is gone is told by
+    whatever is asked of it next: here it would take the place of a cancellation."""
+    deadline = trio.current_time() + _RELEASE_TIMEOUT_S
+    with trio.CancelScope(shield=True, deadline=deadline), suppress(DesktopError):
+        yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -250,6 +251,35 @@ async def test_a_desktop_that_does_not_answer(
     for act in (desktop.picture, desktop.sync):
         with pytest.raises(DesktopError, match="not answered within 10 s"):
             await act()
+
+
+@pytest.fixture
+async def slow() -> AsyncIterator[tuple[Desktop, trio.StapledStream[Any, Any]]]:
+    """A client, and the stream of a desktop that takes nothing until the test reads there."""
+    near, far = trio.testing.lockstep_stream_pair()
+    init = ServerInit(WIDTH, HEIGHT, RGBX, b"lab")
+    end = DesktopEnd(near, init, version="3.8", security_type=1)
+    desktop = Desktop(end, RGBX, ENCODINGS_HERE, Limits())
+    yield desktop, far
+    await desktop.aclose()
+
+
+Slow = tuple[Desktop, trio.StapledStream[Any, Any]]
+
+
+@pytest.mark.parametrize("act", ["press", "click", "drag"])
+async def test_an_action_that_is_cut_off_is_cancelled(
+    slow: Slow, act: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    """And does not raise, of which the owner of the cancel scope would know nothing."""
+    desktop, _ = slow
+    arguments: dict[str, tuple[Any, ...]] = {"press": ("ctrl+a",), "click": (), "drag": (3, 3)}
+    with trio.move_on_after(1) as scope:
+        await getattr(desktop, act)(*arguments[act])
+    assert scope.cancelled_caught
+    assert desktop.gone
+    with pytest.raises(DesktopError, match="cut off"):
+        await desktop.press("a")
 
 
 async def test_what_is_held_down_is_released_at_the_end(pair: Pair) -> None:
