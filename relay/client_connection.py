@@ -45,7 +45,7 @@ _CAN = (
 _QUALITY = -23
 
 ANSWER_TIMEOUT_S = 10.0
-"""A desktop that has not answered by then is as good as gone."""
+"""A desktop that has not answered by then, or not taken what was sent, is as good as gone."""
 
 _READ_BYTES = 262_144
 
@@ -122,7 +122,11 @@ class Connection:
         """Waits for an update, which may have painted nothing."""
         if not self._asked:
             self._asked = True
-            await self.send(_request(3, 1, 0, 0, *self.size_px))
+            try:
+                await self.send(_request(3, 1, 0, 0, *self.size_px))
+            except trio.Cancelled:
+                self._asked = False
+                raise
         updates = self.messages.updates
         await self.until(lambda: self.messages.updates > updates, math.inf)
 
@@ -143,11 +147,20 @@ class Connection:
             await self.until(lambda: messages.updates > before)
 
     async def send(self, data: bytes) -> None:
+        """Behind what the desktop is still to be answered. Raises DesktopError also where it takes
+        nothing for too long."""
+        messages = self.messages
         async with self._writing:
             self._check()
-            hello, self._hello = self._hello, b""
+            data = self._hello + messages.replies + data
+            self._hello = b""
+            messages.replies.clear()
             try:
-                await streams.send(self._stream, hello + data)
+                with trio.move_on_after(ANSWER_TIMEOUT_S) as patience:
+                    await streams.send(self._stream, data)
+                if patience.cancelled_caught:
+                    self.gone = f"the desktop has taken nothing for {ANSWER_TIMEOUT_S:g} s"
+                    self._check()
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 self.gone = "the desktop has closed the connection"
                 self._check()
@@ -190,9 +203,8 @@ class Connection:
             self._check()
         self._asked &= messages.updates == updates
         if messages.replies:
-            replies = bytes(messages.replies)
-            messages.replies.clear()
-            await self.send(replies)
+            # Who is cancelled while another sends leaves them to whoever sends next.
+            await self.send(b"")
         # A desktop that always has more to say must not have Trio wait.
         await trio.lowlevel.checkpoint()
 

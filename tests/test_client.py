@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -280,6 +281,54 @@ async def test_an_action_that_is_cut_off_is_cancelled(
     assert desktop.gone
     with pytest.raises(DesktopError, match="cut off"):
         await desktop.press("a")
+
+
+async def test_a_reader_that_is_cancelled_owes_nothing(
+    slow: Slow, autojump_clock: trio.testing.MockClock
+) -> None:
+    """It has a fence to answer and cannot, because another task sends."""
+    desktop, far = slow
+    heard = b""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(desktop.move, 1, 1)
+        await trio.sleep(1)
+        nursery.start_soon(far.send_all, FENCE_OF_THEIRS)
+        with trio.move_on_after(1) as scope:
+            await desktop._connection.until(lambda: False)
+        assert scope.cancelled_caught
+        while b"\x05\0\0\x01\0\x01" not in heard:
+            heard += await far.receive_some(4096)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(desktop.move, 2, 2)
+        while b"\x05\0\0\x02\0\x02" not in heard:
+            heard += await far.receive_some(4096)
+    assert b"\xf8\0\0\0\0\0\0\x03\x02ok" in heard
+
+
+async def test_to_settle_is_to_ask_also_after_a_cancellation(
+    slow: Slow, autojump_clock: trio.testing.MockClock
+) -> None:
+    desktop, far = slow
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(desktop.move, 1, 1)
+        await trio.sleep(1)
+        # It would ask, but another task sends.
+        assert await desktop.settled(quiet_s=1, limit_s=5)
+        while b"\x05\0\0\x01\0\x01" not in await far.receive_some(4096):
+            pass
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(desktop.settled, quiet_s=1, limit_s=5))
+        with trio.fail_after(1):
+            assert await far.receive_some(4096) == struct.pack(">BBHHHH", 3, 1, 0, 0, 8, 4)
+
+
+async def test_a_desktop_that_takes_nothing(
+    slow: Slow, autojump_clock: trio.testing.MockClock
+) -> None:
+    desktop, _ = slow
+    with pytest.raises(DesktopError, match="taken nothing for 10 s"):
+        await desktop.move(1, 1)
+    assert desktop.gone
 
 
 async def test_what_is_held_down_is_released_at_the_end(pair: Pair) -> None:
