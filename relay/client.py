@@ -16,6 +16,7 @@ import itertools
 import struct
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from operator import index
 
 import trio
 
@@ -24,7 +25,7 @@ from relay.client_connection import Connection
 from relay.desktops.provider import RunningDesktop
 from relay.dial import Address, UnixAddress, parse_address
 from relay.errors import DesktopError
-from relay.keysyms import KEYCODES, combination, keysym_of
+from relay.keysyms import KEYCODES, KEYSYM_LIMIT, combination, keysym_of
 from relay.limits import Limits
 from relay.login import DesktopEnd
 from relay.passwords import PasswordSource
@@ -187,11 +188,15 @@ class Desktop:
 
     async def move(self, x: int, y: int) -> None:
         """Moves the pointer. Raises ValueError outside the desktop."""
+        self._messages.pointer = self._on_desktop(x, y)
+        await self._connection.send(self._point())
+
+    def _on_desktop(self, x: int, y: int) -> tuple[int, int]:
         if not (0 <= x < self.width and 0 <= y < self.height):
             size = f"{self.width}x{self.height}"
             raise ValueError(f"({x}, {y}) is not on the desktop, which is {size}")
-        self._messages.pointer = x, y
-        await self._connection.send(self._point())
+        # A number that is not whole could not be sent, now or later.
+        return index(x), index(y)
 
     async def button_down(self, button: int = 1) -> None:
         """Presses a button where the pointer is."""
@@ -207,7 +212,10 @@ class Desktop:
         self, x: int | None = None, y: int | None = None, *, button: int = 1, count: int = 1
     ) -> None:
         """Clicks, `count` times: at x, y, or where the pointer is. Returns when the desktop has
-        taken it."""
+        taken it. Raises ValueError outside the desktop, and for one coordinate without the
+        other."""
+        if (x is None) != (y is None):
+            raise ValueError("x and y go together")
         if x is not None and y is not None:
             await self.move(x, y)
         try:
@@ -219,7 +227,9 @@ class Desktop:
         await self.sync()
 
     async def drag(self, x: int, y: int, *, button: int = 1) -> None:
-        """From where the pointer is to x, y, with a button held down."""
+        """From where the pointer is to x, y, with a button held down. Raises ValueError outside
+        the desktop, before anything is pressed."""
+        self._on_desktop(x, y)
         try:
             await self.button_down(button)
             await self.move(x, y)
@@ -235,14 +245,16 @@ class Desktop:
                 await self.click(button=forward if clicks > 0 else back, count=abs(clicks))
 
     async def key_down(self, keysym: int) -> None:
-        """Presses a key, by its X keysym."""
+        """Presses a key, by its X keysym. Raises ValueError for a number that is none."""
+        pressed = self._key(keysym, down=True)
         self._keys[keysym] = None
-        await self._connection.send(self._key(keysym, down=True))
+        await self._connection.send(pressed)
 
     async def key_up(self, keysym: int) -> None:
-        """Releases a key."""
+        """Releases a key. Raises ValueError as `key_down`."""
+        released = self._key(keysym, down=False)
         self._keys.pop(keysym, None)
-        await self._connection.send(self._key(keysym, down=False))
+        await self._connection.send(released)
 
     async def press(self, keys: str, *, count: int = 1) -> None:
         """Presses and releases a key or combination such as "Return" or "ctrl+shift+t". Raises
@@ -324,6 +336,8 @@ class Desktop:
         return _pointer_event(5, self._buttons, *self.pointer)
 
     def _key(self, keysym: int, *, down: bool) -> bytes:
+        if not 0 < keysym <= KEYSYM_LIMIT:
+            raise ValueError(f"{keysym} is no keysym: they go from 1 to {KEYSYM_LIMIT:#x}")
         # With a keycode the desktop's own layout decides what a letter is, so only keys that are
         # the same in every layout have one.
         keycode = KEYCODES.get(keysym, 0) if keysym >= 0xFF00 else 0

@@ -107,6 +107,40 @@ async def test_a_place_off_the_desktop(pair: Pair) -> None:
         await desktop.click(8, 0)
 
 
+async def test_a_drag_off_the_desktop_presses_nothing(pair: Pair) -> None:
+    desktop, far = pair
+    with pytest.raises(ValueError, match=r"\(3, 4\) is not on the desktop"):
+        await desktop.drag(3, 4)
+    await desktop.sync()
+    assert b"\x05" not in far.heard
+
+
+async def test_a_coordinate_alone(pair: Pair) -> None:
+    desktop, _ = pair
+    with pytest.raises(ValueError, match="x and y go together"):
+        await desktop.click(3)
+
+
+@pytest.mark.parametrize("keysym", [0, -1, 0x2000_0000, 1 << 40])
+async def test_what_is_no_keysym_is_not_held_either(pair: Pair, keysym: int) -> None:
+    desktop, far = pair
+    for act in (desktop.key_down, desktop.key_up):
+        with pytest.raises(ValueError, match="is no keysym: they go from 1 to 0x1fffffff"):
+            await act(keysym)
+    await desktop.key_down(0x61)
+    await desktop.aclose()
+    await far.hears(KEY_A_UP)
+
+
+async def test_a_place_between_pixels_is_not_where_the_pointer_is(pair: Pair) -> None:
+    desktop, far = pair
+    half: Any = 1.5
+    with pytest.raises(TypeError):
+        await desktop.move(half, 1)
+    await desktop.button_down()
+    await far.hears(struct.pack(">BBHH", 5, 1, 0, 0))
+
+
 async def test_typed_text_is_keys_down_and_up(pair: Pair) -> None:
     desktop, far = pair
     await desktop.type("aa")
