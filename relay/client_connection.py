@@ -47,6 +47,9 @@ _QUALITY = -23
 ANSWER_TIMEOUT_S = 10.0
 """A desktop that has not answered by then, or not taken what was sent, is as good as gone."""
 
+PICTURE_TIMEOUT_S = 30.0
+"""For one picture, however often its size changes before all of it has come."""
+
 _READ_BYTES = 262_144
 
 _REQUEST_FENCE = 1 << 31 | 1  # and "block before": what was sent before it has been handled
@@ -92,13 +95,20 @@ class Connection:
         """A copy of the canvas, once it shows what the desktop does when it has this request."""
         messages = self.messages
         async with self._picturing:
+            # What was under way before shows an earlier state. So does an answer to `change` that
+            # nobody has read, however long ago it came.
             if messages.fences:
-                # What was under way before shows an earlier state.
-                await self.sync()
+                await self._sync_by_fence()
+            elif self._asked:
+                await self._sync_by_pixel()
             messages.forget()
             size_px = 0, 0
-            while not messages.seen:
-                size_px = await self._ask_for_all(size_px)
+            with trio.move_on_after(PICTURE_TIMEOUT_S) as patience:
+                while not messages.seen:
+                    size_px = await self._ask_for_all(size_px)
+            if patience.cancelled_caught:
+                text = f"the desktop has not shown all of itself within {PICTURE_TIMEOUT_S:g} s"
+                raise DesktopError(text)
             return self.canvas.pixels.copy()
 
     async def _ask_for_all(self, asked_px: tuple[int, int]) -> tuple[int, int]:
@@ -132,19 +142,24 @@ class Connection:
 
     async def sync(self) -> None:
         """Waits until the desktop has taken all that was sent to it."""
-        messages = self.messages
-        if messages.fences:
-            self._fences += 1
-            payload = struct.pack(">I", self._fences)
-            await self.send(fence(_REQUEST_FENCE, payload))
-            # They come back in order, so a later one is as good.
-            await self.until(lambda: messages.answered >= payload)
-            return
-        # One pixel, changed or not, is answered by any desktop.
-        async with self._picturing:
-            before = messages.updates
-            await self.send(_request(3, 0, 0, 0, 1, 1))
-            await self.until(lambda: messages.updates > before)
+        if self.messages.fences:
+            await self._sync_by_fence()
+        else:
+            async with self._picturing:
+                await self._sync_by_pixel()
+
+    async def _sync_by_fence(self) -> None:
+        self._fences += 1
+        payload = struct.pack(">I", self._fences)
+        await self.send(fence(_REQUEST_FENCE, payload))
+        # They come back in order, so a later one is as good.
+        await self.until(lambda: self.messages.answered >= payload)
+
+    async def _sync_by_pixel(self) -> None:
+        """One, changed or not, is answered by any desktop."""
+        before = self.messages.updates
+        await self.send(_request(3, 0, 0, 0, 1, 1))
+        await self.until(lambda: self.messages.updates > before)
 
     async def send(self, data: bytes) -> None:
         """Behind what the desktop is still to be answered. Raises DesktopError also where it takes

@@ -187,6 +187,46 @@ async def test_a_desktop_that_changes_its_size_meanwhile(pair: Pair) -> None:
     assert (picture[..., :3] == 7).all()
 
 
+async def test_a_desktop_that_changes_its_size_for_ever(
+    pair: Pair, autojump_clock: trio.testing.MockClock
+) -> None:
+    desktop, far = pair
+    far.answers = False
+
+    async def resize() -> None:
+        for at in range(1000):
+            await trio.sleep(0.1)
+            size = struct.pack(">BxHHHHHi", 0, 1, 0, 0, 6 + at % 2, 5, -223)
+            await far.stream.send_all(size)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(resize)
+        with pytest.raises(DesktopError, match="not shown all of itself within 30 s"):
+            await desktop.picture()
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_a_desktop_without_fences_showed_long_ago_is_not_seen(
+    pair: Pair, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Its answer to what waited for changes, which has lain unread since."""
+    desktop, far = pair
+    far.answers = False
+    assert await desktop.settled(quiet_s=0.08, limit_s=2)
+    await far.stream.send_all(far.update())
+    far.picture = np.full((HEIGHT, WIDTH, 4), 9, np.uint8)
+
+    async def answer() -> None:
+        # To the request of one pixel, if there is one, and to that of all.
+        for _ in range(2):
+            await trio.sleep(0.1)
+            await far.stream.send_all(far.update())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(answer)
+        assert ((await desktop.picture())[..., :3] == 9).all()
+
+
 async def test_settled_waits_for_the_end_of_changes(
     pair: Pair, autojump_clock: trio.testing.MockClock
 ) -> None:
