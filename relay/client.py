@@ -311,7 +311,8 @@ class Desktop:
 
     async def set_clipboard(self, text: str) -> None:
         """Puts text on the desktop's clipboard. Where the desktop has only the plain form, what is
-        not Latin-1 becomes question marks."""
+        not Latin-1 becomes question marks. Raises ValueError for text of more than
+        `Limits.clipboard_bytes`, and for half of a surrogate pair."""
         await self._connection.send(self._messages.offer(text))
         await self.sync()
 

@@ -257,29 +257,78 @@ async def test_a_clipboard_of_latin_1(pair: Pair) -> None:
     assert b"\x06\0\0\0\0\0\0\x07na\xefve ?" in far.heard
 
 
+def extended(flags: int, data: bytes = b"") -> bytes:
+    return struct.pack(">BxxxiI", 3, -4 - len(data), flags) + data
+
+
+EXTENDED_CAPABILITIES = extended(0x1F000001, struct.pack(">I", 0))
+
+
+def provided(said_bytes: int, text: bytes) -> bytes:
+    """That many bytes are said, and that text is there."""
+    return extended(0x10000001, zlib.compress(struct.pack(">I", said_bytes) + text))
+
+
 async def test_a_clipboard_of_unicode(pair: Pair) -> None:
     """Extended Clipboard Pseudo-encoding (community specification)."""
     desktop, far = pair
 
-    def message(flags: int, data: bytes = b"") -> bytes:
-        return struct.pack(">BxxxiI", 3, -4 - len(data), flags) + data
-
-    await far.stream.send_all(message(0x1F000001, struct.pack(">I", 0)))
-    await far.stream.send_all(message(0x08000001))
+    await far.stream.send_all(EXTENDED_CAPABILITIES + extended(0x08000001))
     await desktop.picture()
     await far.hears(struct.pack(">BxxxiI", 6, -4, 0x02000001))
     text = "漢\r\nb\0".encode()
     packed = zlib.compress(struct.pack(">I", len(text)) + text)
-    await far.stream.send_all(message(0x10000001, packed))
+    await far.stream.send_all(extended(0x10000001, packed))
     await desktop.picture()
     assert desktop.clipboard == "漢\nb"
     await desktop.set_clipboard("é\n漢")
     await far.hears(struct.pack(">BxxxiI", 6, -4, 0x08000001))
-    await far.stream.send_all(message(0x02000001))
+    await far.stream.send_all(extended(0x02000001))
     await desktop.picture()
     text = "é\r\n漢\0".encode()
     packed = zlib.compress(struct.pack(">I", len(text)) + text)
     await far.hears(struct.pack(">BxxxiI", 6, -4 - len(packed), 0x10000001) + packed)
+
+
+async def test_a_text_that_is_none_leaves_the_connection_as_it_was(pair: Pair) -> None:
+    desktop, far = pair
+    await far.stream.send_all(EXTENDED_CAPABILITIES)
+    await desktop.picture()
+    await desktop.set_clipboard("before")
+    with pytest.raises(ValueError, match="surrogate"):
+        await desktop.set_clipboard("\ud800")
+    await far.stream.send_all(extended(0x02000001))
+    await desktop.picture()
+    packed = zlib.compress(struct.pack(">I", 7) + b"before\0")
+    await far.hears(struct.pack(">BxxxiI", 6, -4 - len(packed), 0x10000001) + packed)
+
+
+@pytest.mark.parametrize("is_extended", [False, True])
+async def test_a_text_that_no_desktop_takes(pair: Pair, is_extended: bool) -> None:
+    """TigerVNC's server drops what is longer than its limit, which is ours as well."""
+    desktop, far = pair
+    if is_extended:
+        await far.stream.send_all(EXTENDED_CAPABILITIES)
+    await desktop.picture()
+    most = Limits().clipboard_bytes - is_extended
+    await desktop.set_clipboard("a" * most)
+    with pytest.raises(ValueError, match="262145 bytes of text; a clipboard has at most 262144"):
+        await desktop.set_clipboard("a" * (most + 1))
+
+
+async def test_lines_of_a_plain_clipboard_end_with_a_line_feed(pair: Pair) -> None:
+    desktop, far = pair
+    await desktop.set_clipboard("a\r\nb")
+    assert b"\x06\0\0\0\0\0\0\x03a\nb" in far.heard
+
+
+async def test_an_extended_clipboard_beyond_the_limit_is_skipped(pair: Pair) -> None:
+    desktop, far = pair
+    long = "é".encode() * (Limits().clipboard_bytes // 2 + 1)
+    await far.stream.send_all(EXTENDED_CAPABILITIES + provided(3, b"ok\0"))
+    await far.stream.send_all(provided(len(long), long))
+    await desktop.picture()
+    assert desktop.clipboard == "ok"
 
 
 @pytest.mark.parametrize(
@@ -291,6 +340,7 @@ async def test_a_clipboard_of_unicode(pair: Pair) -> None:
         (struct.pack(">BxHHHHHi", 0, 1, 0, 0, 0, 4, -223), "a framebuffer of 0x4"),
         (b"\xf8\0\0\0\0\0\0\0\x41", "a fence of 65 bytes"),
         (b"\x03\0\0\0\xff\xff\xff\xfe", "a cut text of length -2"),
+        (provided(5, b"four"), "a clipboard of 4 bytes, not 5"),
     ],
 )
 async def test_a_desktop_that_breaks_the_rules(pair: Pair, said: bytes, text: str) -> None:

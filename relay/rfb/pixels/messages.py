@@ -71,7 +71,7 @@ class Messages:
         self.seen = False
         # Of the canvas, what has been painted since `forget` was called; None: nobody asks.
         self._fresh: NDArray[np.bool_] | None = None
-        self._offered: str | None = None
+        self._offered: bytes | None = None
         self._bounds = bounds
         self._data = bytearray()
         self._steps = self._run()
@@ -95,12 +95,24 @@ class Messages:
         self._fresh = np.zeros(self.canvas.pixels.shape[:2], np.bool_)
 
     def offer(self, text: str) -> bytes:
-        """The message that puts `text` on the desktop's clipboard, or says that it may be had."""
+        """The message that puts `text` on the desktop's clipboard, or says that it may be had.
+        Raises ValueError for one that is no Unicode or too long: TigerVNC's server drops such a
+        one, and tells nobody."""
+        text = text.replace("\r\n", "\n")
+        # RFC 6143, Section 7.5.6: Latin-1, lines end with a line feed.
+        plain = text.encode("latin-1", "replace")
+        try:
+            # Lines end with CR LF, and a NUL ends the text.
+            extended = text.replace("\n", "\r\n").encode() + b"\0"
+        except UnicodeEncodeError:
+            raise ValueError("half of a surrogate pair, which is no character") from None
+        size = len(extended if self.extended_clipboard else plain)
+        if size > self._bounds.clipboard_bytes:
+            limit = self._bounds.clipboard_bytes
+            raise ValueError(f"{size} bytes of text; a clipboard has at most {limit}")
         if not self.extended_clipboard:
-            # RFC 6143, Section 7.5.6: Latin-1, lines end with a line feed.
-            data = text.encode("latin-1", "replace")
-            return struct.pack(">BxxxI", 6, len(data)) + data
-        self._offered = text
+            return struct.pack(">BxxxI", 6, len(plain)) + plain
+        self._offered = extended
         return _extended(_NOTIFY | _TEXT)
 
     def _run(self) -> Steps:
@@ -244,15 +256,14 @@ class Messages:
             takes = _CAPS | _REQUEST | _PEEK | _NOTIFY | _PROVIDE | _TEXT
             self.replies += _extended(takes, struct.pack(">I", self._bounds.clipboard_bytes))
         elif flags & _PROVIDE and flags & _TEXT:
-            self.clipboard = _provided(data[4:], self._bounds.clipboard_bytes)
+            text = _provided(data[4:], self._bounds.clipboard_bytes)
+            self.clipboard = self.clipboard if text is None else text
         elif flags & _NOTIFY and flags & _TEXT:
             self.replies += _extended(_REQUEST | _TEXT)
         elif flags & _PEEK:
             self.replies += _extended(_NOTIFY | (_TEXT if self._offered is not None else 0))
         elif flags & _REQUEST and flags & _TEXT and self._offered is not None:
-            # Lines end with CR LF, and a NUL ends the text.
-            text = self._offered.replace("\r\n", "\n").replace("\n", "\r\n").encode() + b"\0"
-            packed = zlib.compress(struct.pack(">I", len(text)) + text)
+            packed = zlib.compress(struct.pack(">I", len(self._offered)) + self._offered)
             self.provided += 1
             self.replies += _extended(_PROVIDE | _TEXT, packed)
 
@@ -276,8 +287,9 @@ def _extended(flags: int, data: bytes = b"") -> bytes:
     return struct.pack(">BxxxiI", 6, -4 - len(data), flags) + data
 
 
-def _provided(packed: bytes, limit_bytes: int) -> str:
-    """The text of a `provide`: the first of the formats, which text is. Raises Violation."""
+def _provided(packed: bytes, limit_bytes: int) -> str | None:
+    """The text of a `provide`: the first of the formats, which text is. None where that is longer
+    than the limit. Raises Violation."""
     inflater = zlib.decompressobj()
     try:
         data = inflater.decompress(packed, 4 + limit_bytes)
@@ -286,4 +298,8 @@ def _provided(packed: bytes, limit_bytes: int) -> str:
     if len(data) < 4:
         raise Violation("clipboard-zlib", "a clipboard without a length")
     (length,) = struct.unpack_from(">I", data)
+    if length > limit_bytes:
+        return None
+    if length > len(data) - 4:
+        raise Violation("clipboard-zlib", f"a clipboard of {len(data) - 4} bytes, not {length}")
     return data[4 : 4 + length].rstrip(b"\0").decode("utf-8", "replace").replace("\r\n", "\n")
