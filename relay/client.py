@@ -55,6 +55,9 @@ _TYPED_AT_ONCE = 64
 _UNICODE = 0x01000000
 """From here on keysyms are those of Unicode's characters beyond Latin-1."""
 
+# Characters of one paste: with two more a line end they stay below what desktops take (256 KiB).
+_PASTED_AT_ONCE = 32_768
+
 _PASTE_TIMEOUT_S = 2.0
 _PASTE_QUIET_S = 0.08
 
@@ -278,7 +281,8 @@ class Desktop:
         What no keyboard of a Latin script has is pasted, with Shift and Insert, where the desktop
         has a clipboard of Unicode; what was on it is lost. As keys, where it has not: TigerVNC's
         server adds some 20 of them to its keyboard and does nothing for more, and programs may not
-        notice the first in time.
+        notice the first in time. So it is with Latin letters where the keyboard has none (a
+        Russian one alone): `paste` those.
         """
         text = text.replace("\r\n", "\n")
         keysyms = {character: keysym_of(character) for character in text}
@@ -286,7 +290,7 @@ class Desktop:
         for paste, group in itertools.groupby(text, lambda c: pastes and keysyms[c] >= _UNICODE):
             part = "".join(group)
             if paste:
-                await self._paste(part)
+                await self.paste(part)
             else:
                 await self._type([keysyms[character] for character in part])
 
@@ -299,13 +303,22 @@ class Desktop:
             )
             await self.sync()
 
+    async def paste(self, text: str) -> None:
+        """Pastes text with Shift and Insert, whatever the keyboard has. What was on the clipboard
+        is lost. Where the desktop has only the plain form, what is not Latin-1 becomes question
+        marks. Raises ValueError for half of a surrogate pair."""
+        text.encode()
+        for at in range(0, len(text), _PASTED_AT_ONCE):
+            await self._paste(text[at : at + _PASTED_AT_ONCE])
+
     async def _paste(self, text: str) -> None:
         messages = self._messages
         await self.set_clipboard(text)
         provided = messages.provided
         await self.press("shift+Insert")
         with trio.move_on_after(_PASTE_TIMEOUT_S):
-            await self._connection.until(lambda: messages.provided > provided)
+            if messages.extended_clipboard:
+                await self._connection.until(lambda: messages.provided > provided)
             # Programs insert it in their own time, and keys that come behind must not overtake it.
             await self.settled(quiet_s=_PASTE_QUIET_S, limit_s=_PASTE_TIMEOUT_S)
 

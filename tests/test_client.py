@@ -303,6 +303,19 @@ async def test_a_text_that_is_none_leaves_the_connection_as_it_was(pair: Pair) -
     await far.hears(struct.pack(">BxxxiI", 6, -4 - len(packed), 0x10000001) + packed)
 
 
+async def test_long_text_is_pasted_in_parts_that_a_desktop_takes(
+    pair: Pair, autojump_clock: trio.testing.MockClock
+) -> None:
+    desktop, far = pair
+    await far.stream.send_all(EXTENDED_CAPABILITIES)
+    await desktop.picture()
+    await desktop.type("漢\u2028" * (Limits().clipboard_bytes // 6))
+    assert far.heard.count(struct.pack(">BxxxiI", 6, -4, 0x08000001)) == 3
+    with pytest.raises(ValueError, match="surrogate"):
+        await desktop.paste("a" * 40_000 + "\ud800")
+    assert far.heard.count(struct.pack(">BxxxiI", 6, -4, 0x08000001)) == 3
+
+
 @pytest.mark.parametrize("is_extended", [False, True])
 async def test_a_text_that_no_desktop_takes(pair: Pair, is_extended: bool) -> None:
     """TigerVNC's server drops what is longer than its limit, which is ours as well."""

@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -310,6 +311,19 @@ async def test_capitals_and_signs(xvnc: RunningDesktop, window: Window) -> None:
     assert bytes(typed).decode() == text
 
 
+@asynccontextmanager
+async def running(command: str, environment: Mapping[str, str]) -> AsyncIterator[None]:
+    process = await trio.lowlevel.open_process(
+        ["sh", "-c", f"exec {command}"], env=environment, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield
+    finally:
+        process.kill()
+        with trio.CancelScope(shield=True):
+            await process.wait()
+
+
 def sample(count: int) -> str:
     """Characters of several scripts, most of which no keyboard has, and some that each has."""
     some = random.Random(5)
@@ -335,10 +349,7 @@ async def test_200_characters_arrive_whole(
     async with relay.connect(xvnc) as desktop:
         assert await desktop.settled(quiet_s=0.3, limit_s=5)
         before = await desktop.picture()
-        process = await trio.lowlevel.open_process(
-            ["sh", "-c", command.format(path)], env=environment, stderr=subprocess.DEVNULL
-        )
-        try:
+        async with running(command.format(path), environment):
             with trio.fail_after(20):
                 while (await desktop.picture() == before).all():
                     await trio.sleep(0.05)
@@ -347,10 +358,35 @@ async def test_200_characters_arrive_whole(
             await desktop.press("Return")
             await until(lambda: path.read_text().strip() != "")
             assert path.read_text().strip() == text
-        finally:
-            process.kill()
-            with trio.CancelScope(shield=True):
-                await process.wait()
+
+
+@pytest.mark.skipif(shutil.which("setxkbmap") is None, reason="setxkbmap is not installed")
+@pytest.mark.parametrize("layout", ["de", "fr", "ru"])
+async def test_pasted_text_needs_no_key_of_the_keyboard(
+    layout: str, xvnc: RunningDesktop, tmp_path: Path
+) -> None:
+    if shutil.which("xterm") is None:
+        pytest.skip("xterm is not installed")
+    text = bytes(range(0x20, 0x7F)).decode() + "äöüß ÉÈ°µ Жж Ω 漢"
+    environment = on(xvnc) | {"LC_ALL": "C.UTF-8"}
+    async with relay.connect(xvnc) as desktop:
+        # The window manager, which gives the focus, has started.
+        assert await desktop.settled(quiet_s=0.3, limit_s=5)
+        await trio.run_process(["setxkbmap", layout], env=environment)
+        # On a Russian keyboard alone there are keys for some 20 letters of these.
+        ways = {"paste": desktop.paste} | ({} if layout == "ru" else {"type": desktop.type})
+        for name, way in ways.items():
+            path = tmp_path / name
+            command = f"xterm -u8 -geometry 40x10 -e 'cat > {path}'"
+            async with running(command, environment):
+                await until(path.exists)
+                assert await desktop.settled(quiet_s=0.5, limit_s=10)
+                await way(text)
+                await desktop.press("Return")
+                with trio.fail_after(10):
+                    while not path.read_text().endswith("\n"):
+                        await trio.sleep(0.02)
+                assert path.read_text().rstrip("\n") == text
 
 
 async def test_text_of_any_script_without_a_clipboard(xvnc: RunningDesktop, window: Window) -> None:
