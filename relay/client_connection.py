@@ -200,16 +200,16 @@ class Connection:
         await streams.cut(self._stream)
 
     async def _read(self) -> None:
+        messages = self.messages
         data, self._early = self._early, b""
-        if not data:
+        if not data and not messages.behind:
             try:
                 data = await streams.receive(self._stream, _READ_BYTES)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 data = b""
-        if not data:
-            self.gone = "the desktop has closed the connection"
-            self._check()
-        messages = self.messages
+            if not data:
+                self.gone = "the desktop has closed the connection"
+                self._check()
         updates = messages.updates
         try:
             messages.feed(data)

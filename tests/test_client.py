@@ -365,6 +365,17 @@ async def test_a_desktop_that_breaks_the_rules(pair: Pair, said: bytes, text: st
         await desktop.click(1, 1)
 
 
+async def test_what_is_taken_in_parts_is_not_waited_for(
+    pair: Pair, autojump_clock: trio.testing.MockClock
+) -> None:
+    desktop, far = pair
+    await with_fences(pair)
+    far.answers = False
+    fence = b"\xf8\0\0\0\0\0\0\x01\x04" + struct.pack(">I", 2**31)
+    await far.stream.send_all(b"\x02" * 200_000 + fence)
+    await desktop.sync()
+
+
 async def test_a_clipboard_beyond_the_limit_is_skipped(pair: Pair) -> None:
     desktop, far = pair
     size = Limits().clipboard_bytes + 1

@@ -21,7 +21,7 @@ from relay.rfb.encodings.led_state import LedState
 from relay.rfb.errors import Violation
 from relay.rfb.handshake import HandshakeBounds, check_size
 from relay.rfb.pixels import DECODERS
-from relay.rfb.pixels.canvas import Canvas, Steps
+from relay.rfb.pixels.canvas import PIECE_STEPS, Canvas, Steps
 
 _FENCE_BYTES = 64
 """The most that a fence carries."""
@@ -35,6 +35,13 @@ _TEXT = 1
 _CAPS, _REQUEST, _PEEK, _NOTIFY, _PROVIDE = (1 << bit for bit in range(24, 29))
 
 _SKIPPED_AT_ONCE = 65_536
+
+WORK_AT_ONCE_PX = 4_194_304
+"""What one `feed` paints at most, and one rectangle: a desktop can ask for as much in 16 bytes as
+takes milliseconds, and its client is not the only task."""
+
+_STEP_PX = 64
+"""A step of a decoder takes about as long as to paint so much."""
 
 
 class Bounds(HandshakeBounds, Protocol):
@@ -73,21 +80,29 @@ class Messages:
         self._fresh: NDArray[np.bool_] | None = None
         self._offered: bytes | None = None
         self._bounds = bounds
+        self.behind = False
+        self._painted_px = 0
         self._data = bytearray()
         self._steps = self._run()
         self._wanted = next(self._steps)
 
     def feed(self, data: bytes) -> None:
-        """Takes what has come. Raises Violation; nothing more can be fed then."""
+        """Takes what has come, as much as may be done at once; `behind` says whether there is more,
+        for which no data need be there. Raises Violation; nothing more can be fed then."""
         self._data += data
-        at = 0
+        self._painted_px = at = 0
+        work_px = 0
         try:
-            while len(self._data) - at >= self._wanted:
+            while work_px < WORK_AT_ONCE_PX and len(self._data) - at >= self._wanted:
+                work_px += _STEP_PX if self._wanted else PIECE_STEPS * _STEP_PX
                 taken = bytes(memoryview(self._data)[at : at + self._wanted])
                 at += self._wanted
                 self._wanted = self._steps.send(taken)
+                work_px += self._painted_px
+                self._painted_px = 0
         finally:
             del self._data[:at]
+        self.behind = len(self._data) >= self._wanted
 
     def forget(self) -> None:
         """From here on it is noted what the desktop paints, for `seen`."""
@@ -157,6 +172,7 @@ class Messages:
             painted = True
             self._check_area(x, y, w, h)
             yield from decode(self.canvas, x, y, w, h)
+            self._painted_px += w * h
             if self._fresh is not None:
                 self._fresh[y : y + h, x : x + w] = True
         self.updates += 1
