@@ -232,6 +232,14 @@ def test_the_longest_that_makes_sense() -> None:
     refused("zlib-data", TIGHT, (10, 10), b"\x00" + sized(bytes(longest)))
 
 
+def with_a_profile_cut_off(png: bytes) -> bytes:
+    """A colour profile's chunk of a name alone, behind the pixels, where Pillow reads on."""
+    chunk = b"iCCPname\0"
+    return (
+        png[:-12] + struct.pack(">I", 5) + chunk + struct.pack(">I", zlib.crc32(chunk)) + png[-12:]
+    )
+
+
 @pytest.mark.parametrize(
     ("rule", "payload"),
     [
@@ -241,6 +249,7 @@ def test_the_longest_that_makes_sense() -> None:
         ("image-size", b"\xa0" + sized(png_bomb())),
         ("image-data", b"\xa0" + sized(image((2, 2), "JPEG"))),
         ("image-data", b"\xa0" + sized(image((2, 2), "PNG")[:-30])),
+        ("image-data", b"\xa0" + sized(with_a_profile_cut_off(image((2, 2), "PNG")))),
     ],
 )
 def test_png_refused(rule: str, payload: bytes) -> None:

@@ -162,7 +162,7 @@ def _image(_canvas: Canvas, control: int, w: int, h: int) -> _Colours:
     return colours
 
 
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError)
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError)
 """What Pillow raises for a file that is none, is cut off or makes no sense."""
 
 _READERS: dict[int, Callable[[io.BytesIO], ImageFile]] = {_JPEG: JpegImageFile, _PNG: PngImageFile}
