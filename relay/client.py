@@ -64,6 +64,7 @@ _PASTE_QUIET_S = 0.08
 _key_event = struct.Struct(">BBxxI").pack
 _extended_key_event = struct.Struct(">BBHII").pack
 _pointer_event = struct.Struct(">BBHH").pack
+_extended_pointer_event = struct.Struct(">BBHHB").pack
 
 
 @asynccontextmanager
@@ -111,8 +112,8 @@ class Desktop:
     """A desktop after the handshake. Every method raises DesktopError once it is gone.
 
     `pointer` is where it was last told to be, by us or by the desktop. Buttons are numbered as in
-    RFC 6143, Section 7.5.5: 1 left, 2 middle, 3 right, and the wheel's 4 up, 5 down, 6 left and
-    7 right.
+    RFC 6143, Section 7.5.5: 1 left, 2 middle, 3 right, the wheel's 4 up, 5 down, 6 left, 7 right,
+    and 8 back. 9, forward, takes a desktop with extended mouse buttons (community specification).
     """
 
     def __init__(
@@ -202,13 +203,13 @@ class Desktop:
         return index(x), index(y)
 
     async def button_down(self, button: int = 1) -> None:
-        """Presses a button where the pointer is."""
-        self._buttons |= _mask(button)
+        """Presses a button where the pointer is. Raises ValueError for one that there is not."""
+        self._buttons |= self._mask(button)
         await self._connection.send(self._point())
 
     async def button_up(self, button: int = 1) -> None:
         """Releases a button where the pointer is."""
-        self._buttons &= ~_mask(button)
+        self._buttons &= ~self._mask(button)
         await self._connection.send(self._point())
 
     async def click(
@@ -226,7 +227,7 @@ class Desktop:
                 await self.button_down(button)
                 await self.button_up(button)
         finally:
-            await self._let_go(_mask(button))
+            await self._let_go(self._mask(button))
         await self.sync()
 
     async def drag(self, x: int, y: int, *, button: int = 1) -> None:
@@ -238,7 +239,7 @@ class Desktop:
             await self.move(x, y)
             await self.button_up(button)
         finally:
-            await self._let_go(_mask(button))
+            await self._let_go(self._mask(button))
         await self.sync()
 
     async def scroll(self, right: int = 0, down: int = 0) -> None:
@@ -347,7 +348,16 @@ class Desktop:
                 await self._connection.send(self._point())
 
     def _point(self) -> bytes:
+        if self._buttons > 127 and self._messages.extended_buttons:
+            low, high = self._buttons & 127, self._buttons >> 7
+            return _extended_pointer_event(5, 128 | low, *self.pointer, high)
         return _pointer_event(5, self._buttons, *self.pointer)
+
+    def _mask(self, button: int) -> int:
+        last = 9 if self._messages.extended_buttons else 8
+        if not 1 <= button <= last:
+            raise ValueError(f"there is no button {button}; this desktop's are 1 to {last}")
+        return 1 << (button - 1)
 
     def _key(self, keysym: int, *, down: bool) -> bytes:
         if not 0 < keysym <= KEYSYM_LIMIT:
@@ -368,12 +378,6 @@ class Desktop:
                 await self.release_all()
         finally:
             await self._connection.close()
-
-
-def _mask(button: int) -> int:
-    if not 1 <= button <= 8:
-        raise ValueError(f"there is no button {button}; buttons are 1 to 8")
-    return 1 << (button - 1)
 
 
 @contextmanager

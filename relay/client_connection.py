@@ -16,7 +16,7 @@ from relay.errors import DesktopError, ProtocolError
 from relay.limits import Limits
 from relay.login import DesktopEnd
 from relay.rfb import encodings
-from relay.rfb.encodings.confirmations import ExtendedKeyEvent
+from relay.rfb.encodings.confirmations import ExtendedKeyEvent, ExtendedMouseButtons
 from relay.rfb.encodings.cursor import Cursor, CursorWithAlpha, PointerPosition
 from relay.rfb.encodings.desktop_name import DesktopName
 from relay.rfb.encodings.desktop_size import DesktopSize, ExtendedDesktopSize
@@ -35,6 +35,7 @@ _CAN = (
     DesktopName.number,
     encodings.LAST_RECT,
     ExtendedKeyEvent.number,
+    ExtendedMouseButtons.number,
     # For a client without it Xvnc presses Caps Lock to type a capital letter.
     LedState.number,
     encodings.EXTENDED_CLIPBOARD,

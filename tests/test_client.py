@@ -101,6 +101,36 @@ async def test_a_click_is_over_when_the_desktop_has_taken_it(pair: Pair, fences:
     assert struct.pack(">BBHH", 5, 0, 3, 2) + down + up in far.heard
 
 
+async def test_all_buttons_of_rfc_6143(pair: Pair) -> None:
+    desktop, far = pair
+    for button in range(1, 9):
+        await desktop.click(button=button)
+        down, up = (struct.pack(">BBHH", 5, mask, 0, 0) for mask in (1 << button - 1, 0))
+        assert down + up in far.heard
+    for button in (0, 9):
+        with pytest.raises(ValueError, match=f"no button {button}; this desktop's are 1 to 8"):
+            await desktop.click(button=button)
+
+
+async def test_extended_mouse_buttons(pair: Pair) -> None:
+    """Back and forward are in a seventh byte, which the highest bit of the mask announces, where
+    the desktop has said so by an empty rectangle."""
+    desktop, far = pair
+    await far.stream.send_all(struct.pack(">BxHHHHHi", 0, 1, 0, 0, 0, 0, -316))
+    await desktop.picture()
+    assert struct.pack(">i", -316) in far.heard
+    await desktop.button_down(1)
+    await desktop.click(3, 2, button=8)
+    await desktop.click(button=9)
+    await desktop.button_up(1)
+    await desktop.sync()
+    held = struct.pack(">BBHH", 5, 1, 3, 2)
+    for high in (1, 2):
+        assert struct.pack(">BBHHB", 5, 0x81, 3, 2, high) + held in far.heard
+    with pytest.raises(ValueError, match="no button 10; this desktop's are 1 to 9"):
+        await desktop.click(button=10)
+
+
 async def test_a_place_off_the_desktop(pair: Pair) -> None:
     desktop, _ = pair
     with pytest.raises(ValueError, match=r"\(8, 0\) is not on the desktop, which is 8x4"):
@@ -248,15 +278,6 @@ async def test_settled_waits_for_the_end_of_changes(
         assert not await desktop.settled(quiet_s=0.08, limit_s=0.2)
 
 
-async def test_a_clipboard_of_latin_1(pair: Pair) -> None:
-    desktop, far = pair
-    await far.stream.send_all(b"\x03\0\0\0\0\0\0\x04caf\xe9")
-    await desktop.picture()
-    assert desktop.clipboard == "café"
-    await desktop.set_clipboard("naïve 漢")
-    assert b"\x06\0\0\0\0\0\0\x07na\xefve ?" in far.heard
-
-
 def extended(flags: int, data: bytes = b"") -> bytes:
     return struct.pack(">BxxxiI", 3, -4 - len(data), flags) + data
 
@@ -267,81 +288,6 @@ EXTENDED_CAPABILITIES = extended(0x1F000001, struct.pack(">I", 0))
 def provided(said_bytes: int, text: bytes) -> bytes:
     """That many bytes are said, and that text is there."""
     return extended(0x10000001, zlib.compress(struct.pack(">I", said_bytes) + text))
-
-
-async def test_a_clipboard_of_unicode(pair: Pair) -> None:
-    """Extended Clipboard Pseudo-encoding (community specification)."""
-    desktop, far = pair
-
-    await far.stream.send_all(EXTENDED_CAPABILITIES + extended(0x08000001))
-    await desktop.picture()
-    await far.hears(struct.pack(">BxxxiI", 6, -4, 0x02000001))
-    text = "漢\r\nb\0".encode()
-    packed = zlib.compress(struct.pack(">I", len(text)) + text)
-    await far.stream.send_all(extended(0x10000001, packed))
-    await desktop.picture()
-    assert desktop.clipboard == "漢\nb"
-    await desktop.set_clipboard("é\n漢")
-    await far.hears(struct.pack(">BxxxiI", 6, -4, 0x08000001))
-    await far.stream.send_all(extended(0x02000001))
-    await desktop.picture()
-    text = "é\r\n漢\0".encode()
-    packed = zlib.compress(struct.pack(">I", len(text)) + text)
-    await far.hears(struct.pack(">BxxxiI", 6, -4 - len(packed), 0x10000001) + packed)
-
-
-async def test_a_text_that_is_none_leaves_the_connection_as_it_was(pair: Pair) -> None:
-    desktop, far = pair
-    await far.stream.send_all(EXTENDED_CAPABILITIES)
-    await desktop.picture()
-    await desktop.set_clipboard("before")
-    with pytest.raises(ValueError, match="surrogate"):
-        await desktop.set_clipboard("\ud800")
-    await far.stream.send_all(extended(0x02000001))
-    await desktop.picture()
-    packed = zlib.compress(struct.pack(">I", 7) + b"before\0")
-    await far.hears(struct.pack(">BxxxiI", 6, -4 - len(packed), 0x10000001) + packed)
-
-
-async def test_long_text_is_pasted_in_parts_that_a_desktop_takes(
-    pair: Pair, autojump_clock: trio.testing.MockClock
-) -> None:
-    desktop, far = pair
-    await far.stream.send_all(EXTENDED_CAPABILITIES)
-    await desktop.picture()
-    await desktop.type("漢\u2028" * (Limits().clipboard_bytes // 6))
-    assert far.heard.count(struct.pack(">BxxxiI", 6, -4, 0x08000001)) == 3
-    with pytest.raises(ValueError, match="surrogate"):
-        await desktop.paste("a" * 40_000 + "\ud800")
-    assert far.heard.count(struct.pack(">BxxxiI", 6, -4, 0x08000001)) == 3
-
-
-@pytest.mark.parametrize("is_extended", [False, True])
-async def test_a_text_that_no_desktop_takes(pair: Pair, is_extended: bool) -> None:
-    """TigerVNC's server drops what is longer than its limit, which is ours as well."""
-    desktop, far = pair
-    if is_extended:
-        await far.stream.send_all(EXTENDED_CAPABILITIES)
-    await desktop.picture()
-    most = Limits().clipboard_bytes - is_extended
-    await desktop.set_clipboard("a" * most)
-    with pytest.raises(ValueError, match="262145 bytes of text; a clipboard has at most 262144"):
-        await desktop.set_clipboard("a" * (most + 1))
-
-
-async def test_lines_of_a_plain_clipboard_end_with_a_line_feed(pair: Pair) -> None:
-    desktop, far = pair
-    await desktop.set_clipboard("a\r\nb")
-    assert b"\x06\0\0\0\0\0\0\x03a\nb" in far.heard
-
-
-async def test_an_extended_clipboard_beyond_the_limit_is_skipped(pair: Pair) -> None:
-    desktop, far = pair
-    long = "é".encode() * (Limits().clipboard_bytes // 2 + 1)
-    await far.stream.send_all(EXTENDED_CAPABILITIES + provided(3, b"ok\0"))
-    await far.stream.send_all(provided(len(long), long))
-    await desktop.picture()
-    assert desktop.clipboard == "ok"
 
 
 @pytest.mark.parametrize(
@@ -374,14 +320,6 @@ async def test_what_is_taken_in_parts_is_not_waited_for(
     fence = b"\xf8\0\0\0\0\0\0\x01\x04" + struct.pack(">I", 2**31)
     await far.stream.send_all(b"\x02" * 200_000 + fence)
     await desktop.sync()
-
-
-async def test_a_clipboard_beyond_the_limit_is_skipped(pair: Pair) -> None:
-    desktop, far = pair
-    size = Limits().clipboard_bytes + 1
-    await far.stream.send_all(struct.pack(">BxxxI", 3, size) + bytes(size) + b"\x02")
-    await desktop.picture()
-    assert desktop.clipboard is None
 
 
 async def test_a_desktop_that_goes_away(pair: Pair) -> None:

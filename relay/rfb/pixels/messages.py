@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relay.rfb import encodings
-from relay.rfb.encodings.confirmations import ExtendedKeyEvent
+from relay.rfb.encodings.confirmations import ExtendedKeyEvent, ExtendedMouseButtons
 from relay.rfb.encodings.cursor import PointerPosition
 from relay.rfb.encodings.desktop_name import DesktopName
 from relay.rfb.encodings.desktop_size import DesktopSize, ExtendedDesktopSize
@@ -72,6 +72,7 @@ class Messages:
         self.replies = bytearray()
         self.fences = False
         self.extended_keys = False
+        self.extended_buttons = False
         self.extended_clipboard = False
         self.pointer = 0, 0
         # Whether all of the canvas has been painted since `forget` was called.
@@ -216,6 +217,10 @@ class Messages:
         self.extended_keys = True
         yield from ()
 
+    def _extended_mouse_buttons(self, _x: int, _y: int, _w: int, _h: int) -> Steps:
+        self.extended_buttons = True
+        yield from ()
+
     def _led_state(self, _x: int, _y: int, _w: int, _h: int) -> Steps:
         yield 1
 
@@ -290,6 +295,7 @@ _PSEUDO: dict[int, Callable[[Messages, int, int, int, int], Steps]] = {
     DesktopName.number: Messages._desktop_name,
     LedState.number: Messages._led_state,
     ExtendedKeyEvent.number: Messages._extended_key_event,
+    ExtendedMouseButtons.number: Messages._extended_mouse_buttons,
     PointerPosition.number: Messages._pointer_position,
 }
 
