@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import struct
+from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from operator import index
@@ -51,6 +52,13 @@ _RELEASE_TIMEOUT_S = 1.0
 
 # Characters behind which the desktop is waited for, so that long text does not fill its buffers.
 _TYPED_AT_ONCE = 64
+
+# With a keycode the desktop's own layout decides what a letter is, so only keys that are the same
+# in every layout have one. Of those not the ones that give several keysyms: on the keypad Num Lock
+# decides, and Sys_Req is on the key of Print.
+_FUNCTIONS = {keysym: keycode for keysym, keycode in KEYCODES.items() if keysym >= 0xFF00}
+_KEYSYMS_ON = Counter(_FUNCTIONS.values())
+_KEYCODES = {keysym: code for keysym, code in _FUNCTIONS.items() if _KEYSYMS_ON[code] == 1}
 
 _UNICODE = 0x01000000
 """From here on keysyms are those of Unicode's characters beyond Latin-1."""
@@ -362,9 +370,7 @@ class Desktop:
     def _key(self, keysym: int, *, down: bool) -> bytes:
         if not 0 < keysym <= KEYSYM_LIMIT:
             raise ValueError(f"{keysym} is no keysym: they go from 1 to {KEYSYM_LIMIT:#x}")
-        # With a keycode the desktop's own layout decides what a letter is, so only keys that are
-        # the same in every layout have one.
-        keycode = KEYCODES.get(keysym, 0) if keysym >= 0xFF00 else 0
+        keycode = _KEYCODES.get(keysym, 0)
         if keycode and self._messages.extended_keys:
             return _extended_key_event(255, 0, down, keysym, keycode)
         return _key_event(4, down, keysym)

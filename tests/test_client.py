@@ -194,6 +194,10 @@ async def test_a_key_that_is_the_same_in_every_layout_has_its_keycode(pair: Pair
     assert down + up in far.heard
     await desktop.type("a")
     assert KEY_A_DOWN + KEY_A_UP in far.heard
+    # Their keys give KP_Home and Print, as Num Lock and Alt are.
+    for name, keysym in {"KP_7": 0xFFB7, "Sys_Req": 0xFF15}.items():
+        await desktop.press(name)
+        assert struct.pack(">BBHI", 4, 1, 0, keysym) in far.heard
 
 
 async def test_the_cursor_is_drawn_where_the_pointer_is(pair: Pair) -> None:
