@@ -288,14 +288,15 @@ class Desktop:
         a character that cannot be typed, before the first.
 
         What no keyboard of a Latin script has is pasted, with Shift and Insert, where the desktop
-        has a clipboard of Unicode; what was on it is lost. As keys, where it has not: TigerVNC's
+        has a clipboard of Unicode and asks for what is on it when a program does; what was on it is
+        lost. As keys, where it has not: x11vnc has as many as it needs, but TigerVNC's
         server adds some 20 of them to its keyboard and does nothing for more, and programs may not
         notice the first in time. So it is with Latin letters where the keyboard has none (a
         Russian one alone): `paste` those.
         """
         text = text.replace("\r\n", "\n")
         keysyms = {character: keysym_of(character) for character in text}
-        pastes = self._messages.extended_clipboard
+        pastes = self._messages.clipboard_on_request
         for paste, group in itertools.groupby(text, lambda c: pastes and keysyms[c] >= _UNICODE):
             part = "".join(group)
             if paste:
@@ -326,7 +327,7 @@ class Desktop:
         provided = messages.provided
         await self.press("shift+Insert")
         with trio.move_on_after(_PASTE_TIMEOUT_S):
-            if messages.extended_clipboard:
+            if messages.clipboard_on_request:
                 await self._connection.until(lambda: messages.provided > provided)
             # Programs insert it in their own time, and keys that come behind must not overtake it.
             await self.settled(quiet_s=_PASTE_QUIET_S, limit_s=_PASTE_TIMEOUT_S)

@@ -14,6 +14,15 @@ from tests.test_client import EXTENDED_CAPABILITIES, Pair, extended, pair, provi
 __all__ = ["pair"]
 
 
+def given(text: bytes) -> bytes:
+    """The message that has it. Its zlib stream is flushed and does not end: libvncserver ends the
+    connection with it."""
+    deflater = zlib.compressobj()
+    packed = deflater.compress(struct.pack(">I", len(text) + 1) + text + b"\0")
+    packed += deflater.flush(zlib.Z_SYNC_FLUSH)
+    return struct.pack(">BxxxiI", 6, -4 - len(packed), 0x10000001) + packed
+
+
 async def test_a_clipboard_of_latin_1(pair: Pair) -> None:
     desktop, far = pair
     await far.stream.send_all(b"\x03\0\0\0\0\0\0\x04caf\xe9")
@@ -39,9 +48,19 @@ async def test_a_clipboard_of_unicode(pair: Pair) -> None:
     await far.hears(struct.pack(">BxxxiI", 6, -4, 0x08000001))
     await far.stream.send_all(extended(0x02000001))
     await desktop.picture()
-    text = "é\r\n漢\0".encode()
-    packed = zlib.compress(struct.pack(">I", len(text)) + text)
-    await far.hears(struct.pack(">BxxxiI", 6, -4 - len(packed), 0x10000001) + packed)
+    await far.hears(given("é\r\n漢".encode()))
+
+
+async def test_a_text_is_given_at_once_to_a_desktop_that_knows_no_notify(pair: Pair) -> None:
+    """As libvncserver's capabilities have it, also where its program does nothing with the text
+    (x11vnc): what is typed there is not pasted."""
+    desktop, far = pair
+    await far.stream.send_all(extended(0x17000001, struct.pack(">I", 1 << 20)))
+    await desktop.picture()
+    await desktop.set_clipboard("漢")
+    assert given("漢".encode()) in far.heard
+    await desktop.type("漢")
+    assert struct.pack(">BBHI", 4, 1, 0, 0x01006F22) in far.heard
 
 
 async def test_a_text_that_is_none_leaves_the_connection_as_it_was(pair: Pair) -> None:
@@ -53,8 +72,7 @@ async def test_a_text_that_is_none_leaves_the_connection_as_it_was(pair: Pair) -
         await desktop.set_clipboard("\ud800")
     await far.stream.send_all(extended(0x02000001))
     await desktop.picture()
-    packed = zlib.compress(struct.pack(">I", 7) + b"before\0")
-    await far.hears(struct.pack(">BxxxiI", 6, -4 - len(packed), 0x10000001) + packed)
+    await far.hears(given(b"before"))
 
 
 async def test_long_text_is_pasted_in_parts_that_a_desktop_takes(

@@ -455,7 +455,7 @@ async def test_text_of_any_script_without_a_clipboard(xvnc: RunningDesktop, wind
     """As keys, which X names by 0x1000000 and the character's number."""
     text = "aé€Жあ漢😀"
     async with relay.connect(xvnc) as desktop:
-        desktop._messages.extended_clipboard = False
+        desktop._messages.clipboard_on_request = False
         keysyms = await pressed(desktop, text, window)
     typed = [keysym for keysym in keysyms if keysym not in (0xFFE1, 0xFE03)]
     names = {0x20AC: 0x20AC, 0x6B6: 0x416}  # EuroSign, Cyrillic_ZHE of the older tables

@@ -56,9 +56,9 @@ class Messages:
 
     `updates` counts FramebufferUpdates that have ended, `damages` those of them that painted.
     `answered` is the payload of the newest fence of ours that came back. `clipboard` is what the
-    desktop last put there; None where it has not yet. `provided` counts how often it has asked for
-    ours. `pointer` is where the desktop last put it, or who moves it has said here.
-    `replies` is to be sent to it.
+    desktop last put there; None where it has not yet. `provided` counts how often it was given
+    ours, which is when it asks if `clipboard_on_request`. `pointer` is where the desktop last put
+    it, or who moves it has said here. `replies` is to be sent to it.
     """
 
     def __init__(self, canvas: Canvas, bounds: Bounds) -> None:
@@ -74,6 +74,7 @@ class Messages:
         self.extended_keys = False
         self.extended_buttons = False
         self.extended_clipboard = False
+        self.clipboard_on_request = False
         self.pointer = 0, 0
         # Whether all of the canvas has been painted since `forget` was called.
         self.seen = False
@@ -129,7 +130,8 @@ class Messages:
         if not self.extended_clipboard:
             return struct.pack(">BxxxI", 6, len(plain)) + plain
         self._offered = extended
-        return _extended(_NOTIFY | _TEXT)
+        # libvncserver does not know what a notify is, and takes the text at once.
+        return _extended(_NOTIFY | _TEXT) if self.clipboard_on_request else self._provide()
 
     def _run(self) -> Steps:
         readers: dict[int, Callable[[], Steps]] = {
@@ -273,6 +275,7 @@ class Messages:
         (flags,) = struct.unpack_from(">I", data)
         if flags & _CAPS:
             self.extended_clipboard = True
+            self.clipboard_on_request = bool(flags & _NOTIFY)
             # What this client takes: any text that its bounds allow, at once or on request.
             takes = _CAPS | _REQUEST | _PEEK | _NOTIFY | _PROVIDE | _TEXT
             self.replies += _extended(takes, struct.pack(">I", self._bounds.clipboard_bytes))
@@ -284,9 +287,16 @@ class Messages:
         elif flags & _PEEK:
             self.replies += _extended(_NOTIFY | (_TEXT if self._offered is not None else 0))
         elif flags & _REQUEST and flags & _TEXT and self._offered is not None:
-            packed = zlib.compress(struct.pack(">I", len(self._offered)) + self._offered)
-            self.provided += 1
-            self.replies += _extended(_PROVIDE | _TEXT, packed)
+            self.replies += self._provide()
+
+    def _provide(self) -> bytes:
+        assert self._offered is not None
+        deflater = zlib.compressobj()
+        packed = deflater.compress(struct.pack(">I", len(self._offered)) + self._offered)
+        # Not the stream's end, at which libvncserver ends the connection; viewers do so as well.
+        packed += deflater.flush(zlib.Z_SYNC_FLUSH)
+        self.provided += 1
+        return _extended(_PROVIDE | _TEXT, packed)
 
 
 _PSEUDO: dict[int, Callable[[Messages, int, int, int, int], Steps]] = {
