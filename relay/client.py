@@ -201,7 +201,7 @@ class Desktop:
     async def move(self, x: int, y: int) -> None:
         """Moves the pointer. Raises ValueError outside the desktop."""
         self._messages.pointer = self._on_desktop(x, y)
-        await self._connection.send(self._point())
+        await self._connection.send(self._point(self._buttons))
 
     def _on_desktop(self, x: int, y: int) -> tuple[int, int]:
         if not (0 <= x < self.width and 0 <= y < self.height):
@@ -213,12 +213,11 @@ class Desktop:
     async def button_down(self, button: int = 1) -> None:
         """Presses a button where the pointer is. Raises ValueError for one that there is not."""
         self._buttons |= self._mask(button)
-        await self._connection.send(self._point())
+        await self._connection.send(self._point(self._buttons))
 
     async def button_up(self, button: int = 1) -> None:
         """Releases a button where the pointer is."""
-        self._buttons &= ~self._mask(button)
-        await self._connection.send(self._point())
+        await self._release_buttons(self._mask(button))
 
     async def click(
         self, x: int | None = None, y: int | None = None, *, button: int = 1, count: int = 1
@@ -264,9 +263,9 @@ class Desktop:
 
     async def key_up(self, keysym: int) -> None:
         """Releases a key. Raises ValueError as `key_down`."""
-        released = self._key(keysym, down=False)
+        await self._connection.send(self._key(keysym, down=False))
+        # Not before: where this is cancelled, it is still down.
         self._keys.pop(keysym, None)
-        await self._connection.send(released)
 
     async def press(self, keys: str, *, count: int = 1) -> None:
         """Presses and releases a key or combination such as "Return" or "ctrl+shift+t". Raises
@@ -341,26 +340,31 @@ class Desktop:
 
     async def release_all(self) -> None:
         """Every key and button that is held down goes up."""
-        released = b"".join(self._key(keysym, down=False) for keysym in reversed(self._keys))
-        self._keys.clear()
-        if self._buttons:
-            self._buttons = 0
-            released += self._point()
+        keysyms, buttons = list(reversed(self._keys)), self._buttons
+        released = b"".join(self._key(keysym, down=False) for keysym in keysyms)
+        if buttons:
+            released += self._point(0)
         if released:
             await self._connection.send(released)
+            self._buttons &= ~buttons
+            for keysym in keysyms:
+                self._keys.pop(keysym, None)
 
     async def _let_go(self, mask: int) -> None:
         """After a click or a drag: a button that is still down was being held when it was cut."""
         if self._buttons & mask:
             with _letting_go():
-                self._buttons &= ~mask
-                await self._connection.send(self._point())
+                await self._release_buttons(mask)
 
-    def _point(self) -> bytes:
-        if self._buttons > 127 and self._messages.extended_buttons:
-            low, high = self._buttons & 127, self._buttons >> 7
-            return _extended_pointer_event(5, 128 | low, *self.pointer, high)
-        return _pointer_event(5, self._buttons, *self.pointer)
+    async def _release_buttons(self, mask: int) -> None:
+        await self._connection.send(self._point(self._buttons & ~mask))
+        # Not before: where this is cancelled, they are still down.
+        self._buttons &= ~mask
+
+    def _point(self, buttons: int) -> bytes:
+        if buttons > 127 and self._messages.extended_buttons:
+            return _extended_pointer_event(5, 128 | buttons & 127, *self.pointer, buttons >> 7)
+        return _pointer_event(5, buttons, *self.pointer)
 
     def _mask(self, button: int) -> int:
         last = 9 if self._messages.extended_buttons else 8
