@@ -175,7 +175,7 @@ class Connection:
                 with trio.move_on_after(ANSWER_TIMEOUT_S) as patience:
                     await streams.send(self._stream, data)
                 if patience.cancelled_caught:
-                    self.gone = f"the desktop has taken nothing for {ANSWER_TIMEOUT_S:g} s"
+                    self.gone = f"the desktop has not taken a message within {ANSWER_TIMEOUT_S:g} s"
                     self._check()
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 self.gone = "the desktop has closed the connection"

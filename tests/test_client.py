@@ -416,7 +416,7 @@ async def test_a_desktop_that_takes_nothing(
     slow: Slow, autojump_clock: trio.testing.MockClock
 ) -> None:
     desktop, _ = slow
-    with pytest.raises(DesktopError, match="taken nothing for 10 s"):
+    with pytest.raises(DesktopError, match="not taken a message within 10 s"):
         await desktop.move(1, 1)
     assert desktop.gone
 

@@ -38,7 +38,7 @@ _SKIPPED_AT_ONCE = 65_536
 
 WORK_AT_ONCE_PX = 4_194_304
 """What one `feed` paints at most, and one rectangle: a desktop can ask for as much in 16 bytes as
-takes milliseconds, and its client is not the only task."""
+takes milliseconds, and its client is not the only task. What else takes long counts as so much."""
 
 _STEP_PX = 64
 """A step of a decoder takes about as long as to paint so much."""
@@ -83,7 +83,8 @@ class Messages:
         self._offered: bytes | None = None
         self._bounds = bounds
         self.behind = False
-        self._painted_px = 0
+        self._work_px = 0
+        self._asked_for_ours = False
         self._data = bytearray()
         self._steps = self._run()
         self._wanted = next(self._steps)
@@ -92,19 +93,21 @@ class Messages:
         """Takes what has come, as much as may be done at once; `behind` says whether there is more,
         for which no data need be there. Raises Violation; nothing more can be fed then."""
         self._data += data
-        self._painted_px = at = 0
-        work_px = 0
+        at = 0
+        self._work_px = 0
         try:
-            while work_px < WORK_AT_ONCE_PX and len(self._data) - at >= self._wanted:
-                work_px += _STEP_PX if self._wanted else PIECE_STEPS * _STEP_PX
+            while self._work_px < WORK_AT_ONCE_PX and len(self._data) - at >= self._wanted:
+                self._work_px += _STEP_PX if self._wanted else PIECE_STEPS * _STEP_PX
                 taken = bytes(memoryview(self._data)[at : at + self._wanted])
                 at += self._wanted
                 self._wanted = self._steps.send(taken)
-                work_px += self._painted_px
-                self._painted_px = 0
         finally:
             del self._data[:at]
         self.behind = len(self._data) >= self._wanted
+        if self._asked_for_ours:
+            # Once, however often: 12 bytes ask for all of the clipboard.
+            self._asked_for_ours = False
+            self.replies += self._provide()
 
     def forget(self) -> None:
         """From here on it is noted what the desktop paints, for `seen`."""
@@ -171,11 +174,12 @@ class Messages:
             if not encodings.REGISTRY[encoding].pixels:
                 # A cursor's shape: x and y are its hot spot.
                 yield from decode(self.canvas, x, y, w, h)
+                self._work_px += w * h
                 continue
             painted = True
             self._check_area(x, y, w, h)
             yield from decode(self.canvas, x, y, w, h)
-            self._painted_px += w * h
+            self._work_px += w * h
             if self._fresh is not None:
                 self._fresh[y : y + h, x : x + w] = True
         self.updates += 1
@@ -194,6 +198,7 @@ class Messages:
             return
         check_size(width, height, self._bounds)
         self.canvas.resize(width, height)
+        self._work_px += width * height
         if self._fresh is not None:
             self.forget()
 
@@ -281,13 +286,14 @@ class Messages:
             self.replies += _extended(takes, struct.pack(">I", self._bounds.clipboard_bytes))
         elif flags & _PROVIDE and flags & _TEXT:
             text = _provided(data[4:], self._bounds.clipboard_bytes)
+            self._work_px += self._bounds.clipboard_bytes
             self.clipboard = self.clipboard if text is None else text
         elif flags & _NOTIFY and flags & _TEXT:
             self.replies += _extended(_REQUEST | _TEXT)
         elif flags & _PEEK:
             self.replies += _extended(_NOTIFY | (_TEXT if self._offered is not None else 0))
         elif flags & _REQUEST and flags & _TEXT and self._offered is not None:
-            self.replies += self._provide()
+            self._asked_for_ours = True
 
     def _provide(self) -> bytes:
         assert self._offered is not None
