@@ -29,7 +29,7 @@ from relay.errors import DesktopError
 from relay.keysyms import KEYCODES, KEYSYM_LIMIT, combination, keysym_of
 from relay.limits import Limits
 from relay.login import DesktopEnd
-from relay.passwords import PasswordSource
+from relay.passwords import Password, PasswordSource
 from relay.pictures import png
 from relay.rfb import handshake
 from relay.rfb.pixel_format import PixelFormat
@@ -79,7 +79,7 @@ _extended_pointer_event = struct.Struct(">BBHHB").pack
 async def connect(
     desktop: str | Address | RunningDesktop,
     *,
-    password: PasswordSource | None = None,
+    password: PasswordSource | str | None = None,
     encodings: Sequence[int] | None = None,
     pixel_format: PixelFormat = RGBX,
     limits: Limits | None = None,
@@ -88,11 +88,14 @@ async def connect(
     "unix:PATH", or "wss://HOST:PORT" of a workspace's agent, for whose secret and certificates
     there is `parse_address`), or one that a provider has started.
 
-    `encodings` are those of pixels that it may use, best first. Raises DesktopError where it cannot
-    be reached or logged in to, ValueError for an address that is none. At the end, whatever ended
-    the block, what is held down is released.
+    `password` is for an address; a desktop that was started brings its own. `encodings` are those
+    of pixels that it may use, best first. Raises DesktopError where it cannot be reached or logged
+    in to, ValueError for an address that is none. At the end, whatever ended the block, what is
+    held down is released.
     """
     limits = limits or Limits()
+    if isinstance(password, str):
+        password = Password(password)
     if isinstance(desktop, str):
         desktop = parse_address(desktop)
     if not isinstance(desktop, RunningDesktop):
@@ -159,7 +162,9 @@ class Desktop:
 
     @property
     def clipboard(self) -> str | None:
-        """What the desktop last put on its clipboard; None where it has not yet."""
+        """What the desktop last put on its clipboard, as far as has been read: `sync` and all that
+        wait for the desktop read. None where it has not yet. Where the clipboard is Unicode, the
+        desktop says first that there is something, and the text comes some time after that."""
         return self._messages.clipboard
 
     # What the desktop shows.
@@ -193,7 +198,7 @@ class Desktop:
         return False
 
     async def sync(self) -> None:
-        """Waits until the desktop has taken all that was sent to it."""
+        """Waits until the desktop has taken all that was sent to it. Reads what it has said."""
         await self._connection.sync()
 
     # What is done to it.

@@ -174,7 +174,7 @@ class Messages:
             if not encodings.REGISTRY[encoding].pixels:
                 # A cursor's shape: x and y are its hot spot.
                 yield from decode(self.canvas, x, y, w, h)
-                self._work_px += w * h
+                self._work_px += 4 * w * h  # of which alpha is taken out
                 continue
             painted = True
             self._check_area(x, y, w, h)
