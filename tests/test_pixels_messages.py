@@ -1,4 +1,4 @@
-"""A desktop's messages, painted: how much of what has come is done at once."""
+"""A desktop's messages: what they change, and how much of what has come is done at once."""
 
 from __future__ import annotations
 
@@ -72,6 +72,56 @@ def test_a_flood_is_taken_in_parts(flood: bytes, work_px: int) -> None:
     # All of it has been taken.
     messages.feed(b"\x03\0\0\0\0\0\0\x02ok")
     assert messages.clipboard == "ok"
+
+
+def pseudo(encoding: int, x: int, y: int, w: int, h: int, payload: bytes = b"") -> bytes:
+    return struct.pack(">BxHHHHHi", 0, 1, x, y, w, h, encoding) + payload
+
+
+@pytest.mark.parametrize(
+    ("reason", "status", "size"),
+    [
+        (0, 0, (30, 20)),  # by the desktop itself
+        (1, 0, (30, 20)),  # by this client
+        (1, 3, (8, 4)),  # asked for by this client, and refused: "invalid screen layout"
+        (2, 0, (30, 20)),  # by another client
+    ],
+)
+def test_extended_desktop_size(reason: int, status: int, size: tuple[int, int]) -> None:
+    messages = Messages(Canvas(8, 4, RGBA), Limits())
+    screens = b"\x02\0\0\0" + bytes(32)
+    messages.feed(pseudo(-308, reason, status, 30, 20, screens) + b"\x02")
+    assert messages.canvas.pixels.shape[1::-1] == size
+    assert not messages.behind
+
+
+def test_what_else_a_desktop_says_of_itself() -> None:
+    messages = Messages(Canvas(8, 4, RGBA), Limits())
+    messages.feed(pseudo(-232, 5, 3, 0, 0))
+    messages.feed(pseudo(-307, 0, 0, 0, 0, b"\0\0\0\x03new"))
+    messages.feed(pseudo(-261, 0, 0, 0, 0, b"\x07"))
+    assert (messages.pointer, messages.name) == ((5, 3), b"new")
+    # None of it has painted anything.
+    assert (messages.updates, messages.damages) == (3, 0)
+
+
+def test_a_last_rectangle_ends_an_update() -> None:
+    messages = Messages(Canvas(1, 1, RGBA), Limits())
+    pixel = struct.pack(">HHHHi", 0, 0, 1, 1, 0) + b"abcd"
+    last = struct.pack(">HHHHi", 0, 0, 0, 0, -224)
+    messages.feed(struct.pack(">BxH", 0, 0xFFFF) + pixel * 2 + last)
+    assert messages.updates == 1
+
+
+@pytest.mark.parametrize("flags", [0x80000000, 0x80000003, 0x80000107, 0xFFFFFFFF])
+def test_a_fence_comes_back_with_the_flags_that_are_known(flags: int) -> None:
+    """Without the request (community specification, ClientFence)."""
+    messages = Messages(Canvas(1, 1, RGBA), Limits())
+    for payload in (b"", bytes(range(64))):
+        messages.replies.clear()
+        messages.feed(struct.pack(">BxxxIB", 248, flags, len(payload)) + payload)
+        expected = struct.pack(">BxxxIB", 248, flags & 7, len(payload)) + payload
+        assert messages.replies == expected
 
 
 def test_a_screen_is_taken_at_once() -> None:
