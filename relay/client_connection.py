@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Collection
+from typing import NoReturn
 
 import trio
 
@@ -175,11 +176,9 @@ class Connection:
                 with trio.move_on_after(ANSWER_TIMEOUT_S) as patience:
                     await streams.send(self._stream, data)
                 if patience.cancelled_caught:
-                    self.gone = f"the desktop has not taken a message within {ANSWER_TIMEOUT_S:g} s"
-                    self._check()
+                    self._end(f"the desktop has not taken a message within {ANSWER_TIMEOUT_S:g} s")
             except (trio.BrokenResourceError, trio.ClosedResourceError):
-                self.gone = "the desktop has closed the connection"
-                self._check()
+                self._end("the desktop has closed the connection")
             except trio.Cancelled:
                 # Half a message may have gone out, behind which nothing can be said.
                 self.gone = "a message to the desktop was cut off"
@@ -198,6 +197,7 @@ class Connection:
 
     async def close(self) -> None:
         """At once, whatever is under way."""
+        self.gone = self.gone or "the connection to the desktop has been closed here"
         await streams.cut(self._stream)
 
     async def _read(self) -> None:
@@ -209,20 +209,23 @@ class Connection:
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 data = b""
             if not data:
-                self.gone = "the desktop has closed the connection"
-                self._check()
+                self._end("the desktop has closed the connection")
         updates = messages.updates
         try:
             messages.feed(data)
         except (Violation, ProtocolError) as error:
-            self.gone = f"the desktop does not speak RFB as it should: {error}"
-            self._check()
+            self._end(f"the desktop does not speak RFB as it should: {error}")
         self._asked &= messages.updates == updates
         if messages.replies:
             # Who is cancelled while another sends leaves them to whoever sends next.
             await self.send(b"")
         # A desktop that always has more to say must not have Trio wait.
         await trio.lowlevel.checkpoint()
+
+    def _end(self, why: str) -> NoReturn:
+        # What came first is why.
+        self.gone = self.gone or why
+        raise DesktopError(self.gone)
 
     def _check(self) -> None:
         if self.gone is not None:

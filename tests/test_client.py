@@ -452,3 +452,26 @@ async def test_what_is_held_down_is_released_at_the_end(pair: Pair) -> None:
     await desktop.key_down(0x61)
     await desktop.aclose()
     await far.hears(KEY_A_UP + struct.pack(">BBHH", 5, 0, 1, 1))
+
+
+async def test_a_connection_that_is_closed_is_gone(pair: Pair) -> None:
+    desktop, _ = pair
+    await desktop.aclose()
+    assert desktop.gone
+    with pytest.raises(DesktopError, match="has been closed here"):
+        await desktop.sync()
+    await desktop.aclose()
+
+
+async def test_a_picture_that_is_waited_for_ends_with_the_connection(pair: Pair) -> None:
+    desktop, far = pair
+    far.answers = False
+    async with trio.open_nursery() as nursery:
+
+        async def look() -> None:
+            with pytest.raises(DesktopError, match="has been closed here"):
+                await desktop.picture()
+
+        nursery.start_soon(look)
+        await trio.testing.wait_all_tasks_blocked()
+        await desktop.aclose()
