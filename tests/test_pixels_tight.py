@@ -218,6 +218,14 @@ def test_tight_refused(name: str) -> None:
     refused(rule, TIGHT, (2, 2), payload)
 
 
+@pytest.mark.parametrize("number", [TIGHT, PNG])
+def test_only_one_colour_is_wider_than_the_specification_has_it(number: int) -> None:
+    """TigerVNC's server fills any width, as in the framing (relay/rfb/encodings/tight.py)."""
+    assert paint(canvas(2049, 1), number, (0, 0, 2049, 1), b"\x80abc")[0][2048] == (*b"abc", 255)
+    for control in (b"\x90", b"\x00" if number == TIGHT else b"\xa0"):
+        refused("tight-width", number, (2049, 1), control)
+
+
 def test_a_jpeg_of_endless_scans() -> None:
     """A few bytes each, and a pass over the whole image."""
     for scans, said in ((64, "a broken image"), (65, "more than 64 scans")):

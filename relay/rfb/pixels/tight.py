@@ -12,7 +12,7 @@ from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
-from relay.rfb.encodings.tight import UNCOMPRESSED_BELOW_BYTES
+from relay.rfb.encodings.tight import MAX_WIDTH_PX, UNCOMPRESSED_BELOW_BYTES
 from relay.rfb.errors import Violation
 from relay.rfb.pixels.canvas import (
     OPAQUE,
@@ -53,6 +53,9 @@ def _decode(canvas: Canvas, x: int, y: int, w: int, h: int, kinds: dict[int, _Ki
     kind = kinds.get(control >> 4)
     if kind is None:
         raise Violation("tight-control", f"compression control {control >> 4}")
+    # A gradient takes seven times its pixels' memory while it is undone.
+    if w > MAX_WIDTH_PX and control >> 4 != _FILL:
+        raise Violation("tight-width", f"{w} pixels wide, more than {MAX_WIDTH_PX}")
     colours = yield from kind(canvas, control >> 4, w, h)
     canvas.area(x, y, w, h)[:] = colours
 
