@@ -5,16 +5,20 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import AsyncIterator
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
 import trio
 import trio.testing
 
+import relay
+from relay import Password
 from relay.client import ENCODINGS_HERE, RGBX, Desktop
 from relay.errors import DesktopError
 from relay.limits import Limits
-from relay.login import DesktopEnd
+from relay.login import DesktopEnd, vnc_auth_response
 from relay.rfb.handshake import ServerInit
 
 WIDTH, HEIGHT = 8, 4
@@ -85,6 +89,28 @@ async def with_fences(pair: Pair) -> Pair:
     return pair
 
 
+async def test_a_password_may_be_a_text(nursery: trio.Nursery) -> None:
+    challenge, answer = bytes(range(16)), b""
+
+    async def ask(stream: trio.SocketStream) -> None:
+        nonlocal answer
+        async with stream:
+            await stream.send_all(b"RFB 003.008\n\x01\x02" + challenge)
+            said = b""
+            while len(said) < 12 + 1 + 16:
+                said += await stream.receive_some(100)
+            answer = said[13:]
+            await stream.send_all(struct.pack(">II", 1, 0))
+
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    nursery.start_soon(trio.serve_listeners, ask, [listener])
+    port = listener.socket.getsockname()[1]
+    with pytest.raises(DesktopError):
+        async with relay.connect(f"tcp://127.0.0.1:{port}", password="secret"):
+            pass
+    assert answer == vnc_auth_response(challenge, Password("secret"))
+
+
 async def test_what_is_painted_is_seen(pair: Pair) -> None:
     desktop, far = pair
     far.picture[1, 2] = (10, 20, 30, 0)
@@ -107,26 +133,74 @@ async def test_a_click_is_over_when_the_desktop_has_taken_it(pair: Pair, fences:
     assert struct.pack(">BBHH", 5, 0, 3, 2) + down + up in far.heard
 
 
+async def test_all_buttons_of_rfc_6143(pair: Pair) -> None:
+    desktop, far = pair
+    for button in range(1, 9):
+        await desktop.click(button=button)
+        down, up = (struct.pack(">BBHH", 5, mask, 0, 0) for mask in (1 << button - 1, 0))
+        assert down + up in far.heard
+    for button in (0, 9):
+        with pytest.raises(ValueError, match=f"no button {button}; this desktop's are 1 to 8"):
+            await desktop.click(button=button)
+
+
+async def test_extended_mouse_buttons(pair: Pair) -> None:
+    """Back and forward are in a seventh byte, which the highest bit of the mask announces, where
+    the desktop has said so by an empty rectangle."""
+    desktop, far = pair
+    await far.stream.send_all(struct.pack(">BxHHHHHi", 0, 1, 0, 0, 0, 0, -316))
+    await desktop.picture()
+    assert struct.pack(">i", -316) in far.heard
+    await desktop.button_down(1)
+    await desktop.click(3, 2, button=8)
+    await desktop.click(button=9)
+    await desktop.button_up(1)
+    await desktop.sync()
+    held = struct.pack(">BBHH", 5, 1, 3, 2)
+    for high in (1, 2):
+        assert struct.pack(">BBHHB", 5, 0x81, 3, 2, high) + held in far.heard
+    with pytest.raises(ValueError, match="no button 10; this desktop's are 1 to 9"):
+        await desktop.click(button=10)
+
+
 async def test_a_place_off_the_desktop(pair: Pair) -> None:
     desktop, _ = pair
     with pytest.raises(ValueError, match=r"\(8, 0\) is not on the desktop, which is 8x4"):
         await desktop.click(8, 0)
 
 
-async def test_what_is_no_place_or_key_leaves_nothing_behind(pair: Pair) -> None:
+async def test_a_drag_off_the_desktop_presses_nothing(pair: Pair) -> None:
     desktop, far = pair
-    with pytest.raises(ValueError, match="both x and y"):
-        await desktop.click(3)
-    with pytest.raises(TypeError, match="float"):
-        await desktop.click(1.5, 2)  # type: ignore[arg-type]
-    for keysym in (-5, 1 << 32):
-        with pytest.raises(ValueError, match="is no keysym"):
-            await desktop.key_down(keysym)
-    await desktop.key_down(ord("a"))
-    await desktop.button_down()
-    await desktop.release_all()
+    with pytest.raises(ValueError, match=r"\(3, 4\) is not on the desktop"):
+        await desktop.drag(3, 4)
     await desktop.sync()
-    assert far.heard.count(KEY_A_UP) == 1
+    assert b"\x05" not in far.heard
+
+
+async def test_a_coordinate_alone(pair: Pair) -> None:
+    desktop, _ = pair
+    with pytest.raises(ValueError, match="x and y go together"):
+        await desktop.click(3)
+
+
+@pytest.mark.parametrize("keysym", [0, -1, 0x2000_0000, 1 << 40])
+async def test_what_is_no_keysym_is_not_held_either(pair: Pair, keysym: int) -> None:
+    desktop, far = pair
+    for act in (desktop.key_down, desktop.key_up):
+        with pytest.raises(ValueError, match="is no keysym: they go from 1 to 0x1fffffff"):
+            await act(keysym)
+    await desktop.key_down(0x61)
+    await desktop.aclose()
+    await far.hears(KEY_A_UP)
+
+
+async def test_a_place_between_pixels_is_not_where_the_pointer_is(pair: Pair) -> None:
+    desktop, far = pair
+    half: Any = 1.5
+    with pytest.raises(TypeError):
+        await desktop.move(half, 1)
+    await desktop.button_down()
+    await far.hears(struct.pack(">BBHH", 5, 1, 0, 0))
 
 
 async def test_typed_text_is_keys_down_and_up(pair: Pair) -> None:
@@ -178,6 +252,10 @@ async def test_a_key_that_is_the_same_in_every_layout_has_its_keycode(pair: Pair
     assert down + up in far.heard
     await desktop.type("a")
     assert KEY_A_DOWN + KEY_A_UP in far.heard
+    # Their keys give KP_Home and Print, as Num Lock and Alt are.
+    for name, keysym in {"KP_7": 0xFFB7, "Sys_Req": 0xFF15}.items():
+        await desktop.press(name)
+        assert struct.pack(">BBHI", 4, 1, 0, keysym) in far.heard
 
 
 async def test_the_cursor_is_drawn_where_the_pointer_is(pair: Pair) -> None:
@@ -201,6 +279,46 @@ async def test_a_desktop_that_changes_its_size_meanwhile(pair: Pair) -> None:
     assert (picture[..., :3] == 7).all()
 
 
+async def test_a_desktop_that_changes_its_size_for_ever(
+    pair: Pair, autojump_clock: trio.testing.MockClock
+) -> None:
+    desktop, far = pair
+    far.answers = False
+
+    async def resize() -> None:
+        for at in range(1000):
+            await trio.sleep(0.1)
+            size = struct.pack(">BxHHHHHi", 0, 1, 0, 0, 6 + at % 2, 5, -223)
+            await far.stream.send_all(size)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(resize)
+        with pytest.raises(DesktopError, match="not shown all of itself within 30 s"):
+            await desktop.picture()
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_a_desktop_without_fences_showed_long_ago_is_not_seen(
+    pair: Pair, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Its answer to what waited for changes, which has lain unread since."""
+    desktop, far = pair
+    far.answers = False
+    assert await desktop.settled(quiet_s=0.08, limit_s=2)
+    await far.stream.send_all(far.update())
+    far.picture = np.full((HEIGHT, WIDTH, 4), 9, np.uint8)
+
+    async def answer() -> None:
+        # To the request of one pixel, if there is one, and to that of all.
+        for _ in range(2):
+            await trio.sleep(0.1)
+            await far.stream.send_all(far.update())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(answer)
+        assert ((await desktop.picture())[..., :3] == 9).all()
+
+
 async def test_settled_waits_for_the_end_of_changes(
     pair: Pair, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -222,38 +340,16 @@ async def test_settled_waits_for_the_end_of_changes(
         assert not await desktop.settled(quiet_s=0.08, limit_s=0.2)
 
 
-async def test_a_clipboard_of_latin_1(pair: Pair) -> None:
-    desktop, far = pair
-    await far.stream.send_all(b"\x03\0\0\0\0\0\0\x04caf\xe9")
-    await desktop.picture()
-    assert desktop.clipboard == "café"
-    await desktop.set_clipboard("naïve 漢")
-    assert b"\x06\0\0\0\0\0\0\x07na\xefve ?" in far.heard
+def extended(flags: int, data: bytes = b"") -> bytes:
+    return struct.pack(">BxxxiI", 3, -4 - len(data), flags) + data
 
 
-async def test_a_clipboard_of_unicode(pair: Pair) -> None:
-    """Extended Clipboard Pseudo-encoding (community specification)."""
-    desktop, far = pair
+EXTENDED_CAPABILITIES = extended(0x1F000001, struct.pack(">I", 0))
 
-    def message(flags: int, data: bytes = b"") -> bytes:
-        return struct.pack(">BxxxiI", 3, -4 - len(data), flags) + data
 
-    await far.stream.send_all(message(0x1F000001, struct.pack(">I", 0)))
-    await far.stream.send_all(message(0x08000001))
-    await desktop.picture()
-    await far.hears(struct.pack(">BxxxiI", 6, -4, 0x02000001))
-    text = "漢\r\nb\0".encode()
-    packed = zlib.compress(struct.pack(">I", len(text)) + text)
-    await far.stream.send_all(message(0x10000001, packed))
-    await desktop.picture()
-    assert desktop.clipboard == "漢\nb"
-    await desktop.set_clipboard("é\n漢")
-    await far.hears(struct.pack(">BxxxiI", 6, -4, 0x08000001))
-    await far.stream.send_all(message(0x02000001))
-    await desktop.picture()
-    text = "é\r\n漢\0".encode()
-    packed = zlib.compress(struct.pack(">I", len(text)) + text)
-    await far.hears(struct.pack(">BxxxiI", 6, -4 - len(packed), 0x10000001) + packed)
+def provided(said_bytes: int, text: bytes) -> bytes:
+    """That many bytes are said, and that text is there."""
+    return extended(0x10000001, zlib.compress(struct.pack(">I", said_bytes) + text))
 
 
 @pytest.mark.parametrize(
@@ -265,6 +361,7 @@ async def test_a_clipboard_of_unicode(pair: Pair) -> None:
         (struct.pack(">BxHHHHHi", 0, 1, 0, 0, 0, 4, -223), "a framebuffer of 0x4"),
         (b"\xf8\0\0\0\0\0\0\0\x41", "a fence of 65 bytes"),
         (b"\x03\0\0\0\xff\xff\xff\xfe", "a cut text of length -2"),
+        (provided(5, b"four"), "a clipboard of 4 bytes, not 5"),
     ],
 )
 async def test_a_desktop_that_breaks_the_rules(pair: Pair, said: bytes, text: str) -> None:
@@ -276,12 +373,15 @@ async def test_a_desktop_that_breaks_the_rules(pair: Pair, said: bytes, text: st
         await desktop.click(1, 1)
 
 
-async def test_a_clipboard_beyond_the_limit_is_skipped(pair: Pair) -> None:
+async def test_what_is_taken_in_parts_is_not_waited_for(
+    pair: Pair, autojump_clock: trio.testing.MockClock
+) -> None:
     desktop, far = pair
-    size = Limits().clipboard_bytes + 1
-    await far.stream.send_all(struct.pack(">BxxxI", 3, size) + bytes(size) + b"\x02")
-    await desktop.picture()
-    assert desktop.clipboard is None
+    await with_fences(pair)
+    far.answers = False
+    fence = b"\xf8\0\0\0\0\0\0\x01\x04" + struct.pack(">I", 2**31)
+    await far.stream.send_all(b"\x02" * 200_000 + fence)
+    await desktop.sync()
 
 
 async def test_a_desktop_that_goes_away(pair: Pair) -> None:
@@ -302,6 +402,83 @@ async def test_a_desktop_that_does_not_answer(
             await act()
 
 
+@pytest.fixture
+async def slow() -> AsyncIterator[tuple[Desktop, trio.StapledStream[Any, Any]]]:
+    """A client, and the stream of a desktop that takes nothing until the test reads there."""
+    near, far = trio.testing.lockstep_stream_pair()
+    init = ServerInit(WIDTH, HEIGHT, RGBX, b"lab")
+    end = DesktopEnd(near, init, version="3.8", security_type=1)
+    desktop = Desktop(end, RGBX, ENCODINGS_HERE, Limits())
+    yield desktop, far
+    await desktop.aclose()
+
+
+Slow = tuple[Desktop, trio.StapledStream[Any, Any]]
+
+
+@pytest.mark.parametrize("act", ["press", "click", "drag"])
+async def test_an_action_that_is_cut_off_is_cancelled(
+    slow: Slow, act: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    """And does not raise, of which the owner of the cancel scope would know nothing."""
+    desktop, _ = slow
+    arguments: dict[str, tuple[Any, ...]] = {"press": ("ctrl+a",), "click": (), "drag": (3, 3)}
+    with trio.move_on_after(1) as scope:
+        await getattr(desktop, act)(*arguments[act])
+    assert scope.cancelled_caught
+    assert desktop.gone
+    with pytest.raises(DesktopError, match="cut off"):
+        await desktop.press("a")
+
+
+async def test_a_reader_that_is_cancelled_owes_nothing(
+    slow: Slow, autojump_clock: trio.testing.MockClock
+) -> None:
+    """It has a fence to answer and cannot, because another task sends."""
+    desktop, far = slow
+    heard = b""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(desktop.move, 1, 1)
+        await trio.sleep(1)
+        nursery.start_soon(far.send_all, FENCE_OF_THEIRS)
+        with trio.move_on_after(1) as scope:
+            await desktop._connection.until(lambda: False)
+        assert scope.cancelled_caught
+        while b"\x05\0\0\x01\0\x01" not in heard:
+            heard += await far.receive_some(4096)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(desktop.move, 2, 2)
+        while b"\x05\0\0\x02\0\x02" not in heard:
+            heard += await far.receive_some(4096)
+    assert b"\xf8\0\0\0\0\0\0\x03\x02ok" in heard
+
+
+async def test_to_settle_is_to_ask_also_after_a_cancellation(
+    slow: Slow, autojump_clock: trio.testing.MockClock
+) -> None:
+    desktop, far = slow
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(desktop.move, 1, 1)
+        await trio.sleep(1)
+        # It would ask, but another task sends.
+        assert await desktop.settled(quiet_s=1, limit_s=5)
+        while b"\x05\0\0\x01\0\x01" not in await far.receive_some(4096):
+            pass
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(desktop.settled, quiet_s=1, limit_s=5))
+        with trio.fail_after(1):
+            assert await far.receive_some(4096) == struct.pack(">BBHHHH", 3, 1, 0, 0, 8, 4)
+
+
+async def test_a_desktop_that_takes_nothing(
+    slow: Slow, autojump_clock: trio.testing.MockClock
+) -> None:
+    desktop, _ = slow
+    with pytest.raises(DesktopError, match="not taken a message within 10 s"):
+        await desktop.move(1, 1)
+    assert desktop.gone
+
+
 async def test_what_is_held_down_is_released_at_the_end(pair: Pair) -> None:
     desktop, far = pair
     await desktop.move(1, 1)
@@ -309,3 +486,26 @@ async def test_what_is_held_down_is_released_at_the_end(pair: Pair) -> None:
     await desktop.key_down(0x61)
     await desktop.aclose()
     await far.hears(KEY_A_UP + struct.pack(">BBHH", 5, 0, 1, 1))
+
+
+async def test_a_connection_that_is_closed_is_gone(pair: Pair) -> None:
+    desktop, _ = pair
+    await desktop.aclose()
+    assert desktop.gone
+    with pytest.raises(DesktopError, match="has been closed here"):
+        await desktop.sync()
+    await desktop.aclose()
+
+
+async def test_a_picture_that_is_waited_for_ends_with_the_connection(pair: Pair) -> None:
+    desktop, far = pair
+    far.answers = False
+    async with trio.open_nursery() as nursery:
+
+        async def look() -> None:
+            with pytest.raises(DesktopError, match="has been closed here"):
+                await desktop.picture()
+
+        nursery.start_soon(look)
+        await trio.testing.wait_all_tasks_blocked()
+        await desktop.aclose()

@@ -112,6 +112,18 @@ def test_rre_refused(number: int) -> None:
         refused("rre-subrectangle", number, (2, 2), payload)
 
 
+@pytest.mark.parametrize("number", RRE)
+def test_rre_is_not_painted_again_and_again(number: int) -> None:
+    """A sub-rectangle of 8 to 12 bytes may be as large as the screen."""
+    area = struct.Struct(RRE[number])
+    for count in (4, 5):
+        payload = struct.pack(">I", count) + RED + (BLUE + area.pack(0, 0, 4, 4)) * count
+        if count == 4:
+            paint(canvas(4, 4), number, (0, 0, 4, 4), payload)
+        else:
+            refused("rre-area", number, (4, 4), payload)
+
+
 def hextile(mask: int, *parts: bytes) -> bytes:
     return bytes((mask,)) + b"".join(parts)
 

@@ -218,6 +218,14 @@ def test_tight_refused(name: str) -> None:
     refused(rule, TIGHT, (2, 2), payload)
 
 
+@pytest.mark.parametrize("number", [TIGHT, PNG])
+def test_only_one_colour_is_wider_than_the_specification_has_it(number: int) -> None:
+    """TigerVNC's server fills any width, as in the framing (relay/rfb/encodings/tight.py)."""
+    assert paint(canvas(2049, 1), number, (0, 0, 2049, 1), b"\x80abc")[0][2048] == (*b"abc", 255)
+    for control in (b"\x90", b"\x00" if number == TIGHT else b"\xa0"):
+        refused("tight-width", number, (2049, 1), control)
+
+
 def test_a_jpeg_of_endless_scans() -> None:
     """A few bytes each, and a pass over the whole image."""
     for scans, said in ((64, "a broken image"), (65, "more than 64 scans")):
@@ -232,6 +240,14 @@ def test_the_longest_that_makes_sense() -> None:
     refused("zlib-data", TIGHT, (10, 10), b"\x00" + sized(bytes(longest)))
 
 
+def with_a_profile_cut_off(png: bytes) -> bytes:
+    """A colour profile's chunk of a name alone, behind the pixels, where Pillow reads on."""
+    chunk = b"iCCPname\0"
+    return (
+        png[:-12] + struct.pack(">I", 5) + chunk + struct.pack(">I", zlib.crc32(chunk)) + png[-12:]
+    )
+
+
 @pytest.mark.parametrize(
     ("rule", "payload"),
     [
@@ -241,6 +257,7 @@ def test_the_longest_that_makes_sense() -> None:
         ("image-size", b"\xa0" + sized(png_bomb())),
         ("image-data", b"\xa0" + sized(image((2, 2), "JPEG"))),
         ("image-data", b"\xa0" + sized(image((2, 2), "PNG")[:-30])),
+        ("image-data", b"\xa0" + sized(with_a_profile_cut_off(image((2, 2), "PNG")))),
     ],
 )
 def test_png_refused(rule: str, payload: bytes) -> None:

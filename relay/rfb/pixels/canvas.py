@@ -17,6 +17,9 @@ Steps = Generator[int, bytes, None]
 """A decoder at work: yields how many bytes of the payload it needs next, which may be none, and
 gets exactly those. Raises Violation."""
 
+PIECE_STEPS = 256
+"""A decoder that goes on for longer by itself asks for no bytes after so many steps."""
+
 Taken = Generator[int, bytes, bytes]
 """Steps that return some of the payload."""
 

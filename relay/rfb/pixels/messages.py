@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relay.rfb import encodings
-from relay.rfb.encodings.confirmations import ExtendedKeyEvent
+from relay.rfb.encodings.confirmations import ExtendedKeyEvent, ExtendedMouseButtons
 from relay.rfb.encodings.cursor import PointerPosition
 from relay.rfb.encodings.desktop_name import DesktopName
 from relay.rfb.encodings.desktop_size import DesktopSize, ExtendedDesktopSize
@@ -21,7 +21,7 @@ from relay.rfb.encodings.led_state import LedState
 from relay.rfb.errors import Violation
 from relay.rfb.handshake import HandshakeBounds, check_size
 from relay.rfb.pixels import DECODERS
-from relay.rfb.pixels.canvas import Canvas, Steps
+from relay.rfb.pixels.canvas import PIECE_STEPS, Canvas, Steps
 
 _FENCE_BYTES = 64
 """The most that a fence carries."""
@@ -36,6 +36,13 @@ _CAPS, _REQUEST, _PEEK, _NOTIFY, _PROVIDE = (1 << bit for bit in range(24, 29))
 
 _SKIPPED_AT_ONCE = 65_536
 
+WORK_AT_ONCE_PX = 4_194_304
+"""What one `feed` paints at most, and one rectangle: a desktop can ask for as much in 16 bytes as
+takes milliseconds, and its client is not the only task. What else takes long counts as so much."""
+
+_STEP_PX = 64
+"""A step of a decoder takes about as long as to paint so much."""
+
 
 class Bounds(HandshakeBounds, Protocol):
     """The limits that are needed here; `relay.Limits` has them."""
@@ -49,8 +56,9 @@ class Messages:
 
     `updates` counts FramebufferUpdates that have ended, `damages` those of them that painted.
     `answered` is the payload of the newest fence of ours that came back. `clipboard` is what the
-    desktop last put there; None where it has not yet. `provided` counts how often it has asked for
-    ours. `replies` is to be sent to it.
+    desktop last put there; None where it has not yet. `provided` counts how often it was given
+    ours, which is when it asks if `clipboard_on_request`. `pointer` is where the desktop last put
+    it, or who moves it has said here. `replies` is to be sent to it.
     """
 
     def __init__(self, canvas: Canvas, bounds: Bounds) -> None:
@@ -64,29 +72,42 @@ class Messages:
         self.replies = bytearray()
         self.fences = False
         self.extended_keys = False
+        self.extended_buttons = False
         self.extended_clipboard = False
-        self.pointer: tuple[int, int] | None = None
+        self.clipboard_on_request = False
+        self.pointer = 0, 0
         # Whether all of the canvas has been painted since `forget` was called.
         self.seen = False
         # Of the canvas, what has been painted since `forget` was called; None: nobody asks.
         self._fresh: NDArray[np.bool_] | None = None
-        self._offered: str | None = None
+        self._offered: bytes | None = None
         self._bounds = bounds
+        self.behind = False
+        self._work_px = 0
+        self._asked_for_ours = False
         self._data = bytearray()
         self._steps = self._run()
         self._wanted = next(self._steps)
 
     def feed(self, data: bytes) -> None:
-        """Takes what has come. Raises Violation; nothing more can be fed then."""
+        """Takes what has come, as much as may be done at once; `behind` says whether there is more,
+        for which no data need be there. Raises Violation; nothing more can be fed then."""
         self._data += data
         at = 0
+        self._work_px = 0
         try:
-            while len(self._data) - at >= self._wanted:
+            while self._work_px < WORK_AT_ONCE_PX and len(self._data) - at >= self._wanted:
+                self._work_px += _STEP_PX if self._wanted else PIECE_STEPS * _STEP_PX
                 taken = bytes(memoryview(self._data)[at : at + self._wanted])
                 at += self._wanted
                 self._wanted = self._steps.send(taken)
         finally:
             del self._data[:at]
+        self.behind = len(self._data) >= self._wanted
+        if self._asked_for_ours:
+            # Once, however often: 12 bytes ask for all of the clipboard.
+            self._asked_for_ours = False
+            self.replies += self._provide()
 
     def forget(self) -> None:
         """From here on it is noted what the desktop paints, for `seen`."""
@@ -94,13 +115,26 @@ class Messages:
         self._fresh = np.zeros(self.canvas.pixels.shape[:2], np.bool_)
 
     def offer(self, text: str) -> bytes:
-        """The message that puts `text` on the desktop's clipboard, or says that it may be had."""
+        """The message that puts `text` on the desktop's clipboard, or says that it may be had.
+        Raises ValueError for one that is no Unicode or too long: TigerVNC's server drops such a
+        one, and tells nobody."""
+        text = text.replace("\r\n", "\n")
+        # RFC 6143, Section 7.5.6: Latin-1, lines end with a line feed.
+        plain = text.encode("latin-1", "replace")
+        try:
+            # Lines end with CR LF, and a NUL ends the text.
+            extended = text.replace("\n", "\r\n").encode() + b"\0"
+        except UnicodeEncodeError:
+            raise ValueError("half of a surrogate pair, which is no character") from None
+        size = len(extended if self.extended_clipboard else plain)
+        if size > self._bounds.clipboard_bytes:
+            limit = self._bounds.clipboard_bytes
+            raise ValueError(f"{size} bytes of text; a clipboard has at most {limit}")
         if not self.extended_clipboard:
-            # RFC 6143, Section 7.5.6: Latin-1, lines end with a line feed.
-            data = text.encode("latin-1", "replace")
-            return struct.pack(">BxxxI", 6, len(data)) + data
-        self._offered = text
-        return _extended(_NOTIFY | _TEXT)
+            return struct.pack(">BxxxI", 6, len(plain)) + plain
+        self._offered = extended
+        # libvncserver does not know what a notify is, and takes the text at once.
+        return _extended(_NOTIFY | _TEXT) if self.clipboard_on_request else self._provide()
 
     def _run(self) -> Steps:
         readers: dict[int, Callable[[], Steps]] = {
@@ -140,10 +174,12 @@ class Messages:
             if not encodings.REGISTRY[encoding].pixels:
                 # A cursor's shape: x and y are its hot spot.
                 yield from decode(self.canvas, x, y, w, h)
+                self._work_px += 4 * w * h  # of which alpha is taken out
                 continue
             painted = True
             self._check_area(x, y, w, h)
             yield from decode(self.canvas, x, y, w, h)
+            self._work_px += w * h
             if self._fresh is not None:
                 self._fresh[y : y + h, x : x + w] = True
         self.updates += 1
@@ -162,6 +198,7 @@ class Messages:
             return
         check_size(width, height, self._bounds)
         self.canvas.resize(width, height)
+        self._work_px += width * height
         if self._fresh is not None:
             self.forget()
 
@@ -185,6 +222,10 @@ class Messages:
 
     def _extended_key_event(self, _x: int, _y: int, _w: int, _h: int) -> Steps:
         self.extended_keys = True
+        yield from ()
+
+    def _extended_mouse_buttons(self, _x: int, _y: int, _w: int, _h: int) -> Steps:
+        self.extended_buttons = True
         yield from ()
 
     def _led_state(self, _x: int, _y: int, _w: int, _h: int) -> Steps:
@@ -239,21 +280,29 @@ class Messages:
         (flags,) = struct.unpack_from(">I", data)
         if flags & _CAPS:
             self.extended_clipboard = True
+            self.clipboard_on_request = bool(flags & _NOTIFY)
             # What this client takes: any text that its bounds allow, at once or on request.
             takes = _CAPS | _REQUEST | _PEEK | _NOTIFY | _PROVIDE | _TEXT
             self.replies += _extended(takes, struct.pack(">I", self._bounds.clipboard_bytes))
         elif flags & _PROVIDE and flags & _TEXT:
-            self.clipboard = _provided(data[4:], self._bounds.clipboard_bytes)
+            text = _provided(data[4:], self._bounds.clipboard_bytes)
+            self._work_px += self._bounds.clipboard_bytes
+            self.clipboard = self.clipboard if text is None else text
         elif flags & _NOTIFY and flags & _TEXT:
             self.replies += _extended(_REQUEST | _TEXT)
         elif flags & _PEEK:
             self.replies += _extended(_NOTIFY | (_TEXT if self._offered is not None else 0))
         elif flags & _REQUEST and flags & _TEXT and self._offered is not None:
-            # Lines end with CR LF, and a NUL ends the text.
-            text = self._offered.replace("\r\n", "\n").replace("\n", "\r\n").encode() + b"\0"
-            packed = zlib.compress(struct.pack(">I", len(text)) + text)
-            self.provided += 1
-            self.replies += _extended(_PROVIDE | _TEXT, packed)
+            self._asked_for_ours = True
+
+    def _provide(self) -> bytes:
+        assert self._offered is not None
+        deflater = zlib.compressobj()
+        packed = deflater.compress(struct.pack(">I", len(self._offered)) + self._offered)
+        # Not the stream's end, at which libvncserver ends the connection; viewers do so as well.
+        packed += deflater.flush(zlib.Z_SYNC_FLUSH)
+        self.provided += 1
+        return _extended(_PROVIDE | _TEXT, packed)
 
 
 _PSEUDO: dict[int, Callable[[Messages, int, int, int, int], Steps]] = {
@@ -262,6 +311,7 @@ _PSEUDO: dict[int, Callable[[Messages, int, int, int, int], Steps]] = {
     DesktopName.number: Messages._desktop_name,
     LedState.number: Messages._led_state,
     ExtendedKeyEvent.number: Messages._extended_key_event,
+    ExtendedMouseButtons.number: Messages._extended_mouse_buttons,
     PointerPosition.number: Messages._pointer_position,
 }
 
@@ -275,8 +325,9 @@ def _extended(flags: int, data: bytes = b"") -> bytes:
     return struct.pack(">BxxxiI", 6, -4 - len(data), flags) + data
 
 
-def _provided(packed: bytes, limit_bytes: int) -> str:
-    """The text of a `provide`: the first of the formats, which text is. Raises Violation."""
+def _provided(packed: bytes, limit_bytes: int) -> str | None:
+    """The text of a `provide`: the first of the formats, which text is. None where that is longer
+    than the limit. Raises Violation."""
     inflater = zlib.decompressobj()
     try:
         data = inflater.decompress(packed, 4 + limit_bytes)
@@ -285,4 +336,8 @@ def _provided(packed: bytes, limit_bytes: int) -> str:
     if len(data) < 4:
         raise Violation("clipboard-zlib", "a clipboard without a length")
     (length,) = struct.unpack_from(">I", data)
+    if length > limit_bytes:
+        return None
+    if length > len(data) - 4:
+        raise Violation("clipboard-zlib", f"a clipboard of {len(data) - 4} bytes, not {length}")
     return data[4 : 4 + length].rstrip(b"\0").decode("utf-8", "replace").replace("\r\n", "\n")

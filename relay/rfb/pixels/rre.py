@@ -10,6 +10,10 @@ from relay.rfb.pixels.canvas import Canvas, Steps
 _AT_ONCE = 4096
 """Sub-rectangles asked for at a time: a rectangle may have as many as pixels."""
 
+_COVERED_AT_MOST = 4
+"""How often they cover their rectangle. The specification parts it by them, so once; but each could
+be as large as all of it."""
+
 
 def decode(canvas: Canvas, x: int, y: int, w: int, h: int) -> Steps:
     return paint(canvas, x, y, w, h, np.dtype(">u2"))
@@ -27,6 +31,7 @@ def paint(
     area = canvas.area(x, y, w, h)
     area[:] = canvas.decode(head[4:])
     step = pixel_bytes + 4 * side.itemsize
+    left_px = _COVERED_AT_MOST * w * h
     while left:
         count = min(left, _AT_ONCE)
         rows = np.frombuffer((yield count * step), np.uint8).reshape(count, step)
@@ -37,5 +42,8 @@ def paint(
                 raise Violation(
                     "rre-subrectangle", f"sub-rectangle {sx},{sy} {sw}x{sh} outside {w}x{h}"
                 )
+            left_px -= sw * sh
+            if left_px < 0:
+                raise Violation("rre-area", f"sub-rectangles of far more pixels than {w}x{h}")
             area[sy : sy + sh, sx : sx + sw] = colour
         left -= count

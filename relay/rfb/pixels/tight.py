@@ -12,7 +12,7 @@ from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
-from relay.rfb.encodings.tight import UNCOMPRESSED_BELOW_BYTES
+from relay.rfb.encodings.tight import MAX_WIDTH_PX, UNCOMPRESSED_BELOW_BYTES
 from relay.rfb.errors import Violation
 from relay.rfb.pixels.canvas import (
     OPAQUE,
@@ -53,6 +53,9 @@ def _decode(canvas: Canvas, x: int, y: int, w: int, h: int, kinds: dict[int, _Ki
     kind = kinds.get(control >> 4)
     if kind is None:
         raise Violation("tight-control", f"compression control {control >> 4}")
+    # A gradient takes seven times its pixels' memory while it is undone.
+    if w > MAX_WIDTH_PX and control >> 4 != _FILL:
+        raise Violation("tight-width", f"{w} pixels wide, more than {MAX_WIDTH_PX}")
     colours = yield from kind(canvas, control >> 4, w, h)
     canvas.area(x, y, w, h)[:] = colours
 
@@ -162,7 +165,7 @@ def _image(_canvas: Canvas, control: int, w: int, h: int) -> _Colours:
     return colours
 
 
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError)
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError)
 """What Pillow raises for a file that is none, is cut off or makes no sense."""
 
 _READERS: dict[int, Callable[[io.BytesIO], ImageFile]] = {_JPEG: JpegImageFile, _PNG: PngImageFile}
