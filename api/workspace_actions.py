@@ -14,13 +14,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, Final, NoReturn
 
 import trio
 
 from api.errors import ApiError
-from relay import computer
 from relay import computer_hands as hands
+from relay.computer import Desktop, Settings
 from relay.computer_geometry import Point, Region, Size, filling, mapped, mapped_region
 from relay.computer_input import (
     DIRECTIONS,
@@ -52,14 +52,7 @@ SCALED_LIMIT_PX: Final = 8_192
 _NUMBER_LIMIT: Final = 2**31
 _SHOWN_CHARS: Final = 60
 
-_settings: Final = computer.Settings()
-
-
-class Desktop(computer.Desktop, Protocol):
-    """What actions need of a desktop; `relay.client.Desktop` has it."""
-
-    async def sync(self) -> None:
-        """Waits until the desktop has taken all that was sent to it."""
+_settings: Final = Settings()
 
 
 # The form of a body's fields, whatever the action. Each raises Refused.

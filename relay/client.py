@@ -78,6 +78,12 @@ ANSWER_TIMEOUT_S = 10.0
 _READ_BYTES = 262_144
 _RELEASE_TIMEOUT_S = 1.0
 
+CLICK_PAUSE_S = 0.02
+"""Between the clicks of a double click. Two presses in the same millisecond are one to Chromium,
+which it has been told of twice."""
+
+_WHEEL = range(4, 8)
+
 # Characters behind which the desktop is waited for, so that long text does not fill its buffers.
 _TYPED_AT_ONCE = 64
 
@@ -304,7 +310,11 @@ class Desktop:
         if x is not None and y is not None:
             await self.move(x, y)
         try:
-            for _ in range(count):
+            for number in range(count):
+                if number and button not in _WHEEL:
+                    # A desktop that is busy would take it together with the last.
+                    await self.sync()
+                    await trio.sleep(CLICK_PAUSE_S)
                 await self.button_down(button)
                 await self.button_up(button)
         finally:

@@ -65,6 +65,9 @@ class Desktop(Protocol):
     async def key_down(self, keysym: int) -> None: ...
     async def key_up(self, keysym: int) -> None: ...
     async def type(self, text: str) -> None: ...
+    async def sync(self) -> None:
+        """Waits until the desktop has taken all that was sent to it."""
+
     async def settled(self, *, quiet_s: float, limit_s: float) -> bool:
         """Waits until nothing has changed for `quiet_s`; False where `limit_s` came first."""
 

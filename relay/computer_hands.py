@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from relay.client import CLICK_PAUSE_S
+
 if TYPE_CHECKING:
     from relay.computer import Desktop
     from relay.computer_geometry import Point
@@ -46,7 +48,10 @@ async def hold(desktop: Desktop, keys: Sequence[int], duration_s: float = 0) -> 
 async def click(desktop: Desktop, button: int, times: int, keys: Sequence[int]) -> None:
     """Where the pointer is, with `keys` held."""
     await _down(desktop, keys)
-    for _ in range(times):
+    for number in range(times):
+        if number and button not in WHEEL.values():
+            await desktop.sync()
+            await trio.sleep(CLICK_PAUSE_S)
         await desktop.button_down(button)
         await desktop.button_up(button)
     await _up(desktop, keys)

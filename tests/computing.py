@@ -103,6 +103,11 @@ class FakeDesktop:
     async def type(self, text: str) -> None:
         await self._note("type", text)
 
+    async def sync(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.gone:
+            raise DesktopError("the desktop closed the connection")
+
     async def settled(self, *, quiet_s: float, limit_s: float) -> bool:
         await self._note("settled", quiet_s, limit_s)
         await trio.sleep(quiet_s if self.settles else limit_s)

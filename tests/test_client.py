@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,6 +98,19 @@ async def test_a_click_is_over_when_the_desktop_has_taken_it(pair: Pair, fences:
     await desktop.click(3, 2)
     down, up = (struct.pack(">BBHH", 5, mask, 3, 2) for mask in (1, 0))
     assert struct.pack(">BBHH", 5, 0, 3, 2) + down + up in far.heard
+
+
+async def test_the_clicks_of_a_double_click_have_different_times(
+    pair: Pair, autojump_clock: Any
+) -> None:
+    desktop, _ = await with_fences(pair)
+    began = trio.current_time()
+    await desktop.click(3, 2, count=2)
+    assert 0.005 <= trio.current_time() - began <= 0.1
+    began = trio.current_time()
+    await desktop.scroll(down=5)
+    await desktop.click(3, 2)
+    assert trio.current_time() == began
 
 
 async def test_a_place_off_the_desktop(pair: Pair) -> None:

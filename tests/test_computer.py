@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,26 @@ async def test_actions(
 ) -> None:
     desktop = await done(action, version=version, **given)
     assert desktop.input() == effect
+
+
+@pytest.mark.parametrize(("action", "times"), [("double_click", 2), ("triple_click", 3)])
+async def test_the_clicks_of_a_double_click_have_different_times(
+    action: str, times: int, autojump_clock: Any
+) -> None:
+    desktop = await done(action, coordinate=[10, 20])
+    at = [when for when, what in zip(desktop.at, desktop.done, strict=True) if "down" in what[0]]
+    assert len(at) == times
+    for before, after in pairwise(at):
+        # In milliseconds, as X counts them, and far below what makes two clicks of it.
+        assert 0.005 <= after - before <= 0.1
+
+
+async def test_the_wheel_turns_without_a_pause(autojump_clock: Any) -> None:
+    desktop = FakeDesktop()
+    await done("scroll", desktop=desktop, scroll_direction="down", scroll_amount=100)
+    turns = [when for when, what in zip(desktop.at, desktop.done, strict=True) if len(what) == 2]
+    assert len(turns) == 200
+    assert len(set(turns)) == 1
 
 
 @pytest.mark.parametrize("start", [[100, 50], None])

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import trio
 from PIL import Image
 
@@ -31,7 +32,9 @@ pytestmark = needs_xvnc
 async def using(desktop: RunningDesktop, command: str) -> AsyncIterator[Computer]:
     """The tool, on a desktop with a program that shows itself."""
     assert shutil.which(command.split()[0]) is not None, f"{command.split()[0]} is not installed"
-    environment = on(desktop) | {"LC_ALL": "C.UTF-8"}
+    # Programs write there, as root wherever it is.
+    home = Path(desktop.environment["XAUTHORITY"]).parent
+    environment = on(desktop) | {"LC_ALL": "C.UTF-8", "HOME": str(home)}
     async with relay.connect(desktop) as connected, Computer(connected) as computer:
         assert await connected.settled(quiet_s=0.3, limit_s=5)
         before = await connected.picture()
@@ -63,6 +66,30 @@ async def run(computer: Computer, *actions: tuple[str, dict[str, Any]]) -> list[
 def shown(looked: Result) -> Array:
     data = base64.b64decode(looked["content"][-1]["source"]["data"])
     return np.asarray(Image.open(io.BytesIO(data)))
+
+
+# A page whose colour is how many clicks the browser takes the last press for.
+COUNTS = """<body style="height: 90vh"><script>
+const colours = ["#fff", "#f00", "#0f0", "#00f"]
+document.onmousedown = event => { document.body.style.background = colours[event.detail] }
+document.body.style.background = colours[0]
+</script>"""
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+async def test_a_browser_counts_the_clicks_of_an_action(
+    xvnc: RunningDesktop, tmp_path: Path
+) -> None:
+    page = tmp_path / "counts.html"
+    page.write_text(COUNTS)
+    options = f"--no-sandbox --disable-gpu --no-first-run --kiosk --user-data-dir={tmp_path}/data"
+    async with using(xvnc, f"chromium {options} --app=file://{page}") as computer:
+        for _ in range(3):
+            for clicks, action in enumerate(("left_click", "double_click", "triple_click")):
+                (looked,) = await run(computer, (action, {"coordinate": [100, 100]}))
+                colour = [255 if channel == clicks else 0 for channel in range(3)]
+                assert shown(looked)[50, 200].tolist() == colour, action
+                await run(computer, ("wait", {"duration": 0.6}))
 
 
 def text_of_terminal(looked: Result) -> tuple[int, int]:

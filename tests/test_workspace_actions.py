@@ -18,35 +18,25 @@ from trio.testing import MockClock
 
 from api.errors import ApiError
 from api.workspace_actions import Actor, parse
-from relay import DesktopError
 from tests.computing import ALT, CONTROL, RETURN, SHIFT, TAB, FakeDesktop, click, down, up
 
 WIDTH, HEIGHT = 1280, 800
 
 
-class Screen(FakeDesktop):
-    """A desktop whose connection can be asked whether it lives."""
-
-    async def sync(self) -> None:
-        await trio.lowlevel.checkpoint()
-        if self.gone:
-            raise DesktopError("the desktop has closed the connection")
-
-
 class Lab:
     """An actor, and the desktops that it was connected to."""
 
-    def __init__(self, *screens: Screen) -> None:
-        self.screens = list(screens) or [Screen(WIDTH, HEIGHT)]
+    def __init__(self, *screens: FakeDesktop) -> None:
+        self.screens = list(screens) or [FakeDesktop(WIDTH, HEIGHT)]
         self.connections = 0
         self.open = 0
         self.actor = Actor(self._connect)
 
     @property
-    def screen(self) -> Screen:
+    def screen(self) -> FakeDesktop:
         return self.screens[max(self.connections, 1) - 1]
 
-    def _connect(self) -> AbstractAsyncContextManager[Screen]:
+    def _connect(self) -> AbstractAsyncContextManager[FakeDesktop]:
         return _Connection(self)
 
     async def do(self, action: str, **given: Any) -> dict[str, Any]:
@@ -54,11 +44,11 @@ class Lab:
         return await self.actor.run(parse(body.encode()))
 
 
-class _Connection(AbstractAsyncContextManager[Screen]):
+class _Connection(AbstractAsyncContextManager[FakeDesktop]):
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
 
-    async def __aenter__(self) -> Screen:
+    async def __aenter__(self) -> FakeDesktop:
         self._lab.connections += 1
         self._lab.open += 1
         return self._lab.screen
@@ -346,7 +336,7 @@ async def test_one_connection_is_kept() -> None:
 
 
 async def test_a_desktop_that_has_ended_is_connected_to_anew() -> None:
-    lab = Lab(Screen(), Screen())
+    lab = Lab(FakeDesktop(), FakeDesktop())
     await lab.do("left_click")
     lab.screens[0].gone = True
     assert await lab.do("left_click") == {"output": "left_click action performed"}
@@ -374,7 +364,7 @@ async def test_cancelled_while_it_holds_a_key(autojump_clock: MockClock) -> None
 
 
 async def test_a_connection_that_cannot_let_go_is_closed() -> None:
-    lab = Lab(Screen(), Screen())
+    lab = Lab(FakeDesktop(), FakeDesktop())
     await lab.do("left_mouse_down")
     lab.screen.before = lambda: setattr(lab.screens[0], "gone", True)
     with pytest.raises(ApiError, match="Key press failed"):
