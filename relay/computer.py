@@ -15,6 +15,7 @@ Needs NumPy and Pillow (the extra `client`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -38,6 +39,16 @@ Result = dict[str, Any]
 
 LOOKS: Final = frozenset({"screenshot", "zoom", "cursor_position"})
 """Actions that change nothing on the screen."""
+
+APART_S: Final = 0.51
+"""From the end of a click to the next press of the same button in another action, so that no
+program takes the two for one double click. xterm (0.25 s) and st (0.3 s) do so wherever they are,
+GTK and Qt (0.4 s) and Chromium (0.5 s) where they are close."""
+
+BETWEEN_LIMIT_S: Final = 0.5
+"""Within a batch an action waits at most so long until the screen has settled after the one before
+it: what is typed at once after a click goes where the focus was (Chromium), and what follows a key
+that opens a window goes to the old one."""
 
 
 class Desktop(Protocol):
@@ -124,6 +135,8 @@ class Computer:
         # Something was done since the screen was last looked at.
         self._acted = False
         self._left_is_down = False
+        # When a button may be pressed again, by button.
+        self._apart_at: dict[int, float] = {}
         self._handlers: Mapping[str, Callable[..., Awaitable[str | list[Block]]]] = {
             "screenshot": self._screenshot,
             "zoom": self._zoom,
@@ -289,7 +302,11 @@ class Computer:
 
     async def _act(self, action: str, given: object, *, look: bool) -> list[Block]:
         found = arguments(action, given, wait_limit_s=self.version.wait_limit_s)
-        self._acted = self._acted or action not in LOOKS
+        if action not in LOOKS:
+            if self._acted:
+                limit_s = min(BETWEEN_LIMIT_S, self.settings.settle_limit_s)
+                await self._desktop.settled(quiet_s=self.settings.quiet_s, limit_s=limit_s)
+            self._acted = True
         outcome = await self._handlers[action](**found)
         blocks = [_text(outcome)] if isinstance(outcome, str) else outcome
         if look and self._acted:
@@ -374,9 +391,20 @@ class Computer:
     ) -> str:
         if coordinate is not None:
             await self._mouse_move(coordinate)
+        await self._apart(button)
         await hands.click(self._desktop, button, times, text)
-        self._left_is_down = self._left_is_down and button != 1
+        await self._pressed(button)
         return "OK"
+
+    async def _apart(self, button: int) -> None:
+        await trio.sleep_until(self._apart_at.get(button, -math.inf))
+
+    async def _pressed(self, button: int) -> None:
+        """After a button has gone up again."""
+        # A desktop that is busy may take it much later than it was sent.
+        await self._desktop.sync()
+        self._apart_at[button] = trio.current_time() + APART_S
+        self._left_is_down = self._left_is_down and button != 1
 
     async def _scroll(
         self,
@@ -385,7 +413,10 @@ class Computer:
         coordinate: Point | None = None,
         text: Sequence[int] = (),
     ) -> str:
-        return await self._click(hands.WHEEL[scroll_direction], scroll_amount, coordinate, text)
+        if coordinate is not None:
+            await self._mouse_move(coordinate)
+        await hands.click(self._desktop, hands.WHEEL[scroll_direction], scroll_amount, text)
+        return "OK"
 
     async def _drag(
         self,
@@ -396,18 +427,20 @@ class Computer:
         end = self._on_desktop(coordinate)
         if start_coordinate is not None:
             await self._desktop.move(*self._on_desktop(start_coordinate, "start_coordinate"))
+        await self._apart(1)
         await hands.drag(self._desktop, end, text)
-        self._left_is_down = False
+        await self._pressed(1)
         return "OK"
 
     async def _left_mouse_down(self) -> str:
+        await self._apart(1)
         self._left_is_down = True
         await self._desktop.button_down(1)
         return "OK"
 
     async def _left_mouse_up(self) -> str:
         await self._desktop.button_up(1)
-        self._left_is_down = False
+        await self._pressed(1)
         return "OK"
 
     async def _type(self, text: str) -> str:

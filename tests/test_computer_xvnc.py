@@ -21,7 +21,7 @@ from relay.computer import Computer, Result
 from relay.desktops import RunningDesktop
 from relay.rfb.pixels.canvas import Array
 from tests.desktop_processes import desktops_home, needs_xvnc, until
-from tests.test_client_xvnc import on, xvnc
+from tests.test_client_xvnc import HEIGHT, WIDTH, on, xvnc
 
 __all__ = ["desktops_home", "xvnc"]  # the fixtures
 
@@ -68,18 +68,18 @@ def shown(looked: Result) -> Array:
     return np.asarray(Image.open(io.BytesIO(data)))
 
 
-# A page whose colour is how many clicks the browser takes the last press for.
-COUNTS = """<body style="height: 90vh"><script>
+# A page whose colour is how many clicks the browser takes the last press for; yellow when
+# something has been typed into the field at its bottom.
+COUNTS = """<body style="height: 90vh"><input style="position: fixed; bottom: 0"><script>
 const colours = ["#fff", "#f00", "#0f0", "#00f"]
 document.onmousedown = event => { document.body.style.background = colours[event.detail] }
+document.oninput = () => { document.body.style.background = "#ff0" }
 document.body.style.background = colours[0]
 </script>"""
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
-async def test_a_browser_counts_the_clicks_of_an_action(
-    xvnc: RunningDesktop, tmp_path: Path
-) -> None:
+async def test_a_browser_counts_clicks_and_takes_text(xvnc: RunningDesktop, tmp_path: Path) -> None:
     page = tmp_path / "counts.html"
     page.write_text(COUNTS)
     options = f"--no-sandbox --disable-gpu --no-first-run --kiosk --user-data-dir={tmp_path}/data"
@@ -89,7 +89,13 @@ async def test_a_browser_counts_the_clicks_of_an_action(
                 (looked,) = await run(computer, (action, {"coordinate": [100, 100]}))
                 colour = [255 if channel == clicks else 0 for channel in range(3)]
                 assert shown(looked)[50, 200].tolist() == colour, action
-                await run(computer, ("wait", {"duration": 0.6}))
+        for _ in range(3):
+            click = ("left_click", {"coordinate": [100, 100]})
+            results = await run(computer, click, click)
+            assert shown(results[-1])[50, 200].tolist() == [255, 0, 0]
+            field = ("left_click", {"coordinate": [50, HEIGHT - 12]})
+            results = await run(computer, field, ("type", {"text": "x"}))
+            assert shown(results[-1])[50, 200].tolist() == [255, 255, 0]
 
 
 def text_of_terminal(looked: Result) -> tuple[int, int]:
@@ -116,7 +122,24 @@ async def test_a_gtk_entry_takes_what_is_typed_and_edited(
     assert path.read_text() == "Grüße, 世界!\n"
 
 
-async def test_a_drag_selects_text_in_a_terminal(xvnc: RunningDesktop) -> None:
+async def test_two_clicks_on_a_gtk_row_choose_it_and_a_double_click_opens_it(
+    xvnc: RunningDesktop, tmp_path: Path
+) -> None:
+    path = tmp_path / "chosen"
+    command = f"zenity --list --hide-header --column=c --width=300 --height=220 one two > {path}"
+    row = {"coordinate": [WIDTH // 2, 80]}
+    async with using(xvnc, command) as computer:
+        await run(computer, ("left_click", row), ("left_click", row))
+        await run(computer, ("wait", {"duration": 0.3}))
+        assert path.read_text() == ""
+        await run(computer, ("double_click", row))
+        await until(lambda: path.read_text() != "")
+    assert path.read_text() in ("one\n", "two\n")
+
+
+@pytest.mark.parametrize("clicks", [0, 1, 2])
+async def test_a_drag_selects_text_in_a_terminal(xvnc: RunningDesktop, clicks: int) -> None:
+    """After clicks elsewhere too: xterm counts them by time alone."""
     # Black on white, in cells of 6x13 pixels behind a border of two.
     command = "xterm -fn 6x13 -b 2 -bw 0 +sb -geometry 35x10 -e cat"
     async with using(xvnc, command) as computer:
@@ -125,6 +148,7 @@ async def test_a_drag_selects_text_in_a_terminal(xvnc: RunningDesktop) -> None:
             computer,
             ("mouse_move", {"coordinate": [x + 90, y + 60]}),
             ("type", {"text": "hello world"}),
+            *[("left_click", {"coordinate": [x + 100, y + 80]})] * clicks,
             (
                 "left_click_drag",
                 {"start_coordinate": [x + 1, y + 6], "coordinate": [x + 31, y + 6]},
