@@ -301,7 +301,7 @@ class Computer:
         return _result([_text(text)], is_error=True)
 
     async def _act(self, action: str, given: object, *, look: bool) -> list[Block]:
-        found = arguments(action, given, wait_limit_s=self.version.wait_limit_s)
+        found = arguments(action, given)
         if action not in LOOKS:
             if self._acted:
                 limit_s = min(BETWEEN_LIMIT_S, self.settings.settle_limit_s)

@@ -55,7 +55,7 @@ async def test_errors_say_what_would_be_right(desktops_home: Path, tmp_path: Pat
         ("left_click", {"coordinate": [1280, 0]}, "coordinate [1280, 0] is out of bounds: "),
         ("left_click", {"coordinates": [1, 2]}, "'coordinates' is not accepted for left_click"),
         ("key", {"text": "Entre"}, "text: "),
-        ("wait", {"duration": 301}, "duration is in seconds, at most 300, not 301"),
+        ("wait", {"duration": 301}, "duration is in seconds, at most 300 at once, not 301"),
         ("click", {}, "Error: unknown computer toolset member 'click'. Choose one of: "),
     ]
     async with over_stdio("pattern", tmp_path) as client:
