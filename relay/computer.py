@@ -68,7 +68,9 @@ class Desktop(Protocol):
     async def picture(self, *, cursor: bool = False) -> Array:
         """A fresh (height, width, 4) RGBA picture."""
 
-    async def move(self, x: int, y: int) -> None: ...
+    async def move(self, x: int, y: int) -> None:
+        """Raises ValueError outside the desktop."""
+
     async def button_down(self, button: int) -> None:
         """1 left, 2 middle, 3 right; the wheel: 4 up, 5 down, 6 left, 7 right."""
 
@@ -428,7 +430,12 @@ class Computer:
         if start_coordinate is not None:
             await self._desktop.move(*self._on_desktop(start_coordinate, "start_coordinate"))
         await self._apart(1)
-        await hands.drag(self._desktop, end, text)
+        try:
+            await hands.drag(self._desktop, end, text)
+        except ValueError:
+            # A desktop that others read of too may have become smaller meanwhile.
+            self._declared()
+            raise
         await self._pressed(1)
         return "OK"
 

@@ -80,6 +80,8 @@ class FakeDesktop:
         return self.pixels.copy()
 
     async def move(self, x: int, y: int) -> None:
+        if not (0 <= x < self.width and 0 <= y < self.height):
+            raise ValueError(f"({x}, {y}) is not on the desktop")
         await self._note("move", x, y)
         self.pointer = (x, y)
 
