@@ -237,6 +237,10 @@ def _on_desktop(desktop: Desktop, action: Action, point: Point) -> Point:
 async def _point(desktop: Desktop, action: Action) -> None:
     if action.coordinate is not None:
         await desktop.move(*_on_desktop(desktop, action, action.coordinate))
+    elif desktop.pointer is None:
+        # A press says where it is: it would be in a corner.
+        text = f'Missing "coordinate" for {action.name} action.'
+        raise ApiError(400, text, "Where the pointer is is not known yet.")
 
 
 async def _click(button: int, times: int, desktop: Desktop, action: Action) -> None:
@@ -252,8 +256,9 @@ async def _scrolled(desktop: Desktop, action: Action) -> None:
 async def _drag(desktop: Desktop, action: Action) -> None:
     assert action.start_coordinate is not None
     assert action.coordinate is not None
-    await desktop.move(*_on_desktop(desktop, action, action.start_coordinate))
-    await hands.drag(desktop, _on_desktop(desktop, action, action.coordinate), action.keys)
+    start = _on_desktop(desktop, action, action.start_coordinate)
+    await desktop.move(*start)
+    await hands.drag(desktop, start, _on_desktop(desktop, action, action.coordinate), action.keys)
 
 
 async def _button(down: bool, desktop: Desktop, action: Action) -> None:
@@ -390,6 +395,8 @@ class Actor:
     async def _run(self, desktop: Desktop, action: Action) -> Answer:
         size = desktop.width, desktop.height
         if action.name == "cursor_position":
+            if desktop.pointer is None:
+                raise DesktopError("where the pointer is is not known yet")
             x, y = mapped(desktop.pointer, size, action.declared(size))
             return {"output": f"x={x},y={y}"}
         if action.name == "screenshot":

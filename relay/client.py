@@ -145,7 +145,8 @@ def encodings_for(address: Address) -> Sequence[int]:
 class Desktop:
     """A desktop after the handshake. Every method raises DesktopError once it is gone.
 
-    `pointer` is where it was last told to be, by us or by the desktop. Buttons are numbered as in
+    `pointer` is where it was last told to be, by us or by the desktop; None as long as nobody did:
+    few desktops tell. A button without it is pressed at 0, 0. Buttons are numbered as in
     RFC 6143, Section 7.5.5: 1 left, 2 middle, 3 right, and the wheel's 4 up, 5 down, 6 left and
     7 right.
     """
@@ -162,6 +163,7 @@ class Desktop:
         self._messages = Messages(self._canvas, limits)
         self._messages.name = end.init.name
         self._x = self._y = 0
+        self._pointed = False
         self._buttons = 0
         self._keys: dict[int, None] = {}
         self._fences = 0
@@ -190,8 +192,8 @@ class Desktop:
         return handshake.printable(self._messages.name)
 
     @property
-    def pointer(self) -> tuple[int, int]:
-        return self._x, self._y
+    def pointer(self) -> tuple[int, int] | None:
+        return (self._x, self._y) if self._pointed else None
 
     @property
     def gone(self) -> bool:
@@ -218,7 +220,8 @@ class Desktop:
             while not messages.seen:
                 size_px = await self._ask_for_all(size_px)
             picture = self._canvas.pixels.copy()
-        if cursor and self._canvas.cursor is not None:
+        # TigerVNC's server paints it where somebody else has moved it.
+        if cursor and self._canvas.cursor is not None and self._pointed:
             draw(self._canvas.cursor, self._x, self._y, picture)
         return picture
 
@@ -290,6 +293,7 @@ class Desktop:
             size = f"{self.width}x{self.height}"
             raise ValueError(f"({x}, {y}) is not on the desktop, which is {size}")
         self._x, self._y = x, y
+        self._pointed = True
         await self._send(self._point())
 
     async def button_down(self, button: int = 1) -> None:
@@ -492,6 +496,7 @@ class Desktop:
         self._asked &= messages.updates == updates
         if messages.pointer is not None:
             self._x, self._y = messages.pointer
+            self._pointed = True
             messages.pointer = None
         if messages.replies:
             replies = bytes(messages.replies)

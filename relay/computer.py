@@ -62,8 +62,8 @@ class Desktop(Protocol):
     @property
     def height(self) -> int: ...
     @property
-    def pointer(self) -> Point:
-        """Where the pointer was last told to go."""
+    def pointer(self) -> Point | None:
+        """Where the pointer was last told to go; None where that is not known."""
 
     async def picture(self, *, cursor: bool = False) -> Array:
         """A fresh (height, width, 4) RGBA picture."""
@@ -350,7 +350,7 @@ class Computer:
         return [*notes, await image(pixels[y0:y1, x0:x1], size)]
 
     async def _cursor_position(self) -> str:
-        x, y = mapped(self._desktop.pointer, self._known, self._declared())
+        x, y = mapped(self._pointer(), self._known, self._declared())
         return f"X={x}, Y={y}"
 
     # Coordinates.
@@ -378,10 +378,26 @@ class Computer:
             )
         return mapped(point, declared, self._known)
 
+    def _pointer(self) -> Point:
+        pointer = self._desktop.pointer
+        if pointer is None:
+            # The connection is new, and a press says where it is: it would be in a corner.
+            raise Refused(
+                "Where the pointer is is not known yet. Give a coordinate, or move the mouse first"
+            )
+        return pointer
+
     # Mouse and keys.
 
+    async def _point(self, point: Point | None, name: str = "coordinate") -> None:
+        """Moves the pointer; to None: it stays where it is."""
+        if point is None:
+            self._pointer()
+        else:
+            await self._desktop.move(*self._on_desktop(point, name))
+
     async def _mouse_move(self, coordinate: Point) -> str:
-        await self._desktop.move(*self._on_desktop(coordinate))
+        await self._point(coordinate)
         return "OK"
 
     async def _click(
@@ -391,8 +407,7 @@ class Computer:
         coordinate: Point | None = None,
         text: Sequence[int] = (),
     ) -> str:
-        if coordinate is not None:
-            await self._mouse_move(coordinate)
+        await self._point(coordinate)
         await self._apart(button)
         await hands.click(self._desktop, button, times, text)
         await self._pressed(button)
@@ -415,8 +430,7 @@ class Computer:
         coordinate: Point | None = None,
         text: Sequence[int] = (),
     ) -> str:
-        if coordinate is not None:
-            await self._mouse_move(coordinate)
+        await self._point(coordinate)
         await hands.click(self._desktop, hands.WHEEL[scroll_direction], scroll_amount, text)
         return "OK"
 
@@ -427,11 +441,10 @@ class Computer:
         text: Sequence[int] = (),
     ) -> str:
         end = self._on_desktop(coordinate)
-        if start_coordinate is not None:
-            await self._desktop.move(*self._on_desktop(start_coordinate, "start_coordinate"))
+        await self._point(start_coordinate, "start_coordinate")
         await self._apart(1)
         try:
-            await hands.drag(self._desktop, end, text)
+            await hands.drag(self._desktop, self._pointer(), end, text)
         except ValueError:
             # A desktop that others read of too may have become smaller meanwhile.
             self._declared()
@@ -440,12 +453,14 @@ class Computer:
         return "OK"
 
     async def _left_mouse_down(self) -> str:
+        await self._point(None)
         await self._apart(1)
         self._left_is_down = True
         await self._desktop.button_down(1)
         return "OK"
 
     async def _left_mouse_up(self) -> str:
+        await self._point(None)
         await self._desktop.button_up(1)
         await self._pressed(1)
         return "OK"

@@ -57,9 +57,9 @@ async def click(desktop: Desktop, button: int, times: int, keys: Sequence[int]) 
     await _up(desktop, keys)
 
 
-async def drag(desktop: Desktop, end: Point, keys: Sequence[int]) -> None:
-    """From where the pointer is, with the left button and `keys` held."""
-    x, y = desktop.pointer
+async def drag(desktop: Desktop, start: Point, end: Point, keys: Sequence[int]) -> None:
+    """From `start`, where the pointer is, with the left button and `keys` held."""
+    x, y = start
     await _down(desktop, keys)
     await desktop.button_down(1)
     for step in range(1, DRAG_MOVES + 1):

@@ -42,7 +42,7 @@ class FakeDesktop:
 
     def __init__(self, width: int = 1280, height: int = 800) -> None:
         self.pixels = picture(width, height)
-        self.pointer = (0, 0)
+        self.pointer: tuple[int, int] | None = (0, 0)
         self.done: list[tuple[Any, ...]] = []
         """What was done, in order; `at` only has when."""
         self.at: list[float] = []

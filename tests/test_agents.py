@@ -296,7 +296,7 @@ async def test_nobody_acts_by_the_screenshot_of_a_desktop_that_was() -> None:
 
         async def end_it(_asked: dict[str, Any]) -> Reply:
             await lab.desktops.stop(lab.workspace.id)
-            return calls(on_screen("cursor_position"), on_screen("screenshot"))
+            return calls(on_screen("wait", {"duration": 0}), on_screen("screenshot"))
 
         lab.talker.parent = [calls(call(*SPAWN)), to_spawned("wait_agent"), said("Fine.")]
         lab.talker.agent = [

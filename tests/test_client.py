@@ -113,6 +113,20 @@ async def test_the_clicks_of_a_double_click_have_different_times(
     assert trio.current_time() == began
 
 
+async def test_where_the_pointer_is_is_not_known_before_it_has_moved(pair: Pair) -> None:
+    desktop, _ = pair
+    assert desktop.pointer is None
+    await desktop.move(3, 2)
+    assert desktop.pointer == (3, 2)
+
+
+async def test_where_the_pointer_is_may_be_told(pair: Pair) -> None:
+    desktop, far = pair
+    await far.stream.send_all(struct.pack(">BxHHHHHi", 0, 1, 5, 1, 0, 0, -232))
+    await desktop.sync()
+    assert desktop.pointer == (5, 1)
+
+
 async def test_a_place_off_the_desktop(pair: Pair) -> None:
     desktop, _ = pair
     with pytest.raises(ValueError, match=r"\(8, 0\) is not on the desktop, which is 8x4"):

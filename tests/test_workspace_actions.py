@@ -164,6 +164,24 @@ def pixels_of(answer: dict[str, Any]) -> Any:
     return pixels
 
 
+async def test_a_pointer_that_is_not_known() -> None:
+    lab = Lab()
+    lab.screen.pointer = None
+    for action in ("left_click", "scroll", "left_mouse_down", "left_mouse_up"):
+        with pytest.raises(ApiError) as caught:
+            await lab.do(action)
+        assert (caught.value.status, caught.value.message) == (
+            400,
+            f'Missing "coordinate" for {action} action.',
+        )
+    with pytest.raises(ApiError) as caught:
+        await lab.do("cursor_position")
+    assert (caught.value.status, caught.value.message) == (500, "Cursor position failed.")
+    assert lab.screen.input() == []
+    await lab.do("mouse_move", **POINT)
+    await lab.do("left_click")
+
+
 async def test_a_screenshot() -> None:
     lab = Lab()
     answer = await lab.do("screenshot")
