@@ -130,9 +130,7 @@ class AgentDesktop:
             pairs = zip(calls, texts, strict=True)
             return [result_of(call, text, is_error=True) for call, text in pairs]
         self._void = False
-        if self._version == TOOLSET:
-            return await computer.run_batch(calls)
-        return [await computer.run(call["input"]) | {"tool_use_id": call["id"]} for call in calls]
+        return await computer.run_batch(calls)
 
 
 def result_of(call: Block, text: str, *, is_error: bool = False) -> Block:

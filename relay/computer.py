@@ -2,8 +2,8 @@
 
 One executor with two front ends. In the versions computer_20241022, computer_20250124 and
 computer_20251124 there is one tool, and its input names the action (`Computer.run`). In
-computer_toolset_20260801 each action is a member tool, and a turn's calls are one batch
-(`Computer.run_batch`).
+computer_toolset_20260801 each action is a member tool. The calls of a turn are one
+batch in all of them (`Computer.run_batch`).
 
 The model's coordinates are those of the newest screenshot that it had seen when it asked. They are
 refused once the desktop has another size. Whatever happens in an action (an error, a cancellation),
@@ -231,27 +231,28 @@ class Computer:
         return await self._act(action, given, look=True)
 
     async def run_batch(self, tool_uses: Sequence[Mapping[str, Any]]) -> list[Result]:
-        """One result for each tool_use block of a turn that has `toolset_name` "computer".
+        """One result for each of the tool's tool_use blocks in a turn; those of the toolset have
+        `toolset_name` "computer".
 
-        They are done in order until one fails. If the last did not look at the screen, its result
-        has a screenshot beside its text. Raises ValueError in the older versions.
+        They are done in order until one fails. If the toolset's last did not look at the screen,
+        its result has a screenshot beside its text; in the older versions each has.
         """
-        if self.version.name != TOOLSET:
-            raise ValueError(f"in {self.version.name} actions are run by run")
         results: list[Result] = []
+        family = {"toolset_name": "computer"} if self.version.name == TOOLSET else {}
         async with self._lock:
             self._begin()
             for number, block in enumerate(tool_uses, 1):
                 if results and results[-1]["is_error"]:
                     result = _result([_text(NOT_EXECUTED)], is_error=True)
                 else:
-                    last = number == len(tool_uses)
-                    result = await self._guarded(
-                        partial(self._run_member, block["name"], block["input"], look=last)
-                    )
-                result |= {"tool_use_id": block["id"], "toolset_name": "computer"}
-                results.append(result)
+                    result = await self._guarded(self._work(block, number == len(tool_uses)))
+                results.append(result | {"tool_use_id": block["id"]} | family)
         return results
+
+    def _work(self, block: Mapping[str, Any], last: bool) -> Callable[[], Awaitable[list[Block]]]:
+        if self.version.name != TOOLSET:
+            return partial(self._run, block["input"])
+        return partial(self._run_member, block["name"], block["input"], look=last)
 
     async def _run_member(self, name: str, given: object, *, look: bool) -> list[Block]:
         choice = f"Choose one of: {listed(self.actions)}"

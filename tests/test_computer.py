@@ -407,11 +407,36 @@ async def test_a_disabled_action_of_the_older_versions() -> None:
     assert text.startswith("The action 'type' is not available in this environment. Choose one of")
 
 
-async def test_each_front_end_is_for_its_versions() -> None:
+async def test_an_action_in_the_input_is_for_the_older_versions() -> None:
     with pytest.raises(ValueError, match="run_batch"):
         await Computer(FakeDesktop()).run({"action": "screenshot"})
-    with pytest.raises(ValueError, match="computer_20251124"):
-        await Computer(FakeDesktop(), LATEST).run_batch([])
+
+
+@pytest.mark.parametrize("version", OLDER)
+async def test_a_turn_of_the_older_versions(version: str, autojump_clock: Any) -> None:
+    desktop = FakeDesktop()
+    computer = Computer(desktop, version)
+
+    async def turn(*inputs: dict[str, Any]) -> list[Any]:
+        return await computer.run_batch(
+            [{"id": f"toolu_{n}", "name": "computer", "input": i} for n, i in enumerate(inputs)]
+        )
+
+    move, look = {"action": "mouse_move", **POINT}, {"action": "screenshot"}
+    results = await turn(move, {"action": "fly"}, move)
+    assert [result["tool_use_id"] for result in results] == ["toolu_0", "toolu_1", "toolu_2"]
+    assert [result["is_error"] for result in results] == [False, True, True]
+    assert "toolset_name" not in results[0]
+    assert len(images(results[0])) == 1
+    assert error(results[2]) == NOT_EXECUTED
+    assert desktop.input() == [MOVE]
+    # The model has not seen the screenshot of this turn when it asks for the move.
+    desktop.resize(1024, 768)
+    looked, moved = await turn(look, move)
+    assert not looked["is_error"]
+    assert "resized" in error(moved)
+    (moved,) = await turn(move)
+    assert not moved["is_error"]
 
 
 async def test_calls_wait_for_each_other(autojump_clock: Any) -> None:
