@@ -398,8 +398,19 @@ class Computer:
             await self._desktop.move(*self._on_desktop(point, name))
 
     async def _mouse_move(self, coordinate: Point) -> str:
-        await self._point(coordinate)
+        if self._left_is_down:
+            await self._gliding(hands.glide, self._on_desktop(coordinate))
+        else:
+            await self._point(coordinate)
         return "OK"
+
+    async def _gliding(self, glide: Callable[..., Awaitable[None]], *to: Any) -> None:
+        try:
+            await glide(self._desktop, self._pointer(), *to)
+        except ValueError:
+            # A desktop that others read of too may have become smaller meanwhile.
+            self._declared()
+            raise
 
     async def _click(
         self,
@@ -444,12 +455,7 @@ class Computer:
         end = self._on_desktop(coordinate)
         await self._point(start_coordinate, "start_coordinate")
         await self._apart(1)
-        try:
-            await hands.drag(self._desktop, self._pointer(), end, text)
-        except ValueError:
-            # A desktop that others read of too may have become smaller meanwhile.
-            self._declared()
-            raise
+        await self._gliding(hands.drag, end, text)
         await self._pressed(1)
         return "OK"
 

@@ -63,7 +63,8 @@ DRAG = {"start_coordinate": [0, 0], "coordinate": [40, 80]}
 DRAGGED = [
     ("move", 0, 0),
     ("button down", 1),
-    *(("move", 10 * step, 20 * step) for step in range(1, 5)),
+    *(("move", 36 * step // 8, 76 * step // 8) for step in range(1, 9)),
+    *(("move", 36 + step, 76 + step) for step in range(1, 5)),
     ("button up", 1),
 ]
 
