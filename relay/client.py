@@ -265,7 +265,9 @@ class Desktop:
         """Waits for an update, which may have painted nothing."""
         if not self._asked:
             self._asked = True
-            await self._send(_request(3, 1, 0, 0, self.width, self.height))
+            # Whoever waits here gives up at any time, and what is cut off ends the connection.
+            with _cleanup():
+                await self._send(_request(3, 1, 0, 0, self.width, self.height))
         updates = self._messages.updates
         await self._until(lambda: self._messages.updates > updates, math.inf)
 

@@ -127,6 +127,26 @@ async def test_where_the_pointer_is_may_be_told(pair: Pair) -> None:
     assert desktop.pointer == (5, 1)
 
 
+async def test_to_stop_waiting_for_quiet_does_not_cut_a_message(
+    pair: Pair, autojump_clock: Any
+) -> None:
+    desktop, _ = pair
+    await desktop.sync()
+
+    stream = desktop._stream
+    assert isinstance(stream, trio.StapledStream)
+    deliver = stream.send_stream.send_all_hook
+
+    async def slow() -> None:
+        await trio.sleep(0.05)
+        await deliver()
+
+    stream.send_stream.send_all_hook = slow
+    await desktop.settled(quiet_s=0.01, limit_s=0.02)
+    await desktop.sync()
+    assert not desktop.gone
+
+
 async def test_a_place_off_the_desktop(pair: Pair) -> None:
     desktop, _ = pair
     with pytest.raises(ValueError, match=r"\(8, 0\) is not on the desktop, which is 8x4"):
