@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 from uuid import UUID, uuid4
 
+from api.settings import ModelSettings
 from api.store import Chat, File, Store
 from relay.computer_versions import NOT_EXECUTED, TOOLSET, VERSIONS
 from relay.desktops import Desktops
@@ -38,14 +39,15 @@ class AgentDesktop:
     the connection. Needs the extra `agent`."""
 
     def __init__(
-        self, store: Store, desktops: Desktops, limits: Limits, chat: Chat, version: str
+        self, store: Store, desktops: Desktops, limits: Limits, chat: Chat, settings: ModelSettings
     ) -> None:
         self._store = store
         self._desktops = desktops
         self._limits = limits
         self._is_agents = chat.mode == "computer_use"
         self._workspace_id = chat.workspace_id
-        self._version = version
+        self._version = settings.computer
+        self._settle_s = settings.quiet_s, settings.settle_limit_s
         self._open = AsyncExitStack()
         self._desktop: Desktop | None = None
         self._computer: Computer | None = None
@@ -87,7 +89,7 @@ class AgentDesktop:
             return
         # NumPy and Pillow, which a server without agents need not have.
         from relay.client import connect
-        from relay.computer import Computer
+        from relay.computer import Computer, Settings
 
         workspace = None
         if self._workspace_id is not None:
@@ -100,7 +102,8 @@ class AgentDesktop:
             workspace.desktop,
             lambda running: self._open.enter_async_context(connect(running, limits=self._limits)),
         )
-        self._computer = await self._open.enter_async_context(Computer(desktop, self._version))
+        computer = Computer(desktop, self._version, Settings(*self._settle_s))
+        self._computer = await self._open.enter_async_context(computer)
         self._void = self._desktop is not None
         self._desktop = desktop
 
@@ -127,9 +130,7 @@ class AgentDesktop:
             pairs = zip(calls, texts, strict=True)
             return [result_of(call, text, is_error=True) for call, text in pairs]
         self._void = False
-        if self._version == TOOLSET:
-            return await computer.run_batch(calls)
-        return [await computer.run(call["input"]) | {"tool_use_id": call["id"]} for call in calls]
+        return await computer.run_batch(calls)
 
 
 def result_of(call: Block, text: str, *, is_error: bool = False) -> Block:

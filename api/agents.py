@@ -309,7 +309,7 @@ class Agents:
             with trio.move_on_after(limit_s):
                 try:
                     async with AgentDesktop(
-                        self._store, self._desktops, self._limits, chat, self._settings.computer
+                        self._store, self._desktops, self._limits, chat, self._settings
                     ) as desktop:
                         ending = await self._turns(chat, run, self._answers, desktop)
                 except ModelError as error:

@@ -244,6 +244,18 @@ def mcp(
             help="The token that HTTP clients must send, in the file's first line.",
         ),
     ] = None,
+    quiet: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            min=0,
+            max=60,
+            help="After an action a screenshot waits until nothing has changed for so long.",
+        ),
+    ] = 0.08,
+    settle_limit: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0, max=60, help="And so long at most.")
+    ] = 2.0,
 ) -> None:
     """Offer a desktop to MCP clients: a language model's tools to see and use it."""
     check_password_file(desktop, password_file)
@@ -252,13 +264,15 @@ def mcp(
         # Not at the top: these packages are extras, and no other command needs them.
         from api.mcp_http import HttpFront
         from api.mcp_server import run_mcp, stdio
+        from relay.computer import Settings as ComputerSettings
     except ModuleNotFoundError as error:
         raise typer.TyperException(
             f'{error.name} is not installed; pip install "deskrelay[server,agent]" brings it'
         ) from None
     configure_logging()
     front = stdio if http is None else HttpFront(http, token).serve
-    trio.run(run_mcp, desktop, DesktopSettings(password_file=password_file), front)
+    settings = DesktopSettings(password_file=password_file)
+    trio.run(run_mcp, desktop, settings, front, ComputerSettings(quiet, settle_limit))
 
 
 def _token(http: str | None, token_file: Path | None) -> bytes | None:

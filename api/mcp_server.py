@@ -27,6 +27,7 @@ from api.mcp_tools import INSTRUCTIONS, TOOLS, tool_result
 from api.run import end_on_signal
 from api.settings import DesktopSettings, SettingsProblem
 from relay.computer import Result
+from relay.computer import Settings as ComputerSettings
 from relay.desktops import Desktops, provider_for, reap_leftovers
 from relay.limits import Limits
 
@@ -45,7 +46,9 @@ Front = Callable[[MakeSession], Awaitable[None]]
 """Serves clients until the last has gone. Raises SettingsProblem where it cannot."""
 
 
-async def run_mcp(spec: str, settings: DesktopSettings, front: Front) -> None:
+async def run_mcp(
+    spec: str, settings: DesktopSettings, front: Front, computer: ComputerSettings
+) -> None:
     """Runs `front` on the desktop that `spec` names, until it returns, SIGINT or SIGTERM.
 
     Raises SettingsProblem where `front` does.
@@ -66,7 +69,7 @@ async def run_mcp(spec: str, settings: DesktopSettings, front: Front) -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(end_on_signal, nursery.cancel_scope)
             try:
-                await front(partial(ComputerSession, desktops, spec, limits))
+                await front(partial(ComputerSession, desktops, spec, limits, computer))
             except SettingsProblem as error:
                 problem = error
             nursery.cancel_scope.cancel()

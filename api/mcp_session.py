@@ -8,7 +8,7 @@ from typing import Any, Final
 import trio
 
 from relay.client import RGBX, Desktop, encodings_for
-from relay.computer import Computer, Result
+from relay.computer import Computer, Result, Settings
 from relay.desktops import Desktops
 from relay.errors import DesktopError
 from relay.limits import Limits
@@ -37,10 +37,13 @@ class ComputerSession:
     Coordinates are those of this client's newest screenshot. Calls wait for each other.
     """
 
-    def __init__(self, desktops: Desktops, spec: str, limits: Limits) -> None:
+    def __init__(
+        self, desktops: Desktops, spec: str, limits: Limits, settings: Settings | None = None
+    ) -> None:
         self._desktops = desktops
         self._spec = spec
         self._limits = limits
+        self._settings = settings
         self._opening = trio.Lock()
         self._open: tuple[Desktop, Computer] | None = None
         self._void = False
@@ -76,7 +79,7 @@ class ComputerSession:
         except BaseException:
             await desktop.aclose()
             raise
-        return desktop, Computer(desktop)
+        return desktop, Computer(desktop, settings=self._settings)
 
     async def _close(self, desktop: Desktop) -> None:
         if self._open is not None and self._open[0] is desktop:

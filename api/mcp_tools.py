@@ -83,7 +83,7 @@ _SCHEMAS: Final[Mapping[Check, Mapping[str, Any]]] = {
     given.duration: {
         "type": "number",
         "minimum": 0,
-        "maximum": _VERSION.wait_limit_s,
+        "maximum": given.DURATION_LIMIT_S,
         "description": "Seconds; fractions are allowed.",
     },
     given.literal: {

@@ -252,6 +252,12 @@ class ModelSettings(BaseModel):
     computer: Annotated[str, AfterValidator(_computer_version)] = "computer_toolset_20260801"
     """The version of the computer tool that agents are given."""
 
+    quiet_s: Annotated[float, Field(ge=0, le=60)] = 0.08
+    """After an action a screenshot waits until nothing has changed for so long."""
+
+    settle_limit_s: Annotated[float, Field(ge=0, le=60)] = 2.0
+    """And so long at most."""
+
     max_tokens: Annotated[int, Field(ge=256, le=128_000)] = 8_192
     """Of one answer."""
 

@@ -14,13 +14,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, Final, NoReturn
 
 import trio
 
 from api.errors import ApiError
-from relay import computer
 from relay import computer_hands as hands
+from relay.computer import Desktop, Settings
 from relay.computer_geometry import Point, Region, Size, filling, mapped, mapped_region
 from relay.computer_input import (
     DIRECTIONS,
@@ -52,14 +52,7 @@ SCALED_LIMIT_PX: Final = 8_192
 _NUMBER_LIMIT: Final = 2**31
 _SHOWN_CHARS: Final = 60
 
-_settings: Final = computer.Settings()
-
-
-class Desktop(computer.Desktop, Protocol):
-    """What actions need of a desktop; `relay.client.Desktop` has it."""
-
-    async def sync(self) -> None:
-        """Waits until the desktop has taken all that was sent to it."""
+_settings: Final = Settings()
 
 
 # The form of a body's fields, whatever the action. Each raises Refused.
@@ -244,6 +237,10 @@ def _on_desktop(desktop: Desktop, action: Action, point: Point) -> Point:
 async def _point(desktop: Desktop, action: Action) -> None:
     if action.coordinate is not None:
         await desktop.move(*_on_desktop(desktop, action, action.coordinate))
+    elif desktop.pointer is None:
+        # A press says where it is: it would be in a corner.
+        text = f'Missing "coordinate" for {action.name} action.'
+        raise ApiError(400, text, "Where the pointer is is not known yet.")
 
 
 async def _click(button: int, times: int, desktop: Desktop, action: Action) -> None:
@@ -259,8 +256,9 @@ async def _scrolled(desktop: Desktop, action: Action) -> None:
 async def _drag(desktop: Desktop, action: Action) -> None:
     assert action.start_coordinate is not None
     assert action.coordinate is not None
-    await desktop.move(*_on_desktop(desktop, action, action.start_coordinate))
-    await hands.drag(desktop, _on_desktop(desktop, action, action.coordinate), action.keys)
+    start = _on_desktop(desktop, action, action.start_coordinate)
+    await desktop.move(*start)
+    await hands.drag(desktop, start, _on_desktop(desktop, action, action.coordinate), action.keys)
 
 
 async def _button(down: bool, desktop: Desktop, action: Action) -> None:
@@ -397,6 +395,8 @@ class Actor:
     async def _run(self, desktop: Desktop, action: Action) -> Answer:
         size = desktop.width, desktop.height
         if action.name == "cursor_position":
+            if desktop.pointer is None:
+                raise DesktopError("where the pointer is is not known yet")
             x, y = mapped(desktop.pointer, size, action.declared(size))
             return {"output": f"x={x},y={y}"}
         if action.name == "screenshot":

@@ -50,6 +50,12 @@ ENCODINGS_THERE: Sequence[int] = (7, 1, 16, 6, 5, 2, 0)
 
 _RELEASE_TIMEOUT_S = 1.0
 
+CLICK_PAUSE_S = 0.02
+"""Between the clicks of a double click. Two presses in the same millisecond are one to Chromium,
+which it has been told of twice."""
+
+_WHEEL = range(4, 8)
+
 # Characters behind which the desktop is waited for, so that long text does not fill its buffers.
 _TYPED_AT_ONCE = 64
 
@@ -127,7 +133,8 @@ def encodings_for(address: Address) -> Sequence[int]:
 class Desktop:
     """A desktop after the handshake. Every method raises DesktopError once it is gone.
 
-    `pointer` is where it was last told to be, by us or by the desktop. Buttons are numbered as in
+    `pointer` is where it was last told to be, by us or by the desktop; None as long as nobody did:
+    few desktops tell. A button without it is pressed at 0, 0. Buttons are numbered as in
     RFC 6143, Section 7.5.5: 1 left, 2 middle, 3 right, the wheel's 4 up, 5 down, 6 left, 7 right,
     and 8 back. 9, forward, takes a desktop with extended mouse buttons (community specification).
     """
@@ -157,7 +164,7 @@ class Desktop:
         return handshake.printable(self._messages.name)
 
     @property
-    def pointer(self) -> tuple[int, int]:
+    def pointer(self) -> tuple[int, int] | None:
         return self._messages.pointer
 
     @property
@@ -179,7 +186,8 @@ class Desktop:
         cursor's shape drawn where the pointer is, if it is wanted."""
         picture = await self._connection.picture()
         shape = self._connection.canvas.cursor
-        if cursor and shape is not None:
+        # TigerVNC's server paints it where somebody else has moved it.
+        if cursor and shape is not None and self.pointer is not None:
             draw(shape, *self.pointer, picture)
         return picture
 
@@ -240,7 +248,11 @@ class Desktop:
         if x is not None and y is not None:
             await self.move(x, y)
         try:
-            for _ in range(count):
+            for number in range(count):
+                if number and button not in _WHEEL:
+                    # A desktop that is busy would take it together with the last.
+                    await self.sync()
+                    await trio.sleep(CLICK_PAUSE_S)
                 await self.button_down(button)
                 await self.button_up(button)
         finally:
@@ -375,9 +387,10 @@ class Desktop:
         self._buttons &= ~mask
 
     def _point(self, buttons: int) -> bytes:
+        x, y = self.pointer or (0, 0)
         if buttons > 127 and self._messages.extended_buttons:
-            return _extended_pointer_event(5, 128 | buttons & 127, *self.pointer, buttons >> 7)
-        return _pointer_event(5, buttons, *self.pointer)
+            return _extended_pointer_event(5, 128 | buttons & 127, x, y, buttons >> 7)
+        return _pointer_event(5, buttons, x, y)
 
     def _mask(self, button: int) -> int:
         last = 9 if self._messages.extended_buttons else 8

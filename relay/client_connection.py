@@ -52,6 +52,9 @@ ANSWER_TIMEOUT_S = 10.0
 PICTURE_TIMEOUT_S = 30.0
 """For one picture, however often its size changes before all of it has come."""
 
+REQUEST_TIMEOUT_S = 1.0
+"""For a request to go out although nobody waits for its answer any more."""
+
 _READ_BYTES = 262_144
 
 _REQUEST_FENCE = 1 << 31 | 1  # and "block before": what was sent before it has been handled
@@ -134,11 +137,11 @@ class Connection:
         """Waits for an update, which may have painted nothing."""
         if not self._asked:
             self._asked = True
-            try:
+            # Whoever waits here gives up at any time, and what is cut off ends the connection.
+            with trio.move_on_after(REQUEST_TIMEOUT_S, shield=True) as patience:
                 await self.send(_request(3, 1, 0, 0, *self.size_px))
-            except trio.Cancelled:
+            if patience.cancelled_caught:
                 self._asked = False
-                raise
         updates = self.messages.updates
         await self.until(lambda: self.messages.updates > updates, math.inf)
 

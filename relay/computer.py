@@ -2,8 +2,8 @@
 
 One executor with two front ends. In the versions computer_20241022, computer_20250124 and
 computer_20251124 there is one tool, and its input names the action (`Computer.run`). In
-computer_toolset_20260801 each action is a member tool, and a turn's calls are one batch
-(`Computer.run_batch`).
+computer_toolset_20260801 each action is a member tool. The calls of a turn are one
+batch in all of them (`Computer.run_batch`).
 
 The model's coordinates are those of the newest screenshot that it had seen when it asked. They are
 refused once the desktop has another size. Whatever happens in an action (an error, a cancellation),
@@ -15,6 +15,7 @@ Needs NumPy and Pillow (the extra `client`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -39,6 +40,16 @@ Result = dict[str, Any]
 LOOKS: Final = frozenset({"screenshot", "zoom", "cursor_position"})
 """Actions that change nothing on the screen."""
 
+APART_S: Final = 0.51
+"""From the end of a click to the next press of the same button in another action, so that no
+program takes the two for one double click. xterm (0.25 s) and st (0.3 s) do so wherever they are,
+GTK and Qt (0.4 s) and Chromium (0.5 s) where they are close."""
+
+BETWEEN_LIMIT_S: Final = 0.5
+"""Within a batch an action waits at most so long until the screen has settled after the one before
+it: what is typed at once after a click goes where the focus was (Chromium), and what follows a key
+that opens a window goes to the old one."""
+
 
 class Desktop(Protocol):
     """What the tool needs of a desktop; `relay.client.Desktop` has it.
@@ -51,13 +62,15 @@ class Desktop(Protocol):
     @property
     def height(self) -> int: ...
     @property
-    def pointer(self) -> Point:
-        """Where the pointer was last told to go."""
+    def pointer(self) -> Point | None:
+        """Where the pointer was last told to go; None where that is not known."""
 
     async def picture(self, *, cursor: bool = False) -> Array:
         """A fresh (height, width, 4) RGBA picture."""
 
-    async def move(self, x: int, y: int) -> None: ...
+    async def move(self, x: int, y: int) -> None:
+        """Raises ValueError outside the desktop."""
+
     async def button_down(self, button: int) -> None:
         """1 left, 2 middle, 3 right; the wheel: 4 up, 5 down, 6 left, 7 right."""
 
@@ -65,6 +78,9 @@ class Desktop(Protocol):
     async def key_down(self, keysym: int) -> None: ...
     async def key_up(self, keysym: int) -> None: ...
     async def type(self, text: str) -> None: ...
+    async def sync(self) -> None:
+        """Waits until the desktop has taken all that was sent to it."""
+
     async def settled(self, *, quiet_s: float, limit_s: float) -> bool:
         """Waits until nothing has changed for `quiet_s`; False where `limit_s` came first."""
 
@@ -121,6 +137,8 @@ class Computer:
         # Something was done since the screen was last looked at.
         self._acted = False
         self._left_is_down = False
+        # When a button may be pressed again, by button.
+        self._apart_at: dict[int, float] = {}
         self._handlers: Mapping[str, Callable[..., Awaitable[str | list[Block]]]] = {
             "screenshot": self._screenshot,
             "zoom": self._zoom,
@@ -213,27 +231,28 @@ class Computer:
         return await self._act(action, given, look=True)
 
     async def run_batch(self, tool_uses: Sequence[Mapping[str, Any]]) -> list[Result]:
-        """One result for each tool_use block of a turn that has `toolset_name` "computer".
+        """One result for each of the tool's tool_use blocks in a turn; those of the toolset have
+        `toolset_name` "computer".
 
-        They are done in order until one fails. If the last did not look at the screen, its result
-        has a screenshot beside its text. Raises ValueError in the older versions.
+        They are done in order until one fails. If the toolset's last did not look at the screen,
+        its result has a screenshot beside its text; in the older versions each has.
         """
-        if self.version.name != TOOLSET:
-            raise ValueError(f"in {self.version.name} actions are run by run")
         results: list[Result] = []
+        family = {"toolset_name": "computer"} if self.version.name == TOOLSET else {}
         async with self._lock:
             self._begin()
             for number, block in enumerate(tool_uses, 1):
                 if results and results[-1]["is_error"]:
                     result = _result([_text(NOT_EXECUTED)], is_error=True)
                 else:
-                    last = number == len(tool_uses)
-                    result = await self._guarded(
-                        partial(self._run_member, block["name"], block["input"], look=last)
-                    )
-                result |= {"tool_use_id": block["id"], "toolset_name": "computer"}
-                results.append(result)
+                    result = await self._guarded(self._work(block, number == len(tool_uses)))
+                results.append(result | {"tool_use_id": block["id"]} | family)
         return results
+
+    def _work(self, block: Mapping[str, Any], last: bool) -> Callable[[], Awaitable[list[Block]]]:
+        if self.version.name != TOOLSET:
+            return partial(self._run, block["input"])
+        return partial(self._run_member, block["name"], block["input"], look=last)
 
     async def _run_member(self, name: str, given: object, *, look: bool) -> list[Block]:
         choice = f"Choose one of: {listed(self.actions)}"
@@ -285,8 +304,12 @@ class Computer:
         return _result([_text(text)], is_error=True)
 
     async def _act(self, action: str, given: object, *, look: bool) -> list[Block]:
-        found = arguments(action, given, wait_limit_s=self.version.wait_limit_s)
-        self._acted = self._acted or action not in LOOKS
+        found = arguments(action, given)
+        if action not in LOOKS:
+            if self._acted:
+                limit_s = min(BETWEEN_LIMIT_S, self.settings.settle_limit_s)
+                await self._desktop.settled(quiet_s=self.settings.quiet_s, limit_s=limit_s)
+            self._acted = True
         outcome = await self._handlers[action](**found)
         blocks = [_text(outcome)] if isinstance(outcome, str) else outcome
         if look and self._acted:
@@ -328,7 +351,7 @@ class Computer:
         return [*notes, await image(pixels[y0:y1, x0:x1], size)]
 
     async def _cursor_position(self) -> str:
-        x, y = mapped(self._desktop.pointer, self._known, self._declared())
+        x, y = mapped(self._pointer(), self._known, self._declared())
         return f"X={x}, Y={y}"
 
     # Coordinates.
@@ -356,11 +379,38 @@ class Computer:
             )
         return mapped(point, declared, self._known)
 
+    def _pointer(self) -> Point:
+        pointer = self._desktop.pointer
+        if pointer is None:
+            # The connection is new, and a press says where it is: it would be in a corner.
+            raise Refused(
+                "Where the pointer is is not known yet. Give a coordinate, or move the mouse first"
+            )
+        return pointer
+
     # Mouse and keys.
 
+    async def _point(self, point: Point | None, name: str = "coordinate") -> None:
+        """Moves the pointer; to None: it stays where it is."""
+        if point is None:
+            self._pointer()
+        else:
+            await self._desktop.move(*self._on_desktop(point, name))
+
     async def _mouse_move(self, coordinate: Point) -> str:
-        await self._desktop.move(*self._on_desktop(coordinate))
+        if self._left_is_down:
+            await self._gliding(hands.glide, self._on_desktop(coordinate))
+        else:
+            await self._point(coordinate)
         return "OK"
+
+    async def _gliding(self, glide: Callable[..., Awaitable[None]], *to: Any) -> None:
+        try:
+            await glide(self._desktop, self._pointer(), *to)
+        except ValueError:
+            # A desktop that others read of too may have become smaller meanwhile.
+            self._declared()
+            raise
 
     async def _click(
         self,
@@ -369,11 +419,21 @@ class Computer:
         coordinate: Point | None = None,
         text: Sequence[int] = (),
     ) -> str:
-        if coordinate is not None:
-            await self._mouse_move(coordinate)
+        await self._point(coordinate)
+        await self._apart(button)
         await hands.click(self._desktop, button, times, text)
-        self._left_is_down = self._left_is_down and button != 1
+        await self._pressed(button)
         return "OK"
+
+    async def _apart(self, button: int) -> None:
+        await trio.sleep_until(self._apart_at.get(button, -math.inf))
+
+    async def _pressed(self, button: int) -> None:
+        """After a button has gone up again."""
+        # A desktop that is busy may take it much later than it was sent.
+        await self._desktop.sync()
+        self._apart_at[button] = trio.current_time() + APART_S
+        self._left_is_down = self._left_is_down and button != 1
 
     async def _scroll(
         self,
@@ -382,7 +442,9 @@ class Computer:
         coordinate: Point | None = None,
         text: Sequence[int] = (),
     ) -> str:
-        return await self._click(hands.WHEEL[scroll_direction], scroll_amount, coordinate, text)
+        await self._point(coordinate)
+        await hands.click(self._desktop, hands.WHEEL[scroll_direction], scroll_amount, text)
+        return "OK"
 
     async def _drag(
         self,
@@ -391,20 +453,23 @@ class Computer:
         text: Sequence[int] = (),
     ) -> str:
         end = self._on_desktop(coordinate)
-        if start_coordinate is not None:
-            await self._desktop.move(*self._on_desktop(start_coordinate, "start_coordinate"))
-        await hands.drag(self._desktop, end, text)
-        self._left_is_down = False
+        await self._point(start_coordinate, "start_coordinate")
+        await self._apart(1)
+        await self._gliding(hands.drag, end, text)
+        await self._pressed(1)
         return "OK"
 
     async def _left_mouse_down(self) -> str:
+        await self._point(None)
+        await self._apart(1)
         self._left_is_down = True
         await self._desktop.button_down(1)
         return "OK"
 
     async def _left_mouse_up(self) -> str:
+        await self._point(None)
         await self._desktop.button_up(1)
-        self._left_is_down = False
+        await self._pressed(1)
         return "OK"
 
     async def _type(self, text: str) -> str:

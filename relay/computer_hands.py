@@ -11,17 +11,23 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from relay.client import CLICK_PAUSE_S
+
 if TYPE_CHECKING:
     from relay.computer import Desktop
     from relay.computer_geometry import Point
 
 WHEEL: Final = {"up": 4, "down": 5, "left": 6, "right": 7}
 
-DRAG_MOVES: Final = 4
+DRAG_MOVES: Final = 8
 """A drag is more than a jump: GTK and Qt begin one with the motion that passes a threshold, and
 tell what lies below of those after it."""
 
-DRAG_PAUSE_S: Final = 0.02
+ARRIVAL_PX: Final = 4
+"""The last of it is moved pixel by pixel. Chromium asks a target of three motions over it whether
+it takes what is dragged, and drops nothing where they were fewer."""
+
+DRAG_PAUSE_S: Final = 0.01
 """Between the motions of a drag. A browser begins one in another process than the page's."""
 
 
@@ -46,22 +52,35 @@ async def hold(desktop: Desktop, keys: Sequence[int], duration_s: float = 0) -> 
 async def click(desktop: Desktop, button: int, times: int, keys: Sequence[int]) -> None:
     """Where the pointer is, with `keys` held."""
     await _down(desktop, keys)
-    for _ in range(times):
+    for number in range(times):
+        if number and button not in WHEEL.values():
+            await desktop.sync()
+            await trio.sleep(CLICK_PAUSE_S)
         await desktop.button_down(button)
         await desktop.button_up(button)
     await _up(desktop, keys)
 
 
-async def drag(desktop: Desktop, end: Point, keys: Sequence[int]) -> None:
-    """From where the pointer is, with the left button and `keys` held."""
-    x, y = desktop.pointer
+async def glide(desktop: Desktop, start: Point, end: Point) -> None:
+    """From `start`, where the pointer is, as something is dragged."""
+    x, y = (
+        there - max(-ARRIVAL_PX, min(there - here, ARRIVAL_PX))
+        for here, there in zip(start, end, strict=True)
+    )
+    for begin, to, moves in ((start, (x, y), DRAG_MOVES), ((x, y), end, ARRIVAL_PX)):
+        for step in range(1, moves + 1):
+            await trio.sleep(DRAG_PAUSE_S)
+            await desktop.move(
+                begin[0] + (to[0] - begin[0]) * step // moves,
+                begin[1] + (to[1] - begin[1]) * step // moves,
+            )
+    await trio.sleep(DRAG_PAUSE_S)
+
+
+async def drag(desktop: Desktop, start: Point, end: Point, keys: Sequence[int]) -> None:
+    """From `start`, where the pointer is, with the left button and `keys` held."""
     await _down(desktop, keys)
     await desktop.button_down(1)
-    for step in range(1, DRAG_MOVES + 1):
-        await trio.sleep(DRAG_PAUSE_S)
-        await desktop.move(
-            x + (end[0] - x) * step // DRAG_MOVES, y + (end[1] - y) * step // DRAG_MOVES
-        )
-    await trio.sleep(DRAG_PAUSE_S)
+    await glide(desktop, start, end)
     await desktop.button_up(1)
     await _up(desktop, keys)

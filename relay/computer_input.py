@@ -9,7 +9,7 @@ import reprlib
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from typing import Any
 
 from relay import keysyms
 from relay.computer_geometry import Point, Region
@@ -25,6 +25,9 @@ REPEAT_LIMIT = 100
 
 SCROLL_LIMIT = 100
 """Wheel clicks of one action. Models that mean pixels ask for more."""
+
+DURATION_LIMIT_S = 300
+"""Of one wait or held key, as the toolset's schema has it."""
 
 DIRECTIONS = ("up", "down", "left", "right")
 
@@ -60,27 +63,38 @@ Check = Callable[[str, object], Any]
 """Takes a parameter's name and value, and returns what the action gets. Raises Refused."""
 
 
-def _is_int(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _whole_number(value: object) -> int | None:
+    # A schema's "integer" is 512.0 too, and some serialisers have no other numbers.
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _ints(value: object, count: int) -> TypeGuard[Sequence[int]]:
-    return isinstance(value, list | tuple) and len(value) == count and all(map(_is_int, value))
+def _whole_numbers(value: object, count: int) -> list[int] | None:
+    if not isinstance(value, list | tuple) or len(value) != count:
+        return None
+    found = [number for number in map(_whole_number, value) if number is not None]
+    return found if len(found) == count else None
 
 
 def point(name: str, value: object) -> Point:
-    if not _ints(value, 2):
-        raise Refused(f"{name} must be [x, y], two whole numbers of pixels, not {shown(value)}")
-    x, y = value
+    found = _whole_numbers(value, 2)
+    if found is None:
+        raise Refused(
+            f"{name} must be [x, y], an array of two whole numbers of pixels, not {shown(value)}"
+        )
+    x, y = found
     return x, y
 
 
 def region(name: str, value: object) -> Region:
-    if not _ints(value, 4):
+    found = _whole_numbers(value, 4)
+    if found is None:
         raise Refused(
-            f"{name} must be [x0, y0, x1, y1], four whole numbers of pixels, not {shown(value)}"
+            f"{name} must be [x0, y0, x1, y1], an array of four whole numbers of pixels, "
+            f"not {shown(value)}"
         )
-    x0, y0, x1, y1 = value
+    x0, y0, x1, y1 = found
     if x0 >= x1 or y0 >= y1:
         raise Refused(
             f"{name} must be [x0, y0, x1, y1] with x0 < x1 and y0 < y1, not {shown(value)}"
@@ -90,11 +104,12 @@ def region(name: str, value: object) -> Region:
 
 def _whole(least: int, most: int, what: str) -> Check:
     def check(name: str, value: object) -> Any:
-        if not _is_int(value) or not least <= value <= most:
+        number = _whole_number(value)
+        if number is None or not least <= number <= most:
             raise Refused(
                 f"{name} must be a whole number {what} from {least} to {most}, not {shown(value)}"
             )
-        return value
+        return number
 
     return check
 
@@ -113,6 +128,10 @@ def duration(name: str, value: object) -> float:
     # Compared and not converted: NaN compares with nothing, and a huge whole number has no float.
     if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
         raise Refused(f"{name} must be a number of seconds, 0 or more, not {shown(value)}")
+    if value > DURATION_LIMIT_S:
+        raise Refused(
+            f"{name} is in seconds, at most {DURATION_LIMIT_S} at once, not {shown(value)}"
+        )
     return value
 
 
@@ -140,13 +159,19 @@ def literal(name: str, value: object) -> str:
     return text
 
 
+_KEYS_ARE = (
+    "Keys have X's names, and those of a combination + between them: Return, Page_Down, ctrl+s. "
+    "Text is for the type action"
+)
+
+
 def _keys(parse: Callable[[str], Any]) -> Check:
     def check(name: str, value: object) -> Any:
         text = _text(name, value, KEYS_LIMIT_CHARS)
         try:
             found = parse(text)
         except ValueError as error:
-            raise Refused(f"{name}: {error}") from None
+            raise Refused(f"{name}: {error}. {_KEYS_ARE}") from None
         if not found:
             raise Refused(f"{name} must name a key, such as Return or ctrl+s")
         return found
@@ -166,7 +191,13 @@ def _modifiers(text: str) -> list[int]:
 
 combination = _keys(keysyms.combination)
 combinations = _keys(keysyms.combinations)
-modifiers = _keys(_modifiers)
+_held = _keys(_modifiers)
+
+
+def modifiers(name: str, value: object) -> Sequence[int]:
+    """Keys that are held meanwhile; models leave them out by an empty text too."""
+    keys: Sequence[int] = [] if value == "" else _held(name, value)
+    return keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +242,7 @@ PARAMETERS: Mapping[str, Parameters] = {
 """Every action by name. Versions differ in which of them they have, not in what they take."""
 
 
-def arguments(action: str, given: object, *, wait_limit_s: float) -> dict[str, Any]:
+def arguments(action: str, given: object) -> dict[str, Any]:
     """What `action` is called with, of what a model gave. Raises Refused.
 
     A null is as good as nothing: models fill in what they leave out.
@@ -232,9 +263,4 @@ def arguments(action: str, given: object, *, wait_limit_s: float) -> dict[str, A
             raise Refused(
                 f"{name} is required for {action}, which needs {listed(parameters.needs)}"
             )
-    found = {name: checks[name](name, value) for name, value in present.items()}
-    if found.get("duration", 0) > wait_limit_s:
-        raise Refused(
-            f"duration is in seconds, at most {wait_limit_s:g}, not {shown(given['duration'])}"
-        )
-    return found
+    return {name: checks[name](name, value) for name, value in present.items()}

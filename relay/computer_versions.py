@@ -22,7 +22,6 @@ class Version:
     beta_header: str | None
     actions: tuple[str, ...]
     pictures: PictureLimits
-    wait_limit_s: float
 
 
 _FIRST: Final = (
@@ -55,9 +54,9 @@ _LARGE: Final = PictureLimits(side_px=2576, tile_px=28, tiles=4784)
 VERSIONS: Final[Mapping[str, Version]] = {
     version.name: version
     for version in (
-        Version("computer_20241022", "computer-use-2024-10-22", _FIRST, _SMALL, 100),
-        Version("computer_20250124", "computer-use-2025-01-24", _SECOND, _SMALL, 100),
-        Version("computer_20251124", "computer-use-2025-11-24", _THIRD, _SMALL, 100),
-        Version(TOOLSET, None, _THIRD, _LARGE, 300),
+        Version("computer_20241022", "computer-use-2024-10-22", _FIRST, _SMALL),
+        Version("computer_20250124", "computer-use-2025-01-24", _SECOND, _SMALL),
+        Version("computer_20251124", "computer-use-2025-11-24", _THIRD, _SMALL),
+        Version(TOOLSET, None, _THIRD, _LARGE),
     )
 }

@@ -42,7 +42,7 @@ class FakeDesktop:
 
     def __init__(self, width: int = 1280, height: int = 800) -> None:
         self.pixels = picture(width, height)
-        self.pointer = (0, 0)
+        self.pointer: tuple[int, int] | None = (0, 0)
         self.done: list[tuple[Any, ...]] = []
         """What was done, in order; `at` only has when."""
         self.at: list[float] = []
@@ -80,6 +80,8 @@ class FakeDesktop:
         return self.pixels.copy()
 
     async def move(self, x: int, y: int) -> None:
+        if not (0 <= x < self.width and 0 <= y < self.height):
+            raise ValueError(f"({x}, {y}) is not on the desktop")
         await self._note("move", x, y)
         self.pointer = (x, y)
 
@@ -102,6 +104,11 @@ class FakeDesktop:
 
     async def type(self, text: str) -> None:
         await self._note("type", text)
+
+    async def sync(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.gone:
+            raise DesktopError("the desktop closed the connection")
 
     async def settled(self, *, quiet_s: float, limit_s: float) -> bool:
         await self._note("settled", quiet_s, limit_s)

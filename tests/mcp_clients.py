@@ -30,11 +30,13 @@ STOP_S = 5.0  # what the command promises
 
 
 @asynccontextmanager
-async def over_stdio(desktop: str, folder: Path, *, mode: str = "auto") -> AsyncIterator[Client]:
+async def over_stdio(
+    desktop: str, folder: Path, *options: str, mode: str = "auto"
+) -> AsyncIterator[Client]:
     """A client and its server, whose log is `folder`/stderr.txt."""
     program, *arguments = COMMAND
     parameters = StdioServerParameters(
-        command=program, args=[*arguments, "--desktop", desktop], env=dict(os.environ)
+        command=program, args=[*arguments, "--desktop", desktop, *options], env=dict(os.environ)
     )
     log = folder / "stderr.txt"
     with log.open("w") as errors:

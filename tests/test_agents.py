@@ -300,6 +300,28 @@ async def test_a_desktop_that_ends_in_the_middle_is_told_and_opened_again() -> N
         assert second["content"][0]["type"] == "image"
 
 
+@pytest.mark.parametrize(
+    ("settings", "texts"),
+    [
+        ({}, ["OK"]),
+        (
+            {"quiet_s": 0.1, "settle_limit_s": 0.05},
+            ["OK", "The screen was still changing after 0.05 s."],
+        ),
+    ],
+)
+async def test_how_long_a_screen_may_take_to_settle(
+    settings: dict[str, Any], texts: list[str]
+) -> None:
+    async with agents_lab(**settings) as lab:
+        chat = await lab.chat()
+        lab.talker.parent = [calls(call(*SPAWN)), to_spawned("wait_agent"), said("Fine.")]
+        lab.talker.agent = [calls(on_screen("wait", {"duration": 0})), said("Done.")]
+        await lab.ask(chat)
+        (result,) = await lab.results((await lab.only_child(chat)).id)
+        assert [part["text"] for part in result["content"] if part["type"] == "text"] == texts
+
+
 async def test_nobody_acts_by_the_screenshot_of_a_desktop_that_was() -> None:
     async with agents_lab() as lab:
         chat = await lab.chat()
@@ -307,7 +329,7 @@ async def test_nobody_acts_by_the_screenshot_of_a_desktop_that_was() -> None:
 
         async def end_it(_asked: dict[str, Any]) -> Reply:
             await lab.desktops.stop(lab.workspace.id)
-            return calls(on_screen("cursor_position"), on_screen("screenshot"))
+            return calls(on_screen("wait", {"duration": 0}), on_screen("screenshot"))
 
         lab.talker.parent = [calls(call(*SPAWN)), to_spawned("wait_agent"), said("Fine.")]
         lab.talker.agent = [

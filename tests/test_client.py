@@ -163,6 +163,53 @@ async def test_extended_mouse_buttons(pair: Pair) -> None:
         await desktop.click(button=10)
 
 
+async def test_the_clicks_of_a_double_click_have_different_times(
+    pair: Pair, autojump_clock: Any
+) -> None:
+    desktop, _ = await with_fences(pair)
+    began = trio.current_time()
+    await desktop.click(3, 2, count=2)
+    assert 0.005 <= trio.current_time() - began <= 0.1
+    began = trio.current_time()
+    await desktop.scroll(down=5)
+    await desktop.click(3, 2)
+    assert trio.current_time() == began
+
+
+async def test_where_the_pointer_is_is_not_known_before_it_has_moved(pair: Pair) -> None:
+    desktop, _ = pair
+    assert desktop.pointer is None
+    await desktop.move(3, 2)
+    assert desktop.pointer == (3, 2)
+
+
+async def test_where_the_pointer_is_may_be_told(pair: Pair) -> None:
+    desktop, far = pair
+    await far.stream.send_all(struct.pack(">BxHHHHHi", 0, 1, 5, 1, 0, 0, -232))
+    await desktop.sync()
+    assert desktop.pointer == (5, 1)
+
+
+async def test_to_stop_waiting_for_quiet_does_not_cut_a_message(
+    pair: Pair, autojump_clock: Any
+) -> None:
+    desktop, _ = pair
+    await desktop.sync()
+
+    stream = desktop._connection._stream
+    assert isinstance(stream, trio.StapledStream)
+    deliver = stream.send_stream.send_all_hook
+
+    async def slow() -> None:
+        await trio.sleep(0.05)
+        await deliver()
+
+    stream.send_stream.send_all_hook = slow
+    await desktop.settled(quiet_s=0.01, limit_s=0.02)
+    await desktop.sync()
+    assert not desktop.gone
+
+
 async def test_a_place_off_the_desktop(pair: Pair) -> None:
     desktop, _ = pair
     with pytest.raises(ValueError, match=r"\(8, 0\) is not on the desktop, which is 8x4"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,79 @@ async def test_actions(
     assert desktop.input() == effect
 
 
+@pytest.mark.parametrize(("action", "times"), [("double_click", 2), ("triple_click", 3)])
+async def test_the_clicks_of_a_double_click_have_different_times(
+    action: str, times: int, autojump_clock: Any
+) -> None:
+    desktop = await done(action, coordinate=[10, 20])
+    at = [when for when, what in zip(desktop.at, desktop.done, strict=True) if "down" in what[0]]
+    assert len(at) == times
+    for before, after in pairwise(at):
+        # In milliseconds, as X counts them, and far below what makes two clicks of it.
+        assert 0.005 <= after - before <= 0.1
+
+
+PRESSES: list[tuple[str, dict[str, Any]]] = [
+    ("left_click", {}),
+    ("double_click", {}),
+    ("left_click_drag", {"start_coordinate": [0, 0], "coordinate": [30, 0]}),
+    ("left_mouse_down", {}),
+]
+
+
+@pytest.mark.parametrize(("action", "given"), PRESSES)
+@pytest.mark.parametrize(("first", "before"), [*PRESSES[:3], ("left_mouse_up", {})])
+async def test_presses_of_two_actions_are_no_double_click(
+    first: str, before: dict[str, Any], action: str, given: dict[str, Any], autojump_clock: Any
+) -> None:
+    desktop = FakeDesktop()
+    await Computer(desktop).run_batch(batch((first, before), (action, given)))
+    # As many as the first action has.
+    ups = {"double_click": 2}.get(first, 1)
+    released, pressed = (
+        [when for when, what in zip(desktop.at, desktop.done, strict=True) if what == (kind, 1)]
+        for kind in ("button up", "button down")
+    )
+    # Chromium's is the longest that is known: 500 ms.
+    assert pressed[0 if first == "left_mouse_up" else ups] - released[ups - 1] > 0.5
+
+
+async def test_presses_wait_for_nothing_else(autojump_clock: Any) -> None:
+    desktop = FakeDesktop()
+    computer = Computer(desktop)
+    await computer.run_batch(batch(("left_click", {}), ("right_click", {})))
+    assert desktop.at[desktop.done.index(("button down", 3))] == pytest.approx(0.08)
+    await trio.sleep(1)
+    began = trio.current_time()
+    await act(computer, "left_click", **POINT)
+    assert desktop.at[-3] == began
+    await act(computer, "scroll", scroll_direction="up", scroll_amount=1)
+    await act(computer, "scroll", scroll_direction="up", scroll_amount=1)
+    # Two screenshots of a screen that has settled.
+    assert trio.current_time() - began == pytest.approx(3 * 0.08)
+
+
+async def test_a_batch_does_not_wait_long_for_a_screen_that_never_settles(
+    autojump_clock: Any,
+) -> None:
+    desktop = FakeDesktop()
+    desktop.settles = False
+    await Computer(desktop).run_batch(batch(("key", {"text": "a"}), ("key", {"text": "b"})))
+    assert desktop.at[desktop.done.index(("key down", 0x62))] == pytest.approx(0.5)
+    quick = Computer(desktop, settings=Settings(settle_limit_s=0.1))
+    began = trio.current_time()
+    await quick.run_batch(batch(("key", {"text": "a"}), ("key", {"text": "c"})))
+    assert desktop.at[desktop.done.index(("key down", 0x63))] - began == pytest.approx(0.1)
+
+
+async def test_the_wheel_turns_without_a_pause(autojump_clock: Any) -> None:
+    desktop = FakeDesktop()
+    await done("scroll", desktop=desktop, scroll_direction="down", scroll_amount=100)
+    turns = [when for when, what in zip(desktop.at, desktop.done, strict=True) if len(what) == 2]
+    assert len(turns) == 200
+    assert len(set(turns)) == 1
+
+
 @pytest.mark.parametrize("start", [[100, 50], None])
 async def test_a_drag_moves_with_the_button_down(start: Any, autojump_clock: Any) -> None:
     desktop = FakeDesktop()
@@ -62,8 +136,10 @@ async def test_a_drag_moves_with_the_button_down(start: Any, autojump_clock: Any
     assert [first, rest[0]] == [("key down", SHIFT), ("button down", 1)]
     assert rest[-2:] == [("button up", 1), ("key up", SHIFT)]
     moves = rest[1:-2]
-    # Toolkits start a drag with one motion and find its target with the next.
-    assert len(moves) >= 2
+    # Toolkits start a drag with one motion and find its target with the next, Chromium with the
+    # third that is over it.
+    assert len(moves) >= 10
+    assert moves[-4:] == [("move", 300 - n, 10 + n) for n in (3, 2, 1, 0)]
     assert {kind for kind, *_ in moves} == {"move"}
     assert moves[-1] == ("move", 300, 10)
     assert moves == sorted(moves)
@@ -85,7 +161,37 @@ async def test_a_button_is_held_from_one_action_to_the_other(autojump_clock: Any
     await act(computer, "mouse_move", coordinate=[10, 20])
     assert desktop.held == {("button", 1)}
     await act(computer, "left_mouse_up")
-    assert desktop.input() == [("button down", 1), MOVE, ("button up", 1)]
+    first, *moves, last = desktop.input()
+    assert (first, last) == (("button down", 1), ("button up", 1))
+    # As of a drag.
+    assert len(moves) >= 10
+    assert moves == sorted(moves)
+    assert moves[-1] == MOVE
+    await act(computer, "mouse_move", coordinate=[30, 40])
+    assert desktop.input()[-2:] == [last, ("move", 30, 40)]
+
+
+@pytest.mark.parametrize(
+    ("action", "given"),
+    [
+        *((action, given) for action, given, effect in EFFECTS if effect[:1] == click(1)[:1]),
+        ("scroll", {"scroll_direction": "up", "scroll_amount": 2}),
+        ("left_click_drag", POINT),
+        ("left_mouse_up", {}),
+        ("cursor_position", {}),
+    ],
+)
+async def test_nothing_is_done_where_the_pointer_is_not_known(
+    action: str, given: dict[str, Any], autojump_clock: Any
+) -> None:
+    desktop = FakeDesktop()
+    desktop.pointer = None
+    computer = Computer(desktop)
+    text = error(await act(computer, action, **given))
+    assert text.endswith("is not known yet. Give a coordinate, or move the mouse first")
+    assert desktop.input() == []
+    await act(computer, "mouse_move", **POINT)
+    assert not (await act(computer, action, **given))["is_error"]
 
 
 @pytest.mark.parametrize("version", ALL_VERSIONS)
@@ -130,9 +236,8 @@ async def test_a_large_desktop_is_shrunk_and_coordinates_follow(
         ([700, 300], (700.5 * 3840 / width, 300.5 * 2160 / height)),
     ):
         await act(computer, "mouse_move", coordinate=point)
-        x, y = desktop.pointer
         # The pixel that has the centre in it.
-        assert (x, y) == (int(expected[0]), int(expected[1]))
+        assert desktop.pointer == (int(expected[0]), int(expected[1]))
     text = error(await act(computer, "mouse_move", coordinate=[width, 0]))
     assert f"{width}x{height}" in text
 
@@ -230,9 +335,9 @@ async def test_a_batch_is_done_in_order(autojump_clock: Any) -> None:
         assert not result["is_error"]
     assert [texts(result) for result in results] == [["OK"], ["OK"], [], ["OK"], ["X=10, Y=20"], []]
     assert [len(images(result)) for result in results] == [0, 0, 1, 0, 0, 1]
-    settled = ("settled", 0.08, 2.0)
+    between, settled = ("settled", 0.08, 0.5), ("settled", 0.08, 2.0)
     assert desktop.done == [
-        *(MOVE, *click(1), ("type", "a"), settled, ("screenshot",)),
+        *(MOVE, *click(1), between, ("type", "a"), settled, ("screenshot",)),
         *(*down(RETURN), *up(RETURN), settled, ("screenshot",)),
     ]
 
@@ -266,7 +371,7 @@ async def test_a_batch_ends_with_its_first_failure(autojump_clock: Any) -> None:
             "is_error": True,
             "content": [{"type": "text", "text": NOT_EXECUTED}],
         }
-    assert desktop.done == click(1)
+    assert desktop.input() == click(1)
 
 
 async def test_a_batch_that_fails_lets_go_of_the_button_and_says_so(autojump_clock: Any) -> None:
@@ -311,11 +416,36 @@ async def test_a_disabled_action_of_the_older_versions() -> None:
     assert text.startswith("The action 'type' is not available in this environment. Choose one of")
 
 
-async def test_each_front_end_is_for_its_versions() -> None:
+async def test_an_action_in_the_input_is_for_the_older_versions() -> None:
     with pytest.raises(ValueError, match="run_batch"):
         await Computer(FakeDesktop()).run({"action": "screenshot"})
-    with pytest.raises(ValueError, match="computer_20251124"):
-        await Computer(FakeDesktop(), LATEST).run_batch([])
+
+
+@pytest.mark.parametrize("version", OLDER)
+async def test_a_turn_of_the_older_versions(version: str, autojump_clock: Any) -> None:
+    desktop = FakeDesktop()
+    computer = Computer(desktop, version)
+
+    async def turn(*inputs: dict[str, Any]) -> list[Any]:
+        return await computer.run_batch(
+            [{"id": f"toolu_{n}", "name": "computer", "input": i} for n, i in enumerate(inputs)]
+        )
+
+    move, look = {"action": "mouse_move", **POINT}, {"action": "screenshot"}
+    results = await turn(move, {"action": "fly"}, move)
+    assert [result["tool_use_id"] for result in results] == ["toolu_0", "toolu_1", "toolu_2"]
+    assert [result["is_error"] for result in results] == [False, True, True]
+    assert "toolset_name" not in results[0]
+    assert len(images(results[0])) == 1
+    assert error(results[2]) == NOT_EXECUTED
+    assert desktop.input() == [MOVE]
+    # The model has not seen the screenshot of this turn when it asks for the move.
+    desktop.resize(1024, 768)
+    looked, moved = await turn(look, move)
+    assert not looked["is_error"]
+    assert "resized" in error(moved)
+    (moved,) = await turn(move)
+    assert not moved["is_error"]
 
 
 async def test_calls_wait_for_each_other(autojump_clock: Any) -> None:

@@ -23,6 +23,20 @@ from tests.computing import (
     error,
 )
 
+
+class _Counter:
+    """Does something at the n-th thing that is done to a desktop."""
+
+    def __init__(self, number: int, what: Any) -> None:
+        self.left = number
+        self.what = what
+
+    def __call__(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.what()
+
+
 # A desktop that changes under the model's hands.
 
 
@@ -67,6 +81,17 @@ async def test_a_resize_while_the_screen_is_read_for_a_zoom() -> None:
     assert "resized" in text
 
 
+async def test_a_resize_in_the_middle_of_a_drag(autojump_clock: Any) -> None:
+    desktop = FakeDesktop(1280, 800)
+    # When it has the button down.
+    desktop.before = _Counter(4, lambda: desktop.resize(640, 480))
+    given = {"start_coordinate": [10, 10], "coordinate": [1270, 790]}
+    text = error(await act(Computer(desktop), "left_click_drag", **given))
+    assert "resized from 1280x800 to 640x480" in text
+    assert "Take a screenshot" in text
+    assert desktop.held == set()
+
+
 @pytest.mark.parametrize("version", [LATEST, TOOLSET])
 @pytest.mark.parametrize(("action", "given", "effect"), EFFECTS)
 async def test_a_desktop_that_is_gone(
@@ -100,19 +125,6 @@ async def test_bugs_are_not_results() -> None:
 
 
 # Nothing stays down.
-
-
-class _Counter:
-    """Does something at the n-th thing that is done to a desktop."""
-
-    def __init__(self, number: int, what: Any) -> None:
-        self.left = number
-        self.what = what
-
-    def __call__(self) -> None:
-        self.left -= 1
-        if self.left == 0:
-            self.what()
 
 
 PRESSING: list[tuple[str, dict[str, Any]]] = [

@@ -6,12 +6,13 @@ import base64
 import io
 import shutil
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import trio
 from PIL import Image
 
@@ -20,7 +21,7 @@ from relay.computer import Computer, Result
 from relay.desktops import RunningDesktop
 from relay.rfb.pixels.canvas import Array
 from tests.desktop_processes import desktops_home, needs_xvnc, until
-from tests.test_client_xvnc import on, xvnc
+from tests.test_client_xvnc import HEIGHT, WIDTH, on, xvnc
 
 __all__ = ["desktops_home", "xvnc"]  # the fixtures
 
@@ -31,7 +32,9 @@ pytestmark = needs_xvnc
 async def using(desktop: RunningDesktop, command: str) -> AsyncIterator[Computer]:
     """The tool, on a desktop with a program that shows itself."""
     assert shutil.which(command.split()[0]) is not None, f"{command.split()[0]} is not installed"
-    environment = on(desktop) | {"LC_ALL": "C.UTF-8"}
+    # Programs write there, as root wherever it is.
+    home = Path(desktop.environment["XAUTHORITY"]).parent
+    environment = on(desktop) | {"LC_ALL": "C.UTF-8", "HOME": str(home)}
     async with relay.connect(desktop) as connected, Computer(connected) as computer:
         assert await connected.settled(quiet_s=0.3, limit_s=5)
         before = await connected.picture()
@@ -65,6 +68,65 @@ def shown(looked: Result) -> Array:
     return np.asarray(Image.open(io.BytesIO(data)))
 
 
+# A page whose colour is how many clicks the browser takes the last press for; yellow when
+# something has been typed into the field at its bottom.
+COUNTS = """<body style="height: 90vh"><input style="position: fixed; bottom: 0">
+<div draggable="true" style="position: fixed; right: 0; bottom: 0; width: 50px; height: 50px"></div>
+<div id="zone" style="position: fixed; left: 90px; top: 90px; width: 20px; height: 20px"></div>
+<script>
+const colours = ["#888", "#f00", "#0f0", "#00f"]
+document.onmousedown = event => { document.body.style.background = colours[event.detail] }
+zone.ondragover = event => event.preventDefault()
+document.ondrop = event => { event.preventDefault(); document.body.style.background = "#0ff" }
+document.oninput = () => { document.body.style.background = "#ff0" }
+document.body.style.background = colours[0]
+</script>"""
+
+
+async def shows(computer: Computer, colour: str) -> None:
+    """Waits until a place on the page has that colour: a busy browser paints in its own time."""
+    with trio.fail_after(10):
+        while True:
+            (looked,) = await run(computer, ("screenshot", {}))
+            if shown(looked)[50, 200].tolist() == [int(digit * 2, 16) for digit in colour]:
+                return
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+async def test_a_browser_counts_clicks_and_takes_text_and_drops(
+    xvnc: RunningDesktop, tmp_path: Path
+) -> None:
+    page = tmp_path / "counts.html"
+    page.write_text(COUNTS)
+    options = f"--no-sandbox --disable-gpu --no-first-run --kiosk --user-data-dir={tmp_path}/data"
+    on_page = {"coordinate": [100, 100]}
+    field = {"coordinate": [50, HEIGHT - 12]}
+    carry = {"coordinate": [WIDTH - 20, HEIGHT - 20]}
+    click = ("left_click", on_page)
+    drag = ("left_click_drag", {"start_coordinate": carry["coordinate"], **on_page})
+    steps: list[tuple[str, dict[str, Any]]] = [
+        ("mouse_move", carry),
+        ("left_mouse_down", {}),
+        ("mouse_move", on_page),
+        ("left_mouse_up", {}),
+    ]
+    turns: list[tuple[Sequence[tuple[str, dict[str, Any]]], str]] = [
+        ([("double_click", on_page)], "0f0"),
+        ([("triple_click", on_page)], "00f"),
+        ([click, click], "f00"),
+        ([("left_click", field), ("type", {"text": "x"})], "ff0"),
+        ([click], "f00"),
+        ([drag], "0ff"),
+        ([click], "f00"),
+        (steps, "0ff"),
+    ]
+    async with using(xvnc, f"chromium {options} --app=file://{page}") as computer:
+        await shows(computer, "888")
+        for actions, colour in turns * 2:
+            await run(computer, *actions)
+            await shows(computer, colour)
+
+
 def text_of_terminal(looked: Result) -> tuple[int, int]:
     """Where the text of the one white window begins; the window manager has placed it."""
     white = (shown(looked) == 255).all(axis=-1)
@@ -89,7 +151,24 @@ async def test_a_gtk_entry_takes_what_is_typed_and_edited(
     assert path.read_text() == "Grüße, 世界!\n"
 
 
-async def test_a_drag_selects_text_in_a_terminal(xvnc: RunningDesktop) -> None:
+async def test_two_clicks_on_a_gtk_row_choose_it_and_a_double_click_opens_it(
+    xvnc: RunningDesktop, tmp_path: Path
+) -> None:
+    path = tmp_path / "chosen"
+    command = f"zenity --list --hide-header --column=c --width=300 --height=220 one two > {path}"
+    row = {"coordinate": [WIDTH // 2, 80]}
+    async with using(xvnc, command) as computer:
+        await run(computer, ("left_click", row), ("left_click", row))
+        await run(computer, ("wait", {"duration": 0.3}))
+        assert path.read_text() == ""
+        await run(computer, ("double_click", row))
+        await until(lambda: path.read_text() != "")
+    assert path.read_text() in ("one\n", "two\n")
+
+
+@pytest.mark.parametrize("clicks", [0, 1, 2])
+async def test_a_drag_selects_text_in_a_terminal(xvnc: RunningDesktop, clicks: int) -> None:
+    """After clicks elsewhere too: xterm counts them by time alone."""
     # Black on white, in cells of 6x13 pixels behind a border of two.
     command = "xterm -fn 6x13 -b 2 -bw 0 +sb -geometry 35x10 -e cat"
     async with using(xvnc, command) as computer:
@@ -98,6 +177,7 @@ async def test_a_drag_selects_text_in_a_terminal(xvnc: RunningDesktop) -> None:
             computer,
             ("mouse_move", {"coordinate": [x + 90, y + 60]}),
             ("type", {"text": "hello world"}),
+            *[("left_click", {"coordinate": [x + 100, y + 80]})] * clicks,
             (
                 "left_click_drag",
                 {"start_coordinate": [x + 1, y + 6], "coordinate": [x + 31, y + 6]},

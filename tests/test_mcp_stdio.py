@@ -50,12 +50,19 @@ async def test_a_client_sees_the_desktop(mode: str, desktops_home: Path, tmp_pat
     assert not living(desktops_home)
 
 
+async def test_how_long_a_screen_may_take_to_settle(desktops_home: Path, tmp_path: Path) -> None:
+    options = ("--quiet", "0.1", "--settle-limit", "0.05")
+    async with over_stdio("pattern", tmp_path, *options) as client:
+        result = await client.call_tool("wait", {"duration": 0})
+        assert texts(result) == ["OK", "The screen was still changing after 0.05 s."]
+
+
 async def test_errors_say_what_would_be_right(desktops_home: Path, tmp_path: Path) -> None:
     cases: list[tuple[str, dict[str, Any], str]] = [
         ("left_click", {"coordinate": [1280, 0]}, "coordinate [1280, 0] is out of bounds: "),
         ("left_click", {"coordinates": [1, 2]}, "'coordinates' is not accepted for left_click"),
         ("key", {"text": "Entre"}, "text: "),
-        ("wait", {"duration": 301}, "duration is in seconds, at most 300, not 301"),
+        ("wait", {"duration": 301}, "duration is in seconds, at most 300 at once, not 301"),
         ("click", {}, "Error: unknown computer toolset member 'click'. Choose one of: "),
     ]
     async with over_stdio("pattern", tmp_path) as client:

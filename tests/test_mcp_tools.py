@@ -33,6 +33,8 @@ RIGHT: list[tuple[str, dict[str, Any]]] = [
     ("key", {"text": "ctrl+s Return", "repeat": 100}),
     ("hold_key", {"text": "Down", "duration": 0.5}),
     ("wait", {"duration": 300}),
+    # What a schema calls an integer.
+    ("left_click", {"coordinate": [10.0, 20]}),
 ]
 
 WRONG: list[tuple[str, dict[str, Any]]] = [
@@ -70,7 +72,7 @@ def test_every_action_is_a_tool() -> None:
 @pytest.mark.parametrize(("name", "given"), RIGHT)
 def test_what_a_schema_allows_is_taken(name: str, given: dict[str, Any]) -> None:
     jsonschema.validate(given, SCHEMAS[name])
-    arguments(name, given, wait_limit_s=300)
+    arguments(name, given)
 
 
 @pytest.mark.parametrize(("name", "given"), WRONG)
@@ -78,7 +80,7 @@ def test_what_is_refused_no_schema_allows(name: str, given: dict[str, Any]) -> N
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(given, SCHEMAS[name])
     with pytest.raises(Refused):
-        arguments(name, given, wait_limit_s=300)
+        arguments(name, given)
 
 
 def test_a_result_has_its_texts_and_pictures_in_order() -> None:

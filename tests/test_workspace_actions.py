@@ -18,35 +18,25 @@ from trio.testing import MockClock
 
 from api.errors import ApiError
 from api.workspace_actions import Actor, parse
-from relay import DesktopError
 from tests.computing import ALT, CONTROL, RETURN, SHIFT, TAB, FakeDesktop, click, down, up
 
 WIDTH, HEIGHT = 1280, 800
 
 
-class Screen(FakeDesktop):
-    """A desktop whose connection can be asked whether it lives."""
-
-    async def sync(self) -> None:
-        await trio.lowlevel.checkpoint()
-        if self.gone:
-            raise DesktopError("the desktop has closed the connection")
-
-
 class Lab:
     """An actor, and the desktops that it was connected to."""
 
-    def __init__(self, *screens: Screen) -> None:
-        self.screens = list(screens) or [Screen(WIDTH, HEIGHT)]
+    def __init__(self, *screens: FakeDesktop) -> None:
+        self.screens = list(screens) or [FakeDesktop(WIDTH, HEIGHT)]
         self.connections = 0
         self.open = 0
         self.actor = Actor(self._connect)
 
     @property
-    def screen(self) -> Screen:
+    def screen(self) -> FakeDesktop:
         return self.screens[max(self.connections, 1) - 1]
 
-    def _connect(self) -> AbstractAsyncContextManager[Screen]:
+    def _connect(self) -> AbstractAsyncContextManager[FakeDesktop]:
         return _Connection(self)
 
     async def do(self, action: str, **given: Any) -> dict[str, Any]:
@@ -54,11 +44,11 @@ class Lab:
         return await self.actor.run(parse(body.encode()))
 
 
-class _Connection(AbstractAsyncContextManager[Screen]):
+class _Connection(AbstractAsyncContextManager[FakeDesktop]):
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
 
-    async def __aenter__(self) -> Screen:
+    async def __aenter__(self) -> FakeDesktop:
         self._lab.connections += 1
         self._lab.open += 1
         return self._lab.screen
@@ -73,7 +63,8 @@ DRAG = {"start_coordinate": [0, 0], "coordinate": [40, 80]}
 DRAGGED = [
     ("move", 0, 0),
     ("button down", 1),
-    *(("move", 10 * step, 20 * step) for step in range(1, 5)),
+    *(("move", 36 * step // 8, 76 * step // 8) for step in range(1, 9)),
+    *(("move", 36 + step, 76 + step) for step in range(1, 5)),
     ("button up", 1),
 ]
 
@@ -172,6 +163,24 @@ def pixels_of(answer: dict[str, Any]) -> Any:
     pixels = np.asarray(Image.open(io.BytesIO(file), formats=["PNG"]))
     assert pixels.shape[:2] == (answer["screenshot_height"], answer["screenshot_width"])
     return pixels
+
+
+async def test_a_pointer_that_is_not_known() -> None:
+    lab = Lab()
+    lab.screen.pointer = None
+    for action in ("left_click", "scroll", "left_mouse_down", "left_mouse_up"):
+        with pytest.raises(ApiError) as caught:
+            await lab.do(action)
+        assert (caught.value.status, caught.value.message) == (
+            400,
+            f'Missing "coordinate" for {action} action.',
+        )
+    with pytest.raises(ApiError) as caught:
+        await lab.do("cursor_position")
+    assert (caught.value.status, caught.value.message) == (500, "Cursor position failed.")
+    assert lab.screen.input() == []
+    await lab.do("mouse_move", **POINT)
+    await lab.do("left_click")
 
 
 async def test_a_screenshot() -> None:
@@ -346,7 +355,7 @@ async def test_one_connection_is_kept() -> None:
 
 
 async def test_a_desktop_that_has_ended_is_connected_to_anew() -> None:
-    lab = Lab(Screen(), Screen())
+    lab = Lab(FakeDesktop(), FakeDesktop())
     await lab.do("left_click")
     lab.screens[0].gone = True
     assert await lab.do("left_click") == {"output": "left_click action performed"}
@@ -374,7 +383,7 @@ async def test_cancelled_while_it_holds_a_key(autojump_clock: MockClock) -> None
 
 
 async def test_a_connection_that_cannot_let_go_is_closed() -> None:
-    lab = Lab(Screen(), Screen())
+    lab = Lab(FakeDesktop(), FakeDesktop())
     await lab.do("left_mouse_down")
     lab.screen.before = lambda: setattr(lab.screens[0], "gone", True)
     with pytest.raises(ApiError, match="Key press failed"):

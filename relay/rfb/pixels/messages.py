@@ -58,7 +58,7 @@ class Messages:
     `answered` is the payload of the newest fence of ours that came back. `clipboard` is what the
     desktop last put there; None where it has not yet. `provided` counts how often it was given
     ours, which is when it asks if `clipboard_on_request`. `pointer` is where the desktop last put
-    it, or who moves it has said here. `replies` is to be sent to it.
+    it, or who moves it has said here; None where nobody has. `replies` is to be sent to it.
     """
 
     def __init__(self, canvas: Canvas, bounds: Bounds) -> None:
@@ -75,7 +75,7 @@ class Messages:
         self.extended_buttons = False
         self.extended_clipboard = False
         self.clipboard_on_request = False
-        self.pointer = 0, 0
+        self.pointer: tuple[int, int] | None = None
         # Whether all of the canvas has been painted since `forget` was called.
         self.seen = False
         # Of the canvas, what has been painted since `forget` was called; None: nobody asks.
