@@ -424,6 +424,31 @@ async def test_an_agent_that_ends_refuses_who_waits(lab: Lab) -> None:
         assert (await read_head(stream)).startswith(b"HTTP/1.1 503 ")
 
 
+@pytest.mark.parametrize(
+    "action",
+    [{"action": "wait"}, {"action": "hold_key", "text": "shift"}],
+    ids=lambda action: action["action"],
+)
+async def test_an_agent_that_ends_cuts_actions_short(action: dict[str, Any]) -> None:
+    async with agent(Pattern((640, 480), LIMITS)) as lab:
+        answers = []
+
+        async def act() -> None:
+            answers.append(await lab.act(**action, duration=60_000))
+
+        await lab.act(action="cursor_position")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(act)
+            await trio.sleep(0.2)
+            lab.serving.cancel()
+            # Well before connections are cut.
+            with trio.fail_after(1):
+                while not answers:
+                    await trio.sleep(0.01)
+        (answer,) = answers
+        assert (answer.status_code, answer.json()) == (503, {"message": "Agent is going away."})
+
+
 # Actions, on an RFB server
 
 
