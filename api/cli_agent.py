@@ -15,7 +15,8 @@ from api.cli_options import DesktopPasswordFile, Geometry, check_password_file, 
 from api.demo import is_loopback
 from api.logs import configure_logging
 from api.settings import check_bind, check_desktop
-from relay.agent_dial import SCHEMES
+from relay.agent_dial import AgentAddress
+from relay.dial import TcpAddress, parse_address
 from relay.passwords import PASSWORD_LINE_BYTES, Password, PasswordFile
 
 __all__ = ["agent"]
@@ -26,8 +27,12 @@ SECRET_LEAST_CHARS: Final = 16
 
 def _check_own_desktop(text: str) -> None:
     check_desktop(text)
-    if text.startswith(SCHEMES):
+    address = parse_address(text) if ":" in text else None
+    if isinstance(address, AgentAddress):
         raise ValueError(f"{text!r} is another agent; an agent serves a desktop of its own")
+    if isinstance(address, TcpAddress) and not is_loopback(f"{address.host}:{address.port}"):
+        # Whoever reaches it there needs no secret, and nothing is encrypted on the way.
+        raise ValueError(f"{text!r} is not on the loopback; run the agent beside the desktop")
 
 
 def _file(help_text: str) -> object:
@@ -40,7 +45,7 @@ def agent(
         typer.Option(
             metavar="DESKTOP",
             parser=checked(_check_own_desktop),
-            help="pattern, xvnc, portabledesktop, tcp://HOST:PORT or unix:PATH.",
+            help="pattern, xvnc, portabledesktop, tcp://127.0.0.1:PORT or unix:PATH.",
         ),
     ] = "xvnc",
     bind: Annotated[
