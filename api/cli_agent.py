@@ -76,8 +76,13 @@ def agent(
         raise typer.BadParameter(text)
     secret = None if secret_file is None else _secret(secret_file)
     tls = _tls(tls_cert, tls_key, client_ca)
-    # It needs NumPy and Pillow, which no other command does.
-    from api.workspace_agent import AgentSettings, run_agent
+    try:
+        # Not at the top: it needs NumPy and Pillow, an extra.
+        from api.workspace_agent import AgentSettings, run_agent
+    except ModuleNotFoundError as error:
+        raise typer.TyperException(
+            f'{error.name} is not installed; pip install "deskrelay[server,client]" brings it'
+        ) from None
 
     password = None if password_file is None else PasswordFile(password_file)
     settings = AgentSettings(desktop, bind, geometry, secret, tls, password)

@@ -421,6 +421,18 @@ def test_wrong_input_is_one_line(
     assert SECRET not in err
 
 
+def test_without_its_packages_it_says_what_to_install(
+    secret_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "api.workspace_agent", raising=False)
+    monkeypatch.setitem(sys.modules, "api.workspace_actions", None)
+    assert api.cli.run(["agent", "--secret-file", str(secret_file)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.endswith(' is not installed; pip install "deskrelay[server,client]" brings it\n')
+    assert err.count("\n") == 1
+
+
 def test_an_address_that_is_not_ours(secret_file: Path) -> None:
     arguments = ("agent", "--bind", "192.0.2.1:1", "--secret-file", str(secret_file))
     done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=False)
