@@ -137,7 +137,7 @@ class WebSocketStream(trio.abc.Stream):
                 self.closed = parse_close(payload)
         if self.closed is not None:
             await self._say_goodbye(self.closed[0], "")
-        elif self._pong and not self._sending.locked():
+        elif self._pong and not self._said_goodbye and not self._sending.locked():
             await self._send(b"")
 
     async def _say_goodbye(self, code: int, reason: str) -> None:

@@ -154,6 +154,22 @@ async def test_closing_does_not_wait_for_ever(autojump_clock: MockClock) -> None
     assert trio.current_time() - began == CLOSE_TIMEOUT_S
 
 
+async def test_a_ping_behind_our_goodbye_does_not_end_the_wait(autojump_clock: MockClock) -> None:
+    """Else what is still under way would make the kernel reset the connection."""
+    stream, raw = server()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stream.close, 4503, "the desktop has ended")
+        await trio.testing.wait_all_tasks_blocked()
+        await raw.send_all(client_frame(b"", PING))
+        await trio.testing.wait_all_tasks_blocked()
+        await raw.send_all(
+            client_frame(b"under way") + client_frame(close_payload(4503, ""), CLOSE)
+        )
+    frames = Frames(raw)
+    assert await frames.close() == (4503, "the desktop has ended")
+    assert stream.closed == (4503, "")
+
+
 async def test_nothing_follows_half_a_frame() -> None:
     near, far = trio.testing.lockstep_stream_pair()
     stream = WebSocketStream(near, client=False, limit_bytes=LIMIT)
