@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
 
 import httpx
@@ -30,6 +30,9 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
+Way = Callable[[RunningDesktop], Awaitable[object]]
+
+
 class Lab:
     """In the place of `Desktops`: every opening is a connection of its own."""
 
@@ -38,7 +41,10 @@ class Lab:
         self.ends: list[tuple[trio.testing.MemorySendStream, Far]] = []
         self.fails = False
 
-    async def open(self, key: object, spec: str, limits: Limits) -> DesktopEnd:
+    async def reach(self, key: object, spec: str, way: Way) -> object:
+        return await way(Running(self))
+
+    async def open(self) -> DesktopEnd:
         if self.fails:
             raise DesktopError("cannot connect")
         near, stream = trio.testing.memory_stream_pair()
@@ -49,8 +55,17 @@ class Lab:
         init = ServerInit(WIDTH, HEIGHT, RGBX, b"lab")
         return DesktopEnd(near, init, version="3.8", security_type=1)
 
-    async def get(self, key: object, spec: str) -> RunningDesktop:
-        return RunningDesktop(TcpAddress("127.0.0.1", 1))
+
+class Running(RunningDesktop):
+    """A desktop of the lab."""
+
+    def __init__(self, lab: Lab) -> None:
+        super().__init__(TcpAddress("127.0.0.1", 1))
+        object.__setattr__(self, "lab", lab)
+
+    async def open(self, limits: Limits) -> DesktopEnd:
+        lab: Lab = self.lab  # type: ignore[attr-defined]
+        return await lab.open()
 
 
 @pytest.fixture
@@ -115,6 +130,7 @@ async def test_cut_in_a_message_it_opens_anew(
     with pytest.raises(trio.BrokenResourceError):
         await lab.ends[0][1].stream.send_all(b"x")
     assert "earlier screenshots are void" in said(await session.call("left_click", {}))
+    assert not (await session.call("wait", {"duration": 1}))["is_error"]
     assert not (await session.call("screenshot", {}))["is_error"]
     assert not (await session.call("left_click", {}))["is_error"]
     assert len(lab.ends) == 2
