@@ -103,6 +103,28 @@ async def test_a_ping_while_something_is_sent_is_answered_behind_it() -> None:
         assert await frames.next() == (PONG, b"")
 
 
+async def test_a_pong_that_has_no_room_yet_breaks_nothing(autojump_clock: MockClock) -> None:
+    """A slow link still has what was sent before, and nobody sends: the pong goes behind it."""
+    near, raw = trio.testing.memory_stream_pair()
+    stream = WebSocketStream(near, client=False, limit_bytes=LIMIT)
+    room = trio.Event()
+    pass_on = near.send_stream.send_all_hook
+    assert pass_on is not None
+
+    async def send() -> None:
+        await room.wait()
+        await pass_on()
+
+    near.send_stream.send_all_hook = send
+    near.send_stream.wait_send_all_might_not_block_hook = room.wait
+    await raw.send_all(client_frame(b"", PING) + client_frame(b"data"))
+    assert await stream.receive_some() == b"data"
+    room.set()
+    await stream.send_all(b"more")
+    frames = Frames(raw)
+    assert [await frames.next() for _ in range(2)] == [(PONG, b""), (BINARY, b"more")]
+
+
 async def test_a_heartbeat_is_a_pong() -> None:
     stream, raw = server()
     await stream.heartbeat()
