@@ -131,8 +131,8 @@ async def agent(
                 )
 
         (url,) = await nursery.start(serve)
-        headers = {"Authorization": f"Bearer {SECRET}"}
-        async with httpx.AsyncClient(base_url=url, headers=headers, trust_env=False) as client:
+        options: dict[str, Any] = {"headers": {"Authorization": f"Bearer {SECRET}"}, "timeout": 30}
+        async with httpx.AsyncClient(base_url=url, trust_env=False, **options) as client:
             yield Lab(int(url.rpartition(":")[2]), desktop, client, serving)
         serving.cancel()
         await workspace.aclose()
