@@ -15,9 +15,11 @@ import trio.testing
 from api import mcp_http
 from api.mcp_http import HttpFront
 from api.mcp_session import ComputerSession
+from api.own_computer import VOID, OwnComputer
 from relay import DesktopError, TcpAddress
 from relay.client import RGBX
 from relay.computer import Result
+from relay.computer_versions import NOT_EXECUTED, TOOLSET
 from relay.desktops import Desktops, RunningDesktop
 from relay.limits import Limits
 from relay.login import DesktopEnd
@@ -135,6 +137,36 @@ async def test_cut_in_a_message_it_opens_anew(
     assert not (await session.call("left_click", {}))["is_error"]
     assert len(lab.ends) == 2
     await session.aclose()
+
+
+@pytest.mark.parametrize("version", [TOOLSET, "computer_20251124"])
+async def test_of_a_new_desktop_nothing_is_known_before_the_next_turn(
+    version: str, lab: Lab, autojump_clock: trio.abc.Clock
+) -> None:
+    def turn(*actions: object) -> list[dict[str, Any]]:
+        key = "name" if version == TOOLSET else "action"
+        given = [{key: action} for action in actions]
+        blocks = [{"input": {}} | call if version == TOOLSET else {"input": call} for call in given]
+        return [{"id": str(number), **block} for number, block in enumerate(blocks)]
+
+    own = OwnComputer(cast(Desktops, lab), Limits(), version)
+    await own.connect("key", "lab")
+    assert not (await own.run(turn("left_click")))[0]["is_error"]
+    lab.ends[0][0].send_all_hook = trio.sleep_forever
+    with trio.move_on_after(1):
+        await own.run(turn("left_click"))
+    assert "The desktop failed" in said((await own.run(turn("screenshot")))[0])
+    await own.connect("key", "lab")
+    for actions, texts in (
+        (["left_click", "screenshot"], [VOID, NOT_EXECUTED]),
+        ([["nonsense"]], [VOID]),
+        (["screenshot", "left_click", "left_click"], [None, VOID, NOT_EXECUTED]),
+        (["left_click"], [None]),
+    ):
+        results = await own.run(turn(*actions))
+        assert [said(result) if result["is_error"] else None for result in results] == texts
+        assert [result["tool_use_id"] for result in results] == ["0", "1", "2"][: len(actions)]
+    await own.aclose()
 
 
 async def test_calls_wait_for_each_other(
