@@ -116,13 +116,15 @@ def _tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> ssl.SSL
         if client_ca is not None:
             raise _bad("--client-ca", "it needs --tls-cert and --tls-key")
         return None
+    option = "--client-ca"
     try:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=client_ca)
+        option = "--tls-cert"
         # Else OpenSSL would ask on the terminal for the password of an encrypted key.
         context.load_cert_chain(cert, key, password=lambda: b"")
     except (OSError, ValueError) as error:
         text = getattr(error, "strerror", None) or str(error)
-        raise _bad("--tls-cert", f"cannot use the certificates: {text}") from None
+        raise _bad(option, f"cannot use the certificates: {text}") from None
     if client_ca is not None:
         context.verify_mode = ssl.CERT_REQUIRED
     return context

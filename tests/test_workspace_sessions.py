@@ -391,7 +391,11 @@ async def test_its_desktop_ends_with_the_agent(desktops_home: Path, secret_file:
         ("", "anybody could use the desktop: give --secret-file, or --client-ca with TLS, or both"),
         ("--client-ca {ca}", "--client-ca: it needs --tls-cert and --tls-key"),
         ("--secret-file {secret} --tls-cert {ca}", "--tls-cert and --tls-key go together"),
-        ("--secret-file {secret} --tls-cert {ca} --tls-key {ca}", "cannot use the certificates: "),
+        (
+            "--secret-file {secret} --tls-cert {ca} --tls-key {ca}",
+            "--tls-cert: cannot use the cert",
+        ),
+        ("--client-ca {short} --tls-cert {ca} --tls-key {ca}", "--client-ca: cannot use the cert"),
         ("--secret-file {short}", "is not 16 or more characters of printable ASCII"),
         ("--secret-file {secret} --desktop ws://a:1", "'ws://a:1' is another agent"),
         ("--secret-file {secret} --desktop tcp://192.0.2.1:5900", "is not on the loopback"),
