@@ -19,9 +19,10 @@ from uuid import UUID
 
 import trio
 
-from api.agent_desktop import AgentDesktop, result_of, stored
+from api.agent_desktop import AgentDesktop, stored
 from api.agent_tools import AgentTools, ToolError
 from api.model import Model, ModelError
+from api.own_computer import result_of
 from api.settings import ModelSettings
 from api.store import Chat, Conversations, File, Message, Store, StoreError
 from api.store.conversations import BUSY, LEASE_S

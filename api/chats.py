@@ -136,7 +136,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 
 async def read_json(request: Request, model: type[_Model], limit_bytes: int = BODY_BYTES) -> _Model:
-    """The body as `model`. Raises ApiError (400, 413)."""
+    """The body as `model`. Raises ApiError (400, 408, 413)."""
     body = await read_body(request, limit_bytes)
     try:
         return model.model_validate_json(body)

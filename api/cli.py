@@ -15,7 +15,7 @@ from uuid import UUID
 import trio
 import typer
 
-from api.cli_agent import OwnDesktop, agent
+from api.cli_agent import agent, check_no_agent
 from api.cli_options import DesktopPasswordFile, Geometry, check_password_file, checked
 from api.demo import is_loopback, run_demo
 from api.logs import configure_logging
@@ -224,7 +224,14 @@ def serve(config: Config = None) -> None:
 
 @app.command()
 def mcp(
-    desktop: OwnDesktop,
+    desktop: Annotated[
+        str,
+        typer.Option(
+            metavar="DESKTOP",
+            parser=checked(check_no_agent),
+            help="pattern, xvnc, portabledesktop, tcp://HOST:PORT or unix:PATH.",
+        ),
+    ],
     password_file: DesktopPasswordFile = None,
     http: Annotated[
         str | None,

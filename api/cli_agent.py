@@ -15,31 +15,31 @@ from api.cli_options import DesktopPasswordFile, Geometry, check_password_file, 
 from api.demo import is_loopback
 from api.logs import configure_logging
 from api.settings import check_bind, check_desktop
-from relay.agent_dial import SCHEMES
+from relay.agent_dial import AgentAddress
+from relay.dial import Address, TcpAddress, parse_address
 from relay.passwords import PASSWORD_LINE_BYTES, Password, PasswordFile
 
-__all__ = ["OwnDesktop", "agent"]
+__all__ = ["agent", "check_no_agent"]
 
 SECRET_LEAST_CHARS: Final = 16
 """Whoever has the secret has the desktop, and nothing slows guesses down."""
 
 
-def _check_own_desktop(text: str) -> None:
+def check_no_agent(text: str) -> Address | None:
+    """The address in a desktop's specification, if it has one. Raises ValueError for an agent's:
+    no option tells its secret."""
     check_desktop(text)
-    if text.startswith(SCHEMES):
+    address = parse_address(text) if ":" in text else None
+    if isinstance(address, AgentAddress):
         raise ValueError(f"{text!r} is an agent; here it has to be the desktop itself")
+    return address
 
 
-OwnDesktop = Annotated[
-    str,
-    typer.Option(
-        "--desktop",
-        metavar="DESKTOP",
-        parser=checked(_check_own_desktop),
-        help="pattern, xvnc, portabledesktop, tcp://HOST:PORT or unix:PATH.",
-    ),
-]
-"""Not behind an agent: no option tells an agent's secret."""
+def _check_own_desktop(text: str) -> None:
+    address = check_no_agent(text)
+    if isinstance(address, TcpAddress) and not is_loopback(f"{address.host}:{address.port}"):
+        # Whoever reaches it there needs no secret, and nothing is encrypted on the way.
+        raise ValueError(f"{text!r} is not on the loopback; run the agent beside the desktop")
 
 
 def _file(help_text: str) -> object:
@@ -47,7 +47,14 @@ def _file(help_text: str) -> object:
 
 
 def agent(
-    desktop: OwnDesktop = "xvnc",
+    desktop: Annotated[
+        str,
+        typer.Option(
+            metavar="DESKTOP",
+            parser=checked(_check_own_desktop),
+            help="pattern, xvnc, portabledesktop, tcp://127.0.0.1:PORT or unix:PATH.",
+        ),
+    ] = "xvnc",
     bind: Annotated[
         str,
         typer.Option(

@@ -56,6 +56,8 @@ BODY_BYTES: Final = 262_144
 ANSWER_S: Final = 600.0
 """For an action, and those before it: one may hold a key for 300 s."""
 
+GOING_AWAY: Final = "Agent is going away."
+
 _log = structlog.stdlib.get_logger("api.workspace_agent")
 
 
@@ -121,14 +123,16 @@ class Workspace:
 
     async def act(self, action: Action) -> dict[str, Any]:
         """The answer to an action. Raises ApiError."""
-        return await self._actor.run(action)
+        with trio.CancelScope() as scope, self._listed(scope):
+            return await self._actor.run(action)
+        raise ApiError(503, GOING_AWAY)
 
     async def aclose(self) -> None:
         """Lets go of the desktop."""
         await self._actor.aclose()
 
     def end(self) -> None:
-        """Ends what goes on with it; the relays are told that this end goes away."""
+        """Ends what goes on with it; relays and clients are told that this end goes away."""
         self._ending = True
         for scope in self._scopes:
             scope.cancel()
@@ -201,7 +205,7 @@ class Workspace:
             with self._listed(starting):
                 reached = await self._reach(self._greeted)
         if reached is None:
-            raise ApiError(503, "Agent is going away.", "Or whoever asked has left.")
+            raise ApiError(503, GOING_AWAY, "Or whoever asked has left.")
         desktop, hello = reached
         try:
             stream, early = await connection.take_over(send)

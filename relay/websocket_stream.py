@@ -153,7 +153,9 @@ class WebSocketStream(trio.abc.Stream):
                 self.closed = parse_close(payload)
         if self.closed is not None:
             await self._say_goodbye(self.closed[0], "")
-        elif self._pong and not self._sending.locked():
+        elif self._pong and not self._said_goodbye and not self._sending.locked():
+            # Cut off here it goes out later; in the sending, nothing could follow it.
+            await self.wait_send_all_might_not_block()
             await self._send(b"")
 
     async def _say_goodbye(self, code: int, reason: str) -> None:

@@ -36,9 +36,10 @@ class Authority:
         subject: x509.Name,
         key: ec.EllipticCurvePrivateKey,
         *extensions: x509.ExtensionType,
+        ended: bool = False,
     ) -> bytes:
-        now = datetime.datetime.now(datetime.UTC)
         hour = datetime.timedelta(hours=1)
+        now = datetime.datetime.now(datetime.UTC) - (2 * hour if ended else 0 * hour)
         builder = (
             x509.CertificateBuilder()
             .subject_name(subject)
@@ -53,13 +54,13 @@ class Authority:
         certificate = builder.sign(self._key, hashes.SHA256())
         return certificate.public_bytes(serialization.Encoding.PEM)
 
-    def vouch(self, name: str, address: str = "127.0.0.1") -> Identity:
-        """A certificate for an IP address."""
+    def vouch(self, name: str, address: str = "127.0.0.1", *, expired: bool = False) -> Identity:
+        """A certificate for an IP address, good for an hour; or one that was."""
         key = ec.generate_private_key(ec.SECP256R1())
         made = Identity(self._folder / f"{name}.pem", self._folder / f"{name}.key")
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         names = x509.SubjectAlternativeName([x509.IPAddress(ip_address(address))])
-        made.cert.write_bytes(self._signed(subject, key, names))
+        made.cert.write_bytes(self._signed(subject, key, names, ended=expired))
         made.key.write_bytes(
             key.private_bytes(
                 serialization.Encoding.PEM,

@@ -35,6 +35,13 @@ BETAS = {
     "computer_20250124": "computer-use-2025-01-24",
     "computer_20251124": "computer-use-2025-11-24",
 }
+DIRECT = {"type": "direct"}
+
+# Which forms of the tool a model takes, of those whose names are known. The newest take the toolset
+# alone; some before them take all.
+ONLY_TOOLSET = re.compile(r"claude-(fable|mythos)-5-2|claude-(opus|sonnet|haiku)-5-5")
+NO_TOOLSET = re.compile(r"claude-(opus|sonnet|haiku)-4-[5-7](-\d{8})?")
+
 # fmt: off
 MEMBERS = {
     "screenshot", "zoom", "cursor_position", "mouse_move", "left_click", "right_click",
@@ -111,10 +118,28 @@ def check_body(body: Any, betas: str = "") -> None:
     )
     _system(body.get("system", "x"))
     tools = body.get("tools", [])
-    _tools(tools, {beta.strip() for beta in betas.split(",")})
+    named = {beta.strip() for beta in betas.split(",")} - {""}
+    unknown = ", ".join(f"`{beta}`" for beta in sorted(named.difference(BETAS.values())))
+    _is(not unknown, f"Unexpected value(s) {unknown} for the `anthropic-beta` header.")
+    _tools(tools, named)
+    _takes(body["model"], tools)
     _messages(body["messages"], tools)
     marks = _count_marks(body)
     _is(marks <= CACHE_MARKS, f"A maximum of 4 blocks with cache_control. Found {marks}.")
+
+
+def is_thought(block: dict[str, Any]) -> bool:
+    return block["type"] in ("thinking", "redacted_thinking")
+
+
+def check_thoughts(body: dict[str, Any], given: list[dict[str, Any]]) -> None:
+    """Raises Refused for a model's thoughts that are not as they were `given`."""
+    for number, message in enumerate(body["messages"]):
+        for index, block in enumerate(message["content"]):
+            _is(
+                isinstance(block, str) or not is_thought(block) or block in given,
+                f"messages.{number}.content.{index}: Invalid `signature` in `thinking` block",
+            )
 
 
 def _is(condition: object, text: str) -> None:
@@ -185,6 +210,17 @@ def _tools(tools: Any, betas: set[str]) -> None:
     _is(len(names) == len(set(names)), "tools: Tool names must be unique.")
 
 
+def _takes(model: str, tools: list[dict[str, Any]]) -> None:
+    kinds = {tool.get("type", "custom") for tool in tools}
+    refused: set[str] = set()
+    if ONLY_TOOLSET.fullmatch(model):
+        refused = kinds & BETAS.keys()
+    elif NO_TOOLSET.fullmatch(model):
+        refused = kinds & {TOOLSET}
+    names = ", ".join(sorted(refused))
+    _is(not refused, f"'{model}' does not support tool types: {names}.")
+
+
 # Messages.
 
 
@@ -227,7 +263,7 @@ def _calls(
     content: list[dict[str, Any]], ids: set[str], tools: list[dict[str, Any]], where: str
 ) -> dict[str, dict[str, Any]]:
     _is(
-        content[-1]["type"] not in ("thinking", "redacted_thinking"),
+        not is_thought(content[-1]),
         f"{where}: The final block in an assistant message cannot be `thinking`.",
     )
     calls = {block["id"]: block for block in content if block["type"] == "tool_use"}
@@ -308,6 +344,10 @@ def _tool_use(block: dict[str, Any], where: str) -> list[tuple[str, tuple[int, i
     _is(ID.fullmatch(str(block["id"])), f"{where}.tool_use.id: must match the pattern")
     _is(NAME.fullmatch(str(block["name"])), f"{where}.tool_use.name: must match the pattern")
     _is(isinstance(block["input"], dict), f"{where}.tool_use.input: must be an object")
+    _is(
+        block.get("caller", DIRECT) == DIRECT,
+        f"{where}.tool_use.caller: must be direct, where no tool of the server's is declared",
+    )
     return []
 
 

@@ -23,6 +23,8 @@ from tests.model_rules import Refused
 
 API_KEY = "key-of-the-model-server"
 
+REQUEST_ID = [("request-id", "req_1")]
+
 Json = dict[str, Any]
 When = Callable[[Json], bool]
 Event = tuple[str, Json]
@@ -168,6 +170,7 @@ class ModelServer:
     """Open ones."""
 
     _script: list[tuple[When | None, Entry]] = field(default_factory=list)
+    _thoughts: list[Json] = field(default_factory=list)
 
     def script(self, *entries: Entry, when: When | None = None) -> None:
         """Adds replies for the requests that `when` is true of; for any without it.
@@ -219,6 +222,8 @@ class ModelServer:
             request = self._checked(head, bytes(body))
             self.requests.append(request)
             answer = await self._answer(request.body)
+            if isinstance(answer, Message):
+                self._thoughts += filter(model_rules.is_thought, answer.content)
         except Refused as refused:
             self.refusals.append(str(refused))
             answer = Failure(refused.status, refused.kind, str(refused), {})
@@ -229,7 +234,7 @@ class ModelServer:
         elif isinstance(answer, Message) and not request.body.get("stream"):
             await _send_json(connection, stream, 200, _whole(answer, request.body["model"]), {})
         else:
-            headers = [("content-type", "text/event-stream; charset=utf-8")]
+            headers = [*REQUEST_ID, ("content-type", "text/event-stream; charset=utf-8")]
             headers.append(("transfer-encoding", "chunked"))
             await _send(connection, stream, h11.Response(status_code=200, headers=headers))
             if isinstance(answer, Raw):
@@ -257,6 +262,7 @@ class ModelServer:
         except ValueError as error:
             raise Refused("The request body is not valid JSON") from error
         model_rules.check_body(content, headers.get("anthropic-beta", ""))
+        model_rules.check_thoughts(content, self._thoughts)
         return Request(target, headers, content)
 
 
@@ -280,7 +286,7 @@ async def _send_json(
     more: Mapping[str, str],
 ) -> None:
     body = json.dumps(content).encode()
-    headers = [*more.items(), ("content-type", "application/json")]
+    headers = [*more.items(), *REQUEST_ID, ("content-type", "application/json")]
     headers.append(("content-length", str(len(body))))
     await _send(connection, stream, h11.Response(status_code=status, headers=headers))
     await _send(connection, stream, h11.Data(data=body))

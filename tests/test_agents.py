@@ -13,9 +13,9 @@ import pytest
 import trio
 from PIL import Image
 
-from api.agent_desktop import VOID
 from api.agents import FAILURES_LIMIT, STOPPED, Agents, Busy
 from api.model import Model, ModelError, Reply
+from api.own_computer import VOID
 from api.settings import ModelSettings
 from api.store.conversations import ABANDONED, LEASE_S
 from relay.computer_versions import NOT_EXECUTED
@@ -336,13 +336,15 @@ async def test_nobody_acts_by_the_screenshot_of_a_desktop_that_was() -> None:
             calls(on_screen("screenshot")),
             end_it,
             calls(on_screen(*click), on_screen("screenshot")),
+            # What is behind it in the turn was asked for before it was seen.
             calls(on_screen("screenshot"), on_screen(*click)),
+            calls(on_screen(*click)),
         ]
         await lab.ask(chat)
         results = (await lab.results((await lab.only_child(chat)).id))[3:]
         texts = [result["content"][0].get("text") for result in results if result["is_error"]]
-        assert texts == [VOID, NOT_EXECUTED]
-        assert [result["is_error"] for result in results] == [True, True, False, False]
+        assert texts == [VOID, NOT_EXECUTED, VOID]
+        assert [result["is_error"] for result in results] == [True, True, False, True, False]
 
 
 async def test_a_desktop_that_has_just_ended_is_started_again() -> None:

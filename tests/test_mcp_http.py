@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from relay.desktops import RunningDesktop
 from tests.desktop_processes import desktops_home, living, needs_xvnc, runs, until
 from tests.mcp_clients import STOP_S, over_http, pictures, serving, texts
 from tests.test_client_xvnc import HEIGHT, WIDTH, Window, window, xvnc
+from tests.test_mcp_stdio import NONSENSE
 
 __all__ = ["desktops_home", "window", "xvnc"]
 
@@ -198,6 +200,36 @@ async def test_at_any_address_with_a_token(desktops_home: Path, tmp_path: Path) 
         assert (await asked(url, **known)).status_code == 200
         assert (await asked(url, **known, Origin="https://desk.example")).status_code == 200
         assert (await asked(url, **known, Origin="https://evil.example")).status_code == 403
+
+
+async def test_nonsense_is_refused_and_in_no_log(desktops_home: Path, tmp_path: Path) -> None:
+    async with serving("pattern", tmp_path) as served, httpx.AsyncClient(headers=ACCEPT) as http:
+        answer = await http.post(served.url, json=HELLO)
+        session = {"Mcp-Session-Id": answer.headers["Mcp-Session-Id"]}
+        json_ = {"Content-Type": "application/json", **session}
+        # Several messages at once are of a revision that has gone.
+        for body in (*NONSENSE[:7], b"[%s]" % json.dumps(HELLO).encode(), *NONSENSE[-2:]):
+            answer = await http.post(served.url, content=body, headers=json_)
+            assert (answer.status_code, answer.json()["id"]) == (400, None)
+        for headers, status in (
+            ({"Content-Type": "text/plain"}, 400),
+            ({"Accept": "text/html"}, 406),
+            ({"Mcp-Session-Id": "nobody's"}, 404),
+            ({"Mcp-Protocol-Version": "1999-01-01"}, 400),
+        ):
+            answer = await http.post(served.url, json=HELLO, headers=session | headers)
+            assert answer.status_code == status
+        call = {
+            "jsonrpc": "2.0",
+            "id": 5,
+            "method": "tools/call",
+            "params": {"name": "wait", "arguments": {"duration": 0}},
+        }
+        answer = await http.post(served.url, json=call, headers=session)
+        assert '"isError":false' in answer.text
+        log = served.log.read_text()
+        assert "hunter2" not in log
+        assert session["Mcp-Session-Id"] not in log
 
 
 async def test_bounds_and_other_addresses(desktops_home: Path, tmp_path: Path) -> None:

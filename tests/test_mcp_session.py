@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
 
 import httpx
@@ -15,9 +15,11 @@ import trio.testing
 from api import mcp_http
 from api.mcp_http import HttpFront
 from api.mcp_session import ComputerSession
+from api.own_computer import VOID, OwnComputer
 from relay import DesktopError, TcpAddress
 from relay.client import RGBX
 from relay.computer import Result
+from relay.computer_versions import NOT_EXECUTED, TOOLSET
 from relay.desktops import Desktops, RunningDesktop
 from relay.limits import Limits
 from relay.login import DesktopEnd
@@ -30,6 +32,9 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
+Way = Callable[[RunningDesktop], Awaitable[object]]
+
+
 class Lab:
     """In the place of `Desktops`: every opening is a connection of its own."""
 
@@ -38,7 +43,10 @@ class Lab:
         self.ends: list[tuple[trio.testing.MemorySendStream, Far]] = []
         self.fails = False
 
-    async def open(self, key: object, spec: str, limits: Limits) -> DesktopEnd:
+    async def reach(self, key: object, spec: str, way: Way) -> object:
+        return await way(Running(self))
+
+    async def open(self) -> DesktopEnd:
         if self.fails:
             raise DesktopError("cannot connect")
         near, stream = trio.testing.memory_stream_pair()
@@ -49,8 +57,17 @@ class Lab:
         init = ServerInit(WIDTH, HEIGHT, RGBX, b"lab")
         return DesktopEnd(near, init, version="3.8", security_type=1)
 
-    async def get(self, key: object, spec: str) -> RunningDesktop:
-        return RunningDesktop(TcpAddress("127.0.0.1", 1))
+
+class Running(RunningDesktop):
+    """A desktop of the lab."""
+
+    def __init__(self, lab: Lab) -> None:
+        super().__init__(TcpAddress("127.0.0.1", 1))
+        object.__setattr__(self, "lab", lab)
+
+    async def open(self, limits: Limits) -> DesktopEnd:
+        lab: Lab = self.lab  # type: ignore[attr-defined]
+        return await lab.open()
 
 
 @pytest.fixture
@@ -116,10 +133,45 @@ async def test_cut_in_a_message_it_opens_anew(
     with pytest.raises(trio.BrokenResourceError):
         await lab.ends[0][1].stream.send_all(b"x")
     assert "earlier screenshots are void" in said(await session.call("left_click", {}))
+    assert not (await session.call("wait", {"duration": 1}))["is_error"]
     assert not (await session.call("screenshot", {}))["is_error"]
     assert not (await session.call("key", {"text": "a"}))["is_error"]
     assert len(lab.ends) == 2
     await session.aclose()
+
+
+@pytest.mark.parametrize("version", [TOOLSET, "computer_20251124"])
+async def test_of_a_new_desktop_nothing_is_known_before_the_next_turn(
+    version: str, lab: Lab, autojump_clock: trio.abc.Clock
+) -> None:
+    def turn(*actions: object) -> list[dict[str, Any]]:
+        blocks: list[dict[str, Any]] = []
+        for action in actions:
+            given = {"coordinate": [1, 1]} if action == "left_click" else {}
+            if version == TOOLSET:
+                blocks.append({"name": action, "input": given})
+            else:
+                blocks.append({"input": {"action": action, **given}})
+        return [{"id": str(number), **block} for number, block in enumerate(blocks)]
+
+    own = OwnComputer(cast(Desktops, lab), Limits(), version)
+    await own.connect("key", "lab")
+    assert not (await own.run(turn("left_click")))[0]["is_error"]
+    lab.ends[0][0].send_all_hook = trio.sleep_forever
+    with trio.move_on_after(1):
+        await own.run(turn("left_click"))
+    assert "The desktop failed" in said((await own.run(turn("screenshot")))[0])
+    await own.connect("key", "lab")
+    for actions, texts in (
+        (["left_click", "screenshot"], [VOID, NOT_EXECUTED]),
+        ([["nonsense"]], [VOID]),
+        (["screenshot", "left_click", "left_click"], [None, VOID, NOT_EXECUTED]),
+        (["left_click"], [None]),
+    ):
+        results = await own.run(turn(*actions))
+        assert [said(result) if result["is_error"] else None for result in results] == texts
+        assert [result["tool_use_id"] for result in results] == ["0", "1", "2"][: len(actions)]
+    await own.aclose()
 
 
 async def test_calls_wait_for_each_other(

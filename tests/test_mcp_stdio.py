@@ -222,6 +222,45 @@ def test_a_message_without_end_is_the_end(desktops_home: Path) -> None:
         assert b"a message has more than 1048576 bytes" in errors
 
 
+NONSENSE = [
+    b"",
+    b"{",
+    b"null",
+    b"\xff\xfe",
+    b"[" * 100_000,
+    b'{"jsonrpc": "1.0", "id": 2, "method": "tools/list"}',
+    b'{"jsonrpc": "2.0", "id": {}, "method": 5}',
+    b'{"jsonrpc": "2.0", "id": 99, "result": {}}',
+    b'{"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 99}}',
+    b'{"jsonrpc": "2.0", "method": "notifications/nothing", "params": {"text": "hunter2"}}',
+    b'{"jsonrpc": "2.0", "id": 3, "method": "tools/call", "params": ["hunter2"]}',
+    b'{"jsonrpc": "2.0", "id": 4, "method": "hunter2"',
+]
+
+
+def test_nonsense_is_survived_and_in_no_log(desktops_home: Path) -> None:
+    wrong: list[Any] = [{"name": 5}, {"name": "type", "arguments": ["hunter2"]}, {}]
+    calls = [request(n, "tools/call", **given) for n, given in enumerate(wrong, 10)]
+    nonsense = b"".join(line + b"\n" for line in NONSENSE)
+    with start("pattern") as process:
+        # Before it is greeted, and after that.
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(nonsense)
+        begun(process, [HELLO, nonsense, *calls, request(20, "no/method"), request(21, "ping")])
+        told: dict[int, Any] = {}
+        while len(told) < 5:
+            answer = json.loads(process.stdout.readline())
+            told[answer["id"]] = answer.get("error", {}).get("code")
+        assert told == {**dict.fromkeys((10, 11, 12), -32602), 20: -32601, 21: None}
+        _, errors = process.communicate(timeout=10)
+        assert (process.returncode, b"hunter2" in errors, b"Traceback" in errors) == (
+            0,
+            False,
+            False,
+        )
+
+
 @pytest.mark.parametrize("closed", ["<&-", ">&-"])
 def test_without_stdin_or_stdout_it_is_of_no_use(closed: str, desktops_home: Path) -> None:
     command = f"{shlex.join([*COMMAND, '--desktop', 'pattern'])} {closed}"

@@ -16,6 +16,7 @@ import pytest
 import trio
 from PIL import Image
 
+from api.settings import ModelSettings
 from tests import model_rules
 from tests.model_rules import Refused, check_body
 from tests.model_server import (
@@ -33,6 +34,7 @@ from tests.model_server import (
 )
 
 BETA = "computer-use-2025-11-24"
+LATEST = "computer_toolset_20260801"
 
 
 def image(
@@ -176,6 +178,7 @@ WRONG: list[tuple[str, Callable[[Json], Any]]] = [
     ("toolset_name of the result", set_("messages.2.content.0.toolset_name", "computer")),
     ("is not declared", lambda r: r["tools"].pop()),
     ("no member 'look'", set_("messages.1.content.3.name", "look")),
+    ("caller: must be direct", set_("messages.1.content.2.caller", {"type": "code_execution"})),
     ("input: must be an object", set_("messages.1.content.2.input", "x")),
     ("tool_use.id: must match", set_("messages.1.content.2.id", "a b")),
     ("content cannot be empty", set_("messages.2.content.0.content", [])),
@@ -250,13 +253,41 @@ class TestRules:
         assert (caught.value.status, caught.value.kind) == (400, "invalid_request_error")
 
     def test_betas_may_be_several(self) -> None:
-        check_body(body(), f"other-2026-01-01, {BETA}")
+        older = model_rules.BETAS["computer_20250124"]
+        check_body(body(), f"{older}, {BETA}")
         with pytest.raises(Refused, match="beta header"):
-            check_body(body(), "other-2026-01-01")
+            check_body(body(), older)
+        with pytest.raises(Refused, match=r"Unexpected value\(s\) `other-2026-01-01`"):
+            check_body(body(), f"{BETA},other-2026-01-01")
+
+    @pytest.mark.parametrize(
+        ("model", "takes"),
+        [
+            ("claude-opus-5-5", {LATEST}),
+            ("claude-mythos-5-2", {LATEST}),
+            ("claude-opus-5", {LATEST, "computer_20251124"}),
+            ("claude-opus-4-8", {LATEST, "computer_20251124"}),
+            ("claude-sonnet-4-5-20250929", {"computer_20251124"}),
+        ],
+    )
+    @pytest.mark.parametrize("version", [LATEST, "computer_20251124"])
+    def test_models_and_versions(self, model: str, takes: set[str], version: str) -> None:
+        tools = [tool for tool in body()["tools"] if tool.get("type") == version]
+        request = {**HELLO, "model": model, "tools": tools}
+        if version in takes:
+            check_body(request, BETA)
+        else:
+            with pytest.raises(Refused, match=f"'{model}' does not support tool types: {version}"):
+                check_body(request, BETA)
+
+    def test_the_model_that_chats_have_takes_their_version(self) -> None:
+        settings = ModelSettings()
+        request = {**HELLO, "model": settings.name, "tools": [{"type": settings.computer}]}
+        check_body(request)
 
 
 HEADERS = {"x-api-key": API_KEY, "anthropic-version": "2023-06-01"}
-HELLO = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "Hello"}]}
+HELLO: Json = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "Hello"}]}
 
 
 async def post(
@@ -300,6 +331,19 @@ class TestHttp:
             )
             assert "anthropic-version" in response.json()["error"]["message"]
 
+    async def test_thoughts_come_back_as_they_were(self) -> None:
+        thought = {"type": "thinking", "thinking": "Hm.", "signature": "c2ln"}
+        async with model_server() as server:
+            server.script(tool_reply(thought, text("Yes."), stop_reason="end_turn"))
+            server.script(text_reply("Good."))
+            await post(server)
+            for sent, status in (({**thought, "thinking": "Oh."}, 400), (thought, 200)):
+                said = {"role": "assistant", "content": [sent, text("Yes.")]}
+                again = {**HELLO, "messages": [*HELLO["messages"], said, *HELLO["messages"]]}
+                response = await post(server, content=json.dumps(again).encode())
+                assert response.status_code == status
+            assert ["Invalid `signature`" in refusal for refusal in server.refusals] == [True]
+
     async def test_a_failure(self) -> None:
         async with model_server() as server:
             server.script(failure(529, retry_after_s=1.5, should_retry=True))
@@ -340,8 +384,8 @@ class TestWithTheSdk:
     async def test_a_stream_holds_what_the_whole_message_holds(self) -> None:
         async with model_server() as server, client_of(server) as client:
             server.script(EVERYTHING, EVERYTHING)
-            whole = await client.messages.create(**HELLO)  # type: ignore[call-overload]
-            async with client.messages.stream(**HELLO) as stream:  # type: ignore[arg-type]
+            whole = await client.messages.create(**HELLO)
+            async with client.messages.stream(**HELLO) as stream:
                 streamed = await stream.get_final_message()
             for message in (whole, streamed):
                 blocks = [block.to_dict() for block in message.content]
@@ -359,7 +403,7 @@ class TestWithTheSdk:
     async def test_a_broken_stream(self) -> None:
         async with model_server() as server, client_of(server) as client:
             server.script(broken_after("Hel"))
-            async with client.messages.stream(**HELLO) as stream:  # type: ignore[arg-type]
+            async with client.messages.stream(**HELLO) as stream:
                 with pytest.raises(httpx2.RemoteProtocolError):
                     await stream.until_done()
                 (block,) = stream.current_message_snapshot.content
@@ -370,7 +414,7 @@ class TestWithTheSdk:
             async with client_of(server) as client:
                 server.script(stalls("Hel"))
                 with trio.move_on_after(0.1):
-                    async with client.messages.stream(**HELLO) as stream:  # type: ignore[arg-type]
+                    async with client.messages.stream(**HELLO) as stream:
                         await stream.until_done()
             await trio.testing.wait_all_tasks_blocked(0.05)
             assert server.connections == 0

@@ -104,6 +104,28 @@ async def test_a_ping_while_something_is_sent_is_answered_behind_it() -> None:
         assert await frames.next() == (PONG, b"")
 
 
+async def test_a_pong_that_has_no_room_yet_breaks_nothing(autojump_clock: MockClock) -> None:
+    """A slow link still has what was sent before, and nobody sends: the pong goes behind it."""
+    near, raw = trio.testing.memory_stream_pair()
+    stream = WebSocketStream(near, client=False, limit_bytes=LIMIT)
+    room = trio.Event()
+    pass_on = near.send_stream.send_all_hook
+    assert pass_on is not None
+
+    async def send() -> None:
+        await room.wait()
+        await pass_on()
+
+    near.send_stream.send_all_hook = send
+    near.send_stream.wait_send_all_might_not_block_hook = room.wait
+    await raw.send_all(client_frame(b"", PING) + client_frame(b"data"))
+    assert await stream.receive_some() == b"data"
+    room.set()
+    await stream.send_all(b"more")
+    frames = Frames(raw)
+    assert [await frames.next() for _ in range(2)] == [(PONG, b""), (BINARY, b"more")]
+
+
 async def test_a_heartbeat_is_a_pong() -> None:
     stream, raw = server()
     await stream.heartbeat()
@@ -167,6 +189,22 @@ async def test_closing_does_not_wait_for_ever(autojump_clock: MockClock) -> None
     began = trio.current_time()
     await stream.aclose()
     assert trio.current_time() - began == CLOSE_TIMEOUT_S
+
+
+async def test_a_ping_behind_our_goodbye_does_not_end_the_wait(autojump_clock: MockClock) -> None:
+    """Else what is still under way would make the kernel reset the connection."""
+    stream, raw = server()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stream.close, 4503, "the desktop has ended")
+        await trio.testing.wait_all_tasks_blocked()
+        await raw.send_all(client_frame(b"", PING))
+        await trio.testing.wait_all_tasks_blocked()
+        await raw.send_all(
+            client_frame(b"under way") + client_frame(close_payload(4503, ""), CLOSE)
+        )
+    frames = Frames(raw)
+    assert await frames.close() == (4503, "the desktop has ended")
+    assert stream.closed == (4503, "")
 
 
 async def test_nothing_follows_half_a_frame() -> None:

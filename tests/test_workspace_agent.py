@@ -7,7 +7,6 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,11 +17,10 @@ import trio.testing
 from api.serve import serve_app
 from api.workspace_agent import ACTION_PATH, BODY_BYTES, Workspace, create_agent_app
 from relay import DesktopError, Password, TcpAddress
-from relay.agent_dial import DEFAULT_PATH, client_tls
+from relay.agent_dial import DEFAULT_PATH
 from relay.desktops import Desktops, RunningDesktop
 from relay.desktops.pattern import Pattern
 from relay.limits import Limits
-from tests.certificates import Authority
 from tests.desktop_lab import KEY, parse, read_all, read_head
 from tests.peers import Frames, client_frame
 
@@ -133,8 +131,8 @@ async def agent(
                 )
 
         (url,) = await nursery.start(serve)
-        headers = {"Authorization": f"Bearer {SECRET}"}
-        async with httpx.AsyncClient(base_url=url, headers=headers, trust_env=False) as client:
+        options: dict[str, Any] = {"headers": {"Authorization": f"Bearer {SECRET}"}, "timeout": 30}
+        async with httpx.AsyncClient(base_url=url, trust_env=False, **options) as client:
             yield Lab(int(url.rpartition(":")[2]), desktop, client, serving)
         serving.cancel()
         await workspace.aclose()
@@ -189,27 +187,6 @@ async def test_without_a_secret_tls_has_judged() -> None:
     async with agent(FakeDesktop(), secret=None) as lab:
         answer = await lab.client.post(ACTION_PATH, content=b"{", headers={"Authorization": ""})
         assert answer.json()["message"] == "Failed to decode request body."
-
-
-@pytest.mark.parametrize("said", [b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"])
-async def test_a_client_that_does_not_speak_tls(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: bytes
-) -> None:
-    monkeypatch.setattr("api.serve.HEAD_TIMEOUT_S", 0.2)
-    authority = Authority(tmp_path, "authority")
-    mine = authority.vouch("agent")
-    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    tls.load_cert_chain(mine.cert, mine.key)
-    async with agent(FakeDesktop(), tls=tls) as lab:
-        async with await trio.open_tcp_stream("127.0.0.1", lab.port) as stream:
-            if said:
-                await stream.send_all(said)
-            with trio.fail_after(5):
-                assert await read_all(stream) == b""
-        url = f"https://127.0.0.1:{lab.port}"
-        known = client_tls(authority.cert)
-        async with httpx.AsyncClient(base_url=url, verify=known, trust_env=False) as client:
-            assert (await client.get("/healthz")).text == "OK"
 
 
 # What comes first
@@ -422,6 +399,31 @@ async def test_an_agent_that_ends_refuses_who_waits(lab: Lab) -> None:
         await lab.desktop.asked.wait()
         lab.serving.cancel()
         assert (await read_head(stream)).startswith(b"HTTP/1.1 503 ")
+
+
+@pytest.mark.parametrize(
+    "action",
+    [{"action": "wait"}, {"action": "hold_key", "text": "shift"}],
+    ids=lambda action: action["action"],
+)
+async def test_an_agent_that_ends_cuts_actions_short(action: dict[str, Any]) -> None:
+    async with agent(Pattern((640, 480), LIMITS)) as lab:
+        answers = []
+
+        async def act() -> None:
+            answers.append(await lab.act(**action, duration=60_000))
+
+        await lab.act(action="cursor_position")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(act)
+            await trio.sleep(0.2)
+            lab.serving.cancel()
+            # Well before connections are cut.
+            with trio.fail_after(1):
+                while not answers:
+                    await trio.sleep(0.01)
+        (answer,) = answers
+        assert (answer.status_code, answer.json()) == (503, {"message": "Agent is going away."})
 
 
 # Actions, on an RFB server

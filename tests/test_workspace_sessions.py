@@ -391,10 +391,16 @@ async def test_its_desktop_ends_with_the_agent(desktops_home: Path, secret_file:
         ("", "anybody could use the desktop: give --secret-file, or --client-ca with TLS, or both"),
         ("--client-ca {ca}", "--client-ca: it needs --tls-cert and --tls-key"),
         ("--secret-file {secret} --tls-cert {ca}", "--tls-cert and --tls-key go together"),
-        ("--secret-file {secret} --tls-cert {ca} --tls-key {ca}", "cannot use the certificates: "),
-        ("--tls-cert {ca} --tls-key {ca} --client-ca {short}", "--client-ca: cannot use the cert"),
+        (
+            "--secret-file {secret} --tls-cert {ca} --tls-key {ca}",
+            "--tls-cert: cannot use the cert",
+        ),
+        ("--client-ca {short} --tls-cert {ca} --tls-key {ca}", "--client-ca: cannot use the cert"),
         ("--secret-file {short}", "is not 16 or more characters of printable ASCII"),
         ("--secret-file {secret} --desktop ws://a:1", "'ws://a:1' is an agent"),
+        ("--secret-file {secret} --desktop tcp://192.0.2.1:5900", "is not on the loopback"),
+        ("--secret-file {secret} --desktop tcp://desk:5900", "is not on the loopback"),
+        ("--secret-file {secret} --desktop WS://a:1", "'WS://a:1' is an agent"),
         ("--secret-file {secret} --desktop x", "'x' is no desktop"),
         ("--secret-file {secret} --bind 6081", "'6081' is not HOST:PORT"),
         ("--secret-file {secret} --password-file {short}", "the desktop xvnc has no password"),
@@ -417,6 +423,18 @@ def test_wrong_input_is_one_line(
     assert text in err
     assert err.count("\n") == 1
     assert SECRET not in err
+
+
+def test_without_its_packages_it_says_what_to_install(
+    secret_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "api.workspace_agent", raising=False)
+    monkeypatch.setitem(sys.modules, "api.workspace_actions", None)
+    assert api.cli.run(["agent", "--secret-file", str(secret_file)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.endswith(' is not installed; pip install "deskrelay[server,client]" brings it\n')
+    assert err.count("\n") == 1
 
 
 def test_an_address_that_is_not_ours(secret_file: Path) -> None:
