@@ -1,8 +1,8 @@
 """Everything the server remembers, over SQLAlchemy Core in worker threads.
 
-Each method is one transaction in one thread, and cannot be abandoned: a cancelled caller
-waits for the commit or the rollback, so no half transaction is ever left. Locks inside the
-database are bounded by `BUSY_TIMEOUT_S`.
+Each method is one transaction in one thread, so no half transaction is ever left: whoever is
+cancelled while writing waits for the commit or the rollback. No wait is longer than `ANSWER_S`:
+where a database hangs, its thread is left to itself, and what it was to write may still be written.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import hashlib
 import logging
 import secrets
 import string
+import threading
 from collections.abc import Callable, Hashable
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final, Self, TypeVar
 from uuid import UUID, uuid4
 
@@ -21,9 +23,12 @@ import trio
 from alembic.util import CommandError
 from sqlalchemy import (
     Connection,
+    Delete,
     Engine,
+    Insert,
     Row,
     StaticPool,
+    Update,
     bindparam,
     delete,
     insert,
@@ -54,6 +59,10 @@ __all__ = [
 ]
 
 MEMORY_URL: Final = "sqlite://"
+
+ANSWER_S: Final = 6.0
+"""For one transaction, and the wait for a thread before it. Longer than SQLite waits for another
+process (`BUSY_TIMEOUT_S`), whose own error says more."""
 
 LAST_USED_STEP: Final = timedelta(hours=1)
 """A token's use is written at most this often, so that reading stays reading."""
@@ -130,6 +139,7 @@ class Store:
         self._limiter = trio.CapacityLimiter(threads)
         # How often this process has written: who has looked tells by it whether to look again.
         self.changes = 0
+        self._counting = threading.Lock()
         self._data_version: DataVersion | None = None
         self._cache = AccessCache(self._version)
 
@@ -146,7 +156,8 @@ class Store:
         except (SQLAlchemyError, ImportError) as error:
             raise StoreError(f"cannot use the database: {error}") from error
         try:
-            await store.run(migrate, write=True)
+            with trio.CancelScope(shield=True):  # a large database takes its time
+                await store._in_thread(partial(store._transaction, migrate, write=True))
             await store._in_thread(store._watch_data_version)
         except CommandError as error:
             await store.aclose()
@@ -180,27 +191,40 @@ class Store:
 
     async def run(self, work: Callable[[Connection], _T], *, write: bool = False) -> _T:
         """`work` as one transaction, which may write only if it says so. Raises StoreError."""
+        with trio.move_on_after(ANSWER_S, shield=write):
+            return await self._in_thread(partial(self._transaction, work, write=write))
+        await trio.lowlevel.checkpoint_if_cancelled()
+        _log.error("the database did not answer within %g s", ANSWER_S)
+        raise StoreError("no answer")
 
-        def transaction() -> _T:
+    def _transaction(self, work: Callable[[Connection], _T], *, write: bool) -> _T:
+        try:
             connection = self._engine.connect().execution_options(write=write)
             with connection, connection.begin():
                 return work(connection)
-
-        try:
-            return await self._in_thread(transaction)
         finally:
-            # Failed ones too: the commit may have been what was not answered.
-            self.changes += write
+            # Failed ones too: the commit may have been what was not answered. And here, for those
+            # nobody waits for any more.
+            if write:
+                with self._counting:
+                    self.changes += 1
 
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
         try:
-            return await trio.to_thread.run_sync(work, limiter=self._limiter)
+            return await trio.to_thread.run_sync(
+                work, limiter=self._limiter, abandon_on_cancel=True
+            )
         except SQLAlchemyError as error:
             # `orig` is the driver's own text; str(error) would repeat the statement's values, and
             # so do PostgreSQL's lines behind the first.
             cause = str(getattr(error, "orig", None) or type(error).__name__).partition("\n")[0]
             _log.error("the database failed: %s", cause)
             raise StoreError(cause) from error
+
+    async def _write(self, statement: Insert | Update | Delete) -> int:
+        """One statement as a transaction; how many rows it has changed."""
+        result = await self.run(lambda connection: connection.execute(statement), write=True)
+        return result.rowcount
 
     async def ping(self) -> None:
         """Raises StoreError unless the database answers."""
@@ -243,12 +267,7 @@ class Store:
 
     async def set_user_status(self, user_id: UUID, status: str) -> None:
         """Suspends a user, or makes one active again."""
-        await self.run(
-            lambda connection: connection.execute(
-                update(users).where(users.c.id == user_id).values(status=status)
-            ),
-            write=True,
-        )
+        await self._write(update(users).where(users.c.id == user_id).values(status=status))
 
     # Tokens
 
@@ -331,23 +350,16 @@ class Store:
         if now - token.last_used_at < LAST_USED_STEP:
             return token.expires_at
         expires_at = now + timedelta(seconds=token.lifetime_s)
-        await self.run(
-            lambda connection: connection.execute(
-                update(tokens)
-                .where(tokens.c.id == token.id)
-                .values(last_used_at=now, expires_at=expires_at)
-            ),
-            write=True,
+        await self._write(
+            update(tokens)
+            .where(tokens.c.id == token.id)
+            .values(last_used_at=now, expires_at=expires_at)
         )
         return expires_at
 
     async def revoke_token(self, token_id: str) -> bool:
         """Removes a token. False if there is none of that id."""
-        result = await self.run(
-            lambda connection: connection.execute(delete(tokens).where(tokens.c.id == token_id)),
-            write=True,
-        )
-        return bool(result.rowcount)
+        return bool(await self._write(delete(tokens).where(tokens.c.id == token_id)))
 
     # Login links
 
@@ -452,9 +464,7 @@ class Store:
         """A new chat. `workspace_id` must be one that exists."""
         now = self._clock()
         chat = Chat(uuid4(), owner_id, workspace_id, title, False, now, now)
-        await self.run(
-            lambda connection: connection.execute(insert(chats).values(**asdict(chat))), write=True
-        )
+        await self._write(insert(chats).values(**asdict(chat)))
         return chat
 
     async def chat(self, chat_id: UUID) -> Chat | None:
