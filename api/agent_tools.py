@@ -198,8 +198,8 @@ class AgentTools:
         await self._agents.interrupt(child.id)
         found = await self._again(child)
         if found.status in BUSY:
-            # An interruption does not reach other processes.
-            raise ToolError("the agent is still at work: another server runs it. Try again later.")
+            # Whatever process ran it has died, or does not reach the database.
+            raise ToolError("set target chat waiting: its server does not answer. Try again later.")
         return _told(found) | {"terminated": True}
 
     async def _list(self, wanted: _List) -> dict[str, Any]:

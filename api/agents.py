@@ -12,10 +12,9 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from functools import partial
 from typing import Any, Final, NamedTuple
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import trio
 
@@ -49,8 +48,14 @@ FAILURES_LIMIT: Final = 10
 """Turns in a row in which every tool call failed. A model that gets nothing right in ten goes on
 like that."""
 
-FINISH_S: Final = 1.0
-"""For the database to write down how a run ended, also where everything has been cancelled."""
+LOOK_S: Final = 2.0
+"""So often a run looks whether it is to end: another process was asked to interrupt it, or its chat
+was archived there."""
+
+INTERRUPT_S: Final = 10.0
+"""For another process to stop what it runs. One that takes longer has died, and its lease ends."""
+
+OBEYED_CHECK_S: Final = 0.2
 
 LOOK_AGAIN_S: Final = 5.0
 """Other processes change chats without telling."""
@@ -124,15 +129,25 @@ class Watch:
 
 
 class _Run:
-    """One chat at work. `again`: something was said since it listened last, or was interrupted."""
+    """One chat at work. `again`: something was said since it listened last, or was interrupted.
+    `begun`: it has had the lease."""
 
     def __init__(self) -> None:
+        self.id = uuid4()
         self.scope = trio.CancelScope()
         self.over = trio.Event()
-        self.lease: datetime | None = None
+        self.begun = False
         self.again = False
         self.interrupted = False
         self.finishing = False
+
+    def interrupt(self) -> bool:
+        """Has it end; whether it was doing anything."""
+        if self.finishing:
+            return False
+        self.interrupted, self.again = True, False
+        self.scope.cancel()
+        return True
 
 
 class Agents:
@@ -192,21 +207,33 @@ class Agents:
             run.again = True
 
     async def interrupt(self, chat_id: UUID) -> bool:
-        """Stops what a chat does, and returns when it has; whether it did anything."""
+        """Stops what a chat does, whichever process runs it, and returns when it has; whether it
+        did anything. Raises StoreError."""
         run = self._runs.get(chat_id)
-        if run is None:
-            return False
-        working = not run.finishing
-        if working:
-            run.interrupted, run.again = True, False
-            run.scope.cancel()
-        await run.over.wait()
-        return working
+        working = run is not None and run.interrupt()
+        if run is not None:
+            await run.over.wait()
+            if run.begun:
+                return working
+        if not await self.conversations.interrupt(chat_id):
+            return working
+        with trio.move_on_after(INTERRUPT_S):
+            while True:
+                await trio.sleep(OBEYED_CHECK_S)
+                if not await self.conversations.interrupting(chat_id):
+                    break
+        return True
 
-    async def archived(self, chat_id: UUID) -> None:
-        """The chat was archived: it does nothing more, and nobody follows it."""
-        await self.interrupt(chat_id)
-        self.tell(chat_id)
+    async def archived(self, chat_ids: Sequence[UUID]) -> None:
+        """Those chats were archived: they do nothing more, and nobody follows them. Other
+        processes' runs look for it."""
+        runs = [self._runs[chat_id] for chat_id in chat_ids if chat_id in self._runs]
+        for run in runs:
+            run.interrupt()
+        for chat_id in chat_ids:
+            self.tell(chat_id)
+        for run in runs:
+            await run.over.wait()
 
     @property
     def watchers(self) -> int:
@@ -269,28 +296,33 @@ class Agents:
 
     async def _run(self, chat_id: UUID, run: _Run) -> None:
         ending: tuple[str, str | None] = ("error", STOPPED)
-        unheard = False
+        again = False
         try:
             with run.scope:
                 ending = await self._converse(chat_id, run)
-            if run.interrupted and run.scope.cancelled_caught:
+            if run.scope.cancelled_caught:
                 ending = ("waiting", None)
+        except StoreError:
+            ending = ("error", INTERNAL)
         except Exception:  # noqa: BLE001 - one chat is not worth the others
             _log.exception("the run of chat %s failed unexpectedly", chat_id)
             ending = ("error", INTERNAL)
         finally:
             run.finishing = True
-            with trio.move_on_after(FINISH_S, shield=True):
-                try:
-                    unheard = await self.conversations.finish(chat_id, run.lease, *ending)
-                except StoreError:
-                    # Its lease ends by itself.
-                    _log.warning("how chat %s ended could not be saved", chat_id)
+            # Another process may have been told something that it could not start this chat for.
+            go_on = run.begun and ending[0] == "waiting" and not run.interrupted
+            try:
+                # A write, which the store shields, with a deadline.
+                again = await self.conversations.finish(
+                    chat_id, run.id, *ending, begun=run.begun, go_on=go_on or run.again
+                )
+            except StoreError:
+                # Its lease ends by itself.
+                _log.warning("how chat %s ended could not be saved", chat_id)
             del self._runs[chat_id]
             run.over.set()
             self.tell(chat_id)
-        # Another process may have been told something that it could not start this chat for.
-        if run.again or (unheard and ending[0] == "waiting" and not run.interrupted):
+        if run.again or again:
             self.start(chat_id)
 
     async def _converse(self, chat_id: UUID, run: _Run) -> tuple[str, str | None]:
@@ -298,14 +330,15 @@ class Agents:
         chat = await self._store.chat(chat_id)
         if self._answers is None:
             return "error", NO_MODEL
-        run.lease = await self.conversations.begin(chat_id)
-        if chat is None or run.lease is None:
+        asked_at = trio.current_time()
+        run.begun = await self.conversations.begin(chat_id, run.id)
+        if chat is None or not run.begun:
             return "waiting", None
         self.tell(chat_id)
         limit_s = self._settings.time_limit_s
         ending: tuple[str, str | None] = ("error", f"Stopped after {limit_s:g} s.")
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._renew, chat_id, run, run.lease)
+            nursery.start_soon(self._hold, chat_id, run, asked_at)
             with trio.move_on_after(limit_s):
                 try:
                     async with AgentDesktop(
@@ -321,20 +354,23 @@ class Agents:
             nursery.cancel_scope.cancel()
         return ending
 
-    async def _renew(self, chat_id: UUID, run: _Run, lease: datetime) -> None:
+    async def _hold(self, chat_id: UUID, run: _Run, renewed_at: float) -> None:
+        """Keeps the lease; ends the run where it is to end, or the lease is over."""
         while True:
-            await trio.sleep(LEASE_S / 3)
+            await trio.sleep(LOOK_S)
+            now = trio.current_time()
+            due = now >= renewed_at + LEASE_S / 3
+            look = self.conversations.renew if due else self.conversations.holds
             try:
-                renewed = await self.conversations.renew(chat_id, lease)
+                holds = await look(chat_id, run.id)
             except StoreError:
-                # The store has logged it, and there are two more tries.
+                # The store has logged it, and there are more tries.
                 continue
-            if renewed is None:
-                # It was archived elsewhere, or taken for abandoned.
-                run.interrupted = True
-                run.scope.cancel()
+            if not holds:
+                run.interrupt()
                 return
-            run.lease = lease = renewed
+            if due:
+                renewed_at = now
 
     async def _turns(
         self, chat: Chat, run: _Run, answers: Model, desktop: AgentDesktop
@@ -345,7 +381,7 @@ class Agents:
         paused = False
         while True:
             run.again = False
-            if await self.conversations.listen(chat.id):
+            if await self.conversations.listen(chat.id, run_id=run.id):
                 self.tell(chat.id)
             history += await self.conversations.messages(
                 chat.id, after=history[-1].id if history else 0
@@ -378,7 +414,7 @@ class Agents:
             tokens += reply.input_tokens + reply.output_tokens
             if not reply.content:
                 return "error", "The model's answer was empty. Send a message to go on."
-            await self.conversations.add(chat.id, "assistant", reply.content)
+            await self.conversations.add(chat.id, "assistant", reply.content, run_id=run.id)
             self.tell(chat.id)
             calls = [block for block in reply.content if block["type"] == "tool_use"]
             paused = reply.stop_reason == "pause_turn"
@@ -390,7 +426,7 @@ class Agents:
                 )
                 failed = all(result["is_error"] for result in results)
                 failures = failures + 1 if failed else 0
-                await self._save_results(chat.id, results)
+                await self._save_results(chat.id, run.id, results)
             elif reply.stop_reason == "max_tokens":
                 return "error", "The model's answer was cut off. Send a message to go on."
 
@@ -426,9 +462,11 @@ class Agents:
                 done[call["id"]] = result_of(call, str(error), is_error=True)
         return [done[call["id"]] for call in calls]
 
-    async def _save_results(self, chat_id: UUID, results: list[dict[str, Any]]) -> None:
+    async def _save_results(
+        self, chat_id: UUID, run_id: UUID, results: list[dict[str, Any]]
+    ) -> None:
         pictures: list[File] = []
         for result in results:
             result["content"] = [stored(chat_id, block, pictures) for block in result["content"]]
-        await self.conversations.add(chat_id, "user", results, pictures)
+        await self.conversations.add(chat_id, "user", results, pictures, run_id=run_id)
         self.tell(chat_id)

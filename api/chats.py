@@ -230,7 +230,7 @@ async def _set_archived(
         raise ApiError(400, f"Chat is {'already' if archived else 'not'} archived.")
     if archived:
         services.live.end_chat(chat.id, CloseCode.ARCHIVED, "chat archived")
-        await services.agents.archived(chat.id)
+        await services.agents.archived([chat.id])
     await _set_agents_archived(services, chat, archived)
     return Response(status_code=204)
 
@@ -242,7 +242,7 @@ async def _set_agents_archived(services: Services, chat: Chat, archived: bool) -
             await services.store.set_archived(child.id, archived)
             if archived:
                 services.live.end_chat(child.id, CloseCode.ARCHIVED, "chat archived")
-                await services.agents.archived(child.id)
+                await services.agents.archived([child.id])
     except StoreError as error:
         verb = "archive" if archived else "unarchive"
         raise ApiError(500, f"Failed to {verb} the chat's agents.", SEE_LOG) from error

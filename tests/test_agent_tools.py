@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -163,9 +162,9 @@ async def test_waiting_for_an_agent_that_was_told_something_just_now() -> None:
         tools, about = tools_of(lab, chat), {"chat_id": str(child.id)}
         begin = lab.agents.conversations.begin
 
-        async def slow(chat_id: UUID) -> datetime | None:
+        async def slow(chat_id: UUID, run_id: UUID) -> bool:
             await trio.sleep(0.05)
-            return await begin(chat_id)
+            return await begin(chat_id, run_id)
 
         lab.agents.conversations.begin = slow  # type: ignore[method-assign]
         await answer(tools, "message_agent", message="Stop that.", interrupt=True, **about)
@@ -197,13 +196,41 @@ async def test_a_title_that_was_given(given: str, title: str) -> None:
         assert told["title"] == title
 
 
-async def test_an_agent_that_another_process_runs_is_not_closed() -> None:
+async def another_process_runs(lab: AgentsLab) -> tuple[AgentTools, dict[str, str]]:
+    """The tools of a chat whose agent another process runs, and which it is."""
+    chat, child = await running_tool(lab, calls(on_screen("wait", {"duration": 60})))
+    await lab.agents.interrupt(child.id)
+    await other_process(lab).say(child.id, "Go on.")
+    with trio.fail_after(5):
+        while len(await lab.messages(child.id)) < 4:
+            await trio.sleep(0.01)
+    return tools_of(lab, chat), {"chat_id": str(child.id)}
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("close_agent", {"terminated": True}), ("interrupt_agent", {"interrupted": True})],
+)
+async def test_an_agent_that_another_process_runs_stops_too(
+    monkeypatch: pytest.MonkeyPatch, name: str, told: dict[str, bool]
+) -> None:
+    monkeypatch.setattr("api.agents.LOOK_S", 0.05)
     async with agents_lab() as lab:
-        chat, child = await running_tool(lab, calls(on_screen("wait", {"duration": 60})))
-        await lab.agents.interrupt(child.id)
-        await other_process(lab).say(child.id, "Go on.")
-        with pytest.raises(ToolError, match="still at work: another server runs it"):
-            await answer(tools_of(lab, chat), "close_agent", chat_id=str(child.id))
+        tools, about = await another_process_runs(lab)
+        with trio.fail_after(5):
+            answered = await answer(tools, name, **about)
+        del answered["title"]
+        assert answered == about | {"status": "waiting"} | told
+
+
+async def test_an_agent_whose_process_has_died_is_not_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("api.agents.INTERRUPT_S", 0.1)
+    async with agents_lab() as lab:
+        tools, about = await another_process_runs(lab)
+        with pytest.raises(ToolError, match="set target chat waiting: its server does not answer"):
+            await answer(tools, "close_agent", **about)
 
 
 async def test_so_many_agents_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

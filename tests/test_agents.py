@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable
 from datetime import timedelta
 from io import BytesIO
 from typing import Any, cast
+from uuid import uuid4
 
 import pytest
 import trio
@@ -17,6 +18,7 @@ from api.agent_desktop import VOID
 from api.agents import FAILURES_LIMIT, STOPPED, Agents, Busy
 from api.model import Model, ModelError, Reply
 from api.settings import ModelSettings
+from api.store import StoreError
 from api.store.conversations import ABANDONED, LEASE_S
 from relay.computer_versions import NOT_EXECUTED
 from relay.desktops import RunningDesktop
@@ -155,12 +157,12 @@ async def test_what_is_said_at_the_very_end_is_answered_too() -> None:
         chat = await lab.chat()
         finish = lab.agents.conversations.finish
 
-        async def slow(*ending: Any) -> bool:
+        async def slow(*ending: Any, **options: Any) -> bool:
             lab.agents.conversations.finish = finish  # type: ignore[method-assign]
             await lab.agents.say(chat.id, "One more.")
-            return await finish(*ending)
+            return await finish(*ending, **options)
 
-        lab.agents.conversations.finish = slow  # type: ignore[method-assign,assignment]
+        lab.agents.conversations.finish = slow  # type: ignore[method-assign]
         lab.talker.parent = [said("First."), said("Second.")]
         await lab.ask(chat)
         assert [m.role for m in await lab.messages(chat.id)] == ["user", "assistant"] * 2
@@ -343,11 +345,11 @@ async def test_a_chat_that_was_left_running_is_found() -> None:
     async with agents_lab() as lab:
         chat, other = await lab.chat(), await lab.chat()
         conversations = lab.agents.conversations
-        assert await conversations.begin(chat.id) is not None
-        assert await conversations.begin(chat.id) is None
+        assert await conversations.begin(chat.id, uuid4())
+        assert not await conversations.begin(chat.id, uuid4())
         lab.clock.now += timedelta(seconds=LEASE_S - 1)
         assert await conversations.mark_abandoned() == []
-        assert await conversations.begin(other.id) is not None
+        assert await conversations.begin(other.id, uuid4())
         lab.clock.now += timedelta(seconds=2)
         assert await conversations.mark_abandoned() == [chat.id]
         found = await lab.store.chat(chat.id)
@@ -357,7 +359,7 @@ async def test_a_chat_that_was_left_running_is_found() -> None:
 
 
 async def test_a_lease_that_was_lost_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api.agents.LEASE_S", 0.3)
+    monkeypatch.setattr("api.agents.LOOK_S", 0.1)
     async with agents_lab() as lab:
         _, child = await running_tool(lab)
         await lab.store.set_archived(child.id, True)
@@ -419,14 +421,14 @@ async def test_what_another_process_was_told_at_the_very_end_is_heard() -> None:
         chat, other = await lab.chat(), other_process(lab)
         finish = lab.agents.conversations.finish
 
-        async def slow(*ending: Any) -> bool:
+        async def slow(*ending: Any, **options: Any) -> bool:
             lab.agents.conversations.finish = finish  # type: ignore[method-assign]
             await other.say(chat.id, "One more.")
             while chat.id in other._runs:
                 await trio.sleep(0.01)
-            return await finish(*ending)
+            return await finish(*ending, **options)
 
-        lab.agents.conversations.finish = slow  # type: ignore[method-assign,assignment]
+        lab.agents.conversations.finish = slow  # type: ignore[method-assign]
         lab.talker.parent = [said("First."), said("Second.")]
         await lab.ask(chat)
         assert [m.role for m in await lab.messages(chat.id)] == ["user", "assistant"] * 2
@@ -436,18 +438,25 @@ async def test_a_lease_is_not_taken_for_anothers() -> None:
     async with agents_lab() as lab:
         chat = await lab.chat()
         conversations = lab.agents.conversations
-        first = await conversations.begin(chat.id)
-        assert first is not None
+        first, second = uuid4(), uuid4()
+        assert await conversations.begin(chat.id, first)
         lab.clock.advance(seconds=LEASE_S + 1)
         assert await conversations.mark_abandoned() == [chat.id]
-        second = await conversations.begin(chat.id)
-        assert second is not None
+        assert await conversations.begin(chat.id, second)
         # The first one was only slow.
-        assert await conversations.renew(chat.id, first) is None
-        assert not await conversations.finish(chat.id, first, "waiting")
+        assert not await conversations.renew(chat.id, first)
+        assert not await conversations.holds(chat.id, first)
+        with pytest.raises(StoreError, match="lost"):
+            await conversations.add(chat.id, "assistant", said("Late.").content, run_id=first)
+        with pytest.raises(StoreError, match="lost"):
+            await conversations.listen(chat.id, run_id=first)
+        await conversations.finish(chat.id, first, "waiting")
+        assert await lab.messages(chat.id) == []
         lab.clock.advance(seconds=10)
-        renewed = await conversations.renew(chat.id, second)
-        assert renewed == second + timedelta(seconds=10)
+        assert await conversations.renew(chat.id, second)
+        found = await lab.store.chat(chat.id)
+        assert found is not None
+        assert found.running_until == lab.clock.now + timedelta(seconds=LEASE_S)
 
 
 async def test_a_chat_that_was_archived_meanwhile_is_not_tried_for_ever() -> None:
@@ -467,7 +476,7 @@ async def test_nothing_works_under_an_archived_chat() -> None:
         await lab.store.set_archived(chat.id, True)
         with pytest.raises(Busy):
             await lab.agents.say(child.id, "Go on.")
-        assert await lab.agents.conversations.begin(child.id) is None
+        assert not await lab.agents.conversations.begin(child.id, uuid4())
 
 
 async def test_what_is_said_behind_an_interrupt_is_answered() -> None:

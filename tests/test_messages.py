@@ -336,18 +336,6 @@ async def test_words_cost_no_look_at_the_database(
     assert len("".join(data["text"] for kind, data, _ in seen if kind == "text")) > 190
 
 
-async def test_an_interrupt_at_the_very_end(server: Web, monkeypatch: pytest.MonkeyPatch) -> None:
-    chat, agents = await new_chat(server), agents_of(server)
-    lease = await agents.conversations.begin(UUID(chat.rpartition("/")[2]))
-
-    async def too_late(chat_id: UUID) -> bool:
-        await agents.conversations.finish(chat_id, lease, "waiting")
-        return False
-
-    monkeypatch.setattr(agents, "interrupt", too_late)
-    assert (await server.client.post(f"{chat}/interrupt")).status_code == 204
-
-
 async def test_a_long_conversation_is_followed_whole(
     server: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,149 @@
+"""Chats at work where more than one process works on a database."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import pytest
+import trio
+
+from api.agents import Agents
+from api.model import Model, Reply
+from api.settings import ModelSettings
+from api.store import Chat, Store
+from relay.desktops import Desktops, provider_for
+from relay.limits import Limits
+from tests.databases import postgresql, url
+from tests.talking import Talker, said
+
+__all__ = ["postgresql", "url"]  # the fixtures
+
+PATIENCE_S = 10.0
+
+# A database in memory is one process's.
+SHARED = pytest.mark.parametrize("url", ["file", "postgresql"], indirect=True)
+
+
+class Slow(Talker):
+    """A model that answers when it is let; `asked` says that it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = trio.Event()
+        self.go = trio.Event()
+        self.parent = [self.answer]
+
+    async def answer(self, _asked: dict[str, Any]) -> Reply:
+        self.asked.set()
+        await self.go.wait()
+        return said("At last.")
+
+
+@asynccontextmanager
+async def process(url: str, talker: Talker) -> AsyncIterator[Agents]:
+    store = await Store.open(url)
+    async with trio.open_nursery() as nursery:
+        desktops, settings = Desktops(nursery, provider_for), ModelSettings()
+        yield Agents(nursery, store, desktops, Limits(), settings, cast(Model, talker))
+        nursery.cancel_scope.cancel()
+    await store.aclose()
+
+
+@asynccontextmanager
+async def two_processes(url: str, slow: Slow) -> AsyncIterator[tuple[Agents, Agents, Chat]]:
+    """One that runs a chat, and another; the chat."""
+    async with process(url, slow) as one, process(url, Talker()) as other:
+        user = await one._store.ensure_user("alice")
+        chat = await one._store.create_chat(user.id)
+        await one.say(chat.id, "Do it.")
+        await slow.asked.wait()
+        yield one, other, chat
+
+
+async def status(agents: Agents, chat: Chat) -> str:
+    found = await agents._store.chat(chat.id)
+    assert found is not None
+    return found.status
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with trio.fail_after(PATIENCE_S):
+        while not condition():
+            await trio.sleep(0.01)
+
+
+@SHARED
+async def test_an_interrupt_reaches_another_process(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.agents.LOOK_S", 0.1)
+    async with two_processes(url, Slow()) as (one, other, chat):
+        with trio.fail_after(PATIENCE_S):
+            assert await other.interrupt(chat.id)
+        assert await status(other, chat) == "waiting"
+        await until(lambda: not one._runs)
+        # There is nothing to interrupt then; and what is said next is answered.
+        assert not await other.interrupt(chat.id)
+        await other.say(chat.id, "Go on.")
+        assert (await other.wait_idle(chat.id, PATIENCE_S)) is not None
+        messages = await other.conversations.messages(chat.id)
+        assert messages[-1].content == said("done").content
+
+
+async def test_a_shorter_poll_than_the_lease() -> None:
+    from api import agents
+
+    assert agents.LOOK_S <= 3
+
+
+@SHARED
+async def test_what_is_said_behind_an_interrupt_elsewhere_is_answered(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.agents.LOOK_S", 0.5)
+    slow = Slow()
+    async with two_processes(url, slow) as (one, other, chat):
+        await other.say(chat.id, "And that.")
+        await until(lambda: not other._runs)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(other.interrupt, chat.id)
+            with trio.fail_after(PATIENCE_S):
+                while not await other.conversations.interrupting(chat.id):
+                    await trio.sleep(0.01)
+            await other.say(chat.id, "Not that. This.")
+        await until(lambda: not one._runs)
+        assert await status(other, chat) == "waiting"
+        messages = await other.conversations.messages(chat.id)
+        assert [m.content[0]["text"] for m in messages] == [
+            "Do it.",
+            "And that.",
+            "Not that. This.",
+            "done",
+        ]
+
+
+@SHARED
+async def test_what_was_said_before_an_interrupt_elsewhere_is_not_answered(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.agents.LOOK_S", 0.1)
+    async with two_processes(url, Slow()) as (one, other, chat):
+        await other.say(chat.id, "And that.")
+        await until(lambda: not other._runs)
+        assert await other.interrupt(chat.id)
+        await until(lambda: not one._runs)
+        assert await status(other, chat) == "waiting"
+        assert len(await other.conversations.messages(chat.id)) == 1
+
+
+@SHARED
+async def test_an_interrupt_of_a_process_that_died_does_not_wait_for_ever(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.agents.INTERRUPT_S", 0.2)
+    async with two_processes(url, Slow()) as (_, other, chat):
+        with trio.fail_after(PATIENCE_S):
+            assert await other.interrupt(chat.id)
+        assert await status(other, chat) == "running"
