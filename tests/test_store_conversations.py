@@ -180,6 +180,18 @@ async def test_what_was_not_heard_is_still_to_be_done(
     assert await conversations.mark_abandoned() == [chat.id]
 
 
+async def test_a_suspended_users_chat_is_not_run(store: Store, chat: Chat) -> None:
+    conversations, run_id = Conversations(store), uuid4()
+    assert await conversations.begin(chat.id, run_id)
+    await store.set_user_status(chat.owner_id, "suspended")
+    assert not await conversations.renew(chat.id, run_id)
+    assert not await conversations.holds(chat.id, run_id)
+    await conversations.finish(chat.id, run_id, "waiting")
+    assert not await conversations.begin(chat.id, run_id)
+    await store.set_user_status(chat.owner_id, "active")
+    assert await conversations.begin(chat.id, run_id)
+
+
 async def test_agents_of_a_chat(store: Store, chat: Chat, clock: ManualClock) -> None:
     conversations = Conversations(store)
     first = await conversations.create_child(chat, "first", text("Look."))

@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import ColumnElement, Connection, delete, exists, func, insert, select, update
 
 from api.store.records import Chat, File, Message
-from api.store.schema import chats, files, messages, waiting_messages
+from api.store.schema import chats, files, messages, users, waiting_messages
 from api.store.store import Store, StoreError
 
 __all__ = ["ABANDONED", "BUSY", "LEASE_S", "Conversations"]
@@ -39,6 +39,11 @@ _OPEN: Final = ~chats.c.archived & ~exists(_parents.c.id).where(
     _parents.c.id == chats.c.parent_id, _parents.c.archived
 )
 """Of a chat: neither it nor the one that has spawned it is archived."""
+
+_ALLOWED: Final = _OPEN & exists(users.c.id).where(
+    users.c.id == chats.c.owner_id, users.c.status == "active"
+)
+"""Of a chat: its model may be at work."""
 
 _NOBODYS: Final[dict[str, object]] = {"running_until": None, "run_id": None, "interruption": None}
 
@@ -97,12 +102,12 @@ class Conversations:
 
     async def begin(self, chat_id: UUID, run_id: UUID) -> bool:
         """Takes the lease, for `LEASE_S`. False where another runs the chat, it was interrupted
-        before it began, or it is archived."""
+        before it began, it is archived, or its owner is suspended."""
         now = self._store.now()
         free = (chats.c.status != "running") & chats.c.interruption.is_(None)
         free |= chats.c.running_until < now
         values = _NOBODYS | _pending(now) | {"status": "running", "run_id": run_id}
-        return await self._set(chat_id, free & _OPEN, **values)
+        return await self._set(chat_id, free & _ALLOWED, **values)
 
     async def renew(self, chat_id: UUID, run_id: UUID) -> bool:
         """Prolongs the lease; whether the run `holds` the chat."""
@@ -110,8 +115,8 @@ class Conversations:
         return await self._set(chat_id, _goes_on(run_id), running_until=until)
 
     async def holds(self, chat_id: UUID, run_id: UUID) -> bool:
-        """Whether a run goes on: it was not interrupted, has the lease still, and its chat is not
-        archived."""
+        """Whether a run goes on: it was not interrupted, has the lease still, its chat is not
+        archived, nor its owner suspended."""
         query = select(chats.c.id).where(chats.c.id == chat_id, _goes_on(run_id))
         row = await self._store.run(lambda connection: connection.execute(query).first())
         return row is not None
@@ -282,7 +287,7 @@ def _held(run_id: UUID) -> ColumnElement[bool]:
 
 
 def _goes_on(run_id: UUID) -> ColumnElement[bool]:
-    return _held(run_id) & chats.c.interruption.is_(None) & _OPEN
+    return _held(run_id) & chats.c.interruption.is_(None) & _ALLOWED
 
 
 def _check_held(connection: Connection, chat_id: UUID, run_id: UUID | None) -> None:
