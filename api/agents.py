@@ -35,6 +35,8 @@ NO_MODEL: Final = "No language model is configured."
 
 STOPPED: Final = "The server was stopped while it was at work. Send a message to go on."
 
+LOST: Final = "The database did not answer while it was at work. Send a message to go on."
+
 INTERNAL: Final = "Internal error. The server's log has the cause."
 
 WAITING_LIMIT: Final = 100
@@ -50,7 +52,11 @@ like that."""
 
 LOOK_S: Final = 2.0
 """So often a run looks whether it is to end: another process was asked to interrupt it, or its chat
-was archived there."""
+was archived or its owner suspended there."""
+
+FENCE_S: Final = LEASE_S * 2 / 3
+"""A run whose lease was last renewed so long ago ends. What is left is for what it waits for of the
+database (`ANSWER_S`), for its end, and for clocks that differ."""
 
 INTERRUPT_S: Final = 10.0
 """For another process to stop what it runs. One that takes longer has died, and its lease ends."""
@@ -301,7 +307,7 @@ class Agents:
             with run.scope:
                 ending = await self._converse(chat_id, run)
             if run.scope.cancelled_caught:
-                ending = ("waiting", None)
+                ending = ("waiting", None) if run.interrupted else ("error", LOST)
         except StoreError:
             ending = ("error", INTERNAL)
         except Exception:  # noqa: BLE001 - one chat is not worth the others
@@ -355,8 +361,9 @@ class Agents:
         return ending
 
     async def _hold(self, chat_id: UUID, run: _Run, renewed_at: float) -> None:
-        """Keeps the lease; ends the run where it is to end, or the lease is over."""
+        """Keeps the lease; ends the run where it is to end, or the lease may be over."""
         while True:
+            run.scope.deadline = renewed_at + FENCE_S
             await trio.sleep(LOOK_S)
             now = trio.current_time()
             due = now >= renewed_at + LEASE_S / 3

@@ -1,22 +1,29 @@
-"""Chats at work where more than one process works on a database."""
+"""Chats at work where more than one process works on a database, and where the database fails."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, cast
+from uuid import UUID
 
 import pytest
 import trio
+from sqlalchemy import Connection
 
-from api.agents import Agents
+from api.agents import FENCE_S, LOOK_S, LOST, Agents
 from api.model import Model, Reply
 from api.settings import ModelSettings
-from api.store import Chat, Store
+from api.store import Chat, Store, StoreError
+from api.store.conversations import LEASE_S
+from api.store.store import ANSWER_S
 from relay.desktops import Desktops, provider_for
 from relay.limits import Limits
+from tests.agents_lab import agents_lab
 from tests.databases import postgresql, url
 from tests.talking import Talker, said
+from tests.test_agents import running_tool
 
 __all__ = ["postgresql", "url"]  # the fixtures
 
@@ -93,9 +100,7 @@ async def test_an_interrupt_reaches_another_process(
 
 
 async def test_a_shorter_poll_than_the_lease() -> None:
-    from api import agents
-
-    assert agents.LOOK_S <= 3
+    assert LOOK_S <= 3
 
 
 @SHARED
@@ -147,3 +152,68 @@ async def test_an_interrupt_of_a_process_that_died_does_not_wait_for_ever(
         with trio.fail_after(PATIENCE_S):
             assert await other.interrupt(chat.id)
         assert await status(other, chat) == "running"
+
+
+# A database that fails or hangs.
+
+
+async def test_a_run_whose_lease_cannot_be_renewed_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.agents.LOOK_S", 0.1)
+    monkeypatch.setattr("api.agents.LEASE_S", 0.3)
+    monkeypatch.setattr("api.agents.FENCE_S", 2.0)
+    async with agents_lab() as lab:
+        _, child = await running_tool(lab)
+
+        async def fail(chat_id: UUID, run_id: UUID) -> bool:
+            raise StoreError("gone")
+
+        lab.agents.conversations.renew = fail  # type: ignore[method-assign]
+        found = await lab.idle(child.id)
+        assert (found.status, found.last_error) == ("error", LOST)
+
+
+async def test_a_database_that_hangs_ends_a_run_before_its_lease_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("api.agents.LOOK_S", 0.1)
+    monkeypatch.setattr("api.agents.LEASE_S", 0.3)
+    monkeypatch.setattr("api.agents.FENCE_S", 2.0)
+    let_go = threading.Event()
+    async with agents_lab() as lab:
+        _, child = await running_tool(lab)
+        run = lab.agents._runs[child.id]
+        monkeypatch.setattr("api.store.store.ANSWER_S", 0.3)
+
+        def hang(_connection: Connection) -> None:
+            let_go.wait(PATIENCE_S)
+
+        lab.nursery.start_soon(swallow, lab.store, hang)
+        with trio.fail_after(PATIENCE_S / 2):
+            await run.over.wait()
+        let_go.set()
+        # How it ended could not be written down; its lease tells.
+        with trio.fail_after(PATIENCE_S):
+            assert (await lab.idle(child.id)).status == "running"
+
+
+async def swallow(store: Store, work: Callable[[Connection], None]) -> None:
+    with pytest.raises(StoreError):
+        await store.run(work, write=True)
+
+
+async def test_the_bounds_leave_time_before_another_may_take_the_chat() -> None:
+    # One renewal that hangs is no end.
+    assert LEASE_S / 3 + ANSWER_S + LOOK_S < FENCE_S
+    assert FENCE_S + ANSWER_S + LOOK_S < LEASE_S
+
+
+async def test_a_suspended_users_run_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.agents.LOOK_S", 0.1)
+    async with agents_lab() as lab:
+        _, child = await running_tool(lab)
+        await lab.store.set_user_status(lab.user.id, "suspended")
+        assert (await lab.idle(child.id)).status == "waiting"
+        asked = len(lab.talker.requests)
+        lab.agents.start(child.id)
+        assert (await lab.idle(child.id)).status == "waiting"
+        assert len(lab.talker.requests) == asked
