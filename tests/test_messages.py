@@ -336,6 +336,27 @@ async def test_words_cost_no_look_at_the_database(
     assert len("".join(data["text"] for kind, data, _ in seen if kind == "text")) > 190
 
 
+async def test_archiving_again_ends_what_the_first_time_left(server: Web, talker: Talker) -> None:
+    chat = await new_chat(server)
+    chat_id = UUID(chat.rpartition("/")[2])
+    talker.parent = [
+        calls(call("spawn_computer_use_agent", {"prompt": "Wait."})),
+        to_spawned("wait_agent"),
+    ]
+    talker.agent = [calls(on_screen("wait", {"duration": 100}))]
+    await server.client.post(f"{chat}/messages", json={"text": "Wait."})
+    with trio.fail_after(PATIENCE_S):
+        while len(talker.requests) < 3:
+            await trio.sleep(0.02)
+    # As where the database has archived it but its answer was lost.
+    assert await server.store.set_archived(chat_id, True)
+    refused = await server.client.post(f"{chat}/archive")
+    assert (refused.status_code, refused.json()) == (400, {"message": "Chat is already archived."})
+    (child,) = await agents_of(server).conversations.children(chat_id)
+    assert {ended[0] for ended in server.live.ended} == {chat_id, child.id}
+    assert agents_of(server)._runs == {}
+
+
 async def test_a_long_conversation_is_followed_whole(
     server: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:

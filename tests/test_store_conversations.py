@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 import trio
+from sqlalchemy import Connection
 
 from api.store import Chat, Conversations, File, Store, StoreError
 from api.store.conversations import ABANDONED, LEASE_S
@@ -207,3 +209,48 @@ async def test_agents_of_a_chat(store: Store, chat: Chat, clock: ManualClock) ->
     assert await conversations.mark_abandoned() == [first.id]
     await store.set_archived(chat.id, True)
     assert await conversations.create_child(chat, "third", text("Too late.")) is None
+
+
+async def test_a_chat_is_archived_with_its_agents_or_not_at_all(store: Store, chat: Chat) -> None:
+    conversations = Conversations(store)
+    child = await conversations.create_child(chat, "first", text("Look."))
+    assert child is not None
+    # The last step fails, whatever is the database's way to fail.
+    working = store.run
+
+    async def breaking(work: Any, *, write: bool = False) -> Any:
+        def broken(connection: Connection) -> Any:
+            work(connection)
+            raise StoreError("gone")
+
+        return await working(broken, write=write)
+
+    store.run = breaking  # type: ignore[method-assign]
+    with pytest.raises(StoreError):
+        await store.set_archived(chat.id, True)
+    store.run = working  # type: ignore[method-assign]
+    family = [chat.id, child.id]
+    assert await store.archived(family) == []
+    assert await store.set_archived(chat.id, True)
+    assert sorted(await store.archived(family)) == sorted(family)
+    assert not await store.set_archived(chat.id, True)
+    assert await store.set_archived(chat.id, False)
+    assert await store.archived(family) == []
+    assert await store.archived([]) == []
+
+
+async def test_archiving_and_spawning_at_once_leave_nothing_under_an_archived_chat(
+    store: Store, chat: Chat
+) -> None:
+    conversations = Conversations(store)
+
+    async def spawn() -> None:
+        await conversations.create_child(chat, "agent", text("Look."))
+
+    async with trio.open_nursery() as nursery:
+        for number in range(10):
+            nursery.start_soon(spawn)
+            if number == 5:
+                nursery.start_soon(store.set_archived, chat.id, True)
+    children = await conversations.children(chat.id)
+    assert all(child.archived for child in children)

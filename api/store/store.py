@@ -12,7 +12,7 @@ import logging
 import secrets
 import string
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -27,6 +27,7 @@ from sqlalchemy import (
     Engine,
     Insert,
     Row,
+    Select,
     StaticPool,
     Update,
     bindparam,
@@ -226,6 +227,9 @@ class Store:
         result = await self.run(lambda connection: connection.execute(statement), write=True)
         return result.rowcount
 
+    async def _rows(self, query: Select[Any]) -> Sequence[Row[Any]]:
+        return await self.run(lambda connection: connection.execute(query).all())
+
     async def ping(self) -> None:
         """Raises StoreError unless the database answers."""
         await self.run(lambda connection: connection.execute(text("SELECT 1")).scalar_one())
@@ -251,18 +255,12 @@ class Store:
 
     async def user(self, name: str) -> User | None:
         """The user of that name."""
-        row = await self.run(
-            lambda connection: connection.execute(
-                select(users).where(users.c.name == name)
-            ).one_or_none()
-        )
-        return None if row is None else User(row.id, row.name, row.status)
+        rows = await self._rows(select(users).where(users.c.name == name))
+        return User(rows[0].id, rows[0].name, rows[0].status) if rows else None
 
     async def users(self) -> list[User]:
         """All users, by name."""
-        rows = await self.run(
-            lambda connection: connection.execute(select(users).order_by(users.c.name)).all()
-        )
+        rows = await self._rows(select(users).order_by(users.c.name))
         return [User(row.id, row.name, row.status) for row in rows]
 
     async def set_user_status(self, user_id: UUID, status: str) -> None:
@@ -298,12 +296,8 @@ class Store:
 
     async def token(self, token_id: str) -> Token | None:
         """The token of that id, expired or not."""
-        row = await self.run(
-            lambda connection: connection.execute(
-                _TOKENS.where(tokens.c.id == token_id)
-            ).one_or_none()
-        )
-        return None if row is None else Token(**_values(row))
+        rows = await self._rows(_TOKENS.where(tokens.c.id == token_id))
+        return Token(**_values(rows[0])) if rows else None
 
     async def access(self, token_id: str, chat_id: UUID) -> Access:
         """What a session on that chat's desktop starts with, in one look-up or none."""
@@ -329,11 +323,7 @@ class Store:
 
     async def tokens(self) -> list[Token]:
         """All tokens, oldest first."""
-        rows = await self.run(
-            lambda connection: connection.execute(
-                _TOKENS.order_by(tokens.c.created_at, tokens.c.id)
-            ).all()
-        )
+        rows = await self._rows(_TOKENS.order_by(tokens.c.created_at, tokens.c.id))
         return [Token(**_values(row)) for row in rows]
 
     def now(self) -> datetime:
@@ -435,21 +425,15 @@ class Store:
 
     async def workspace(self, workspace_id: UUID) -> Workspace | None:
         """The workspace of that id."""
-        row = await self.run(
-            lambda connection: connection.execute(
-                select(workspaces).where(workspaces.c.id == workspace_id)
-            ).one_or_none()
-        )
-        return None if row is None else Workspace(**_values(row))
+        rows = await self._rows(select(workspaces).where(workspaces.c.id == workspace_id))
+        return Workspace(**_values(rows[0])) if rows else None
 
     async def workspaces(self) -> list[tuple[Workspace, str]]:
         """All workspaces with their owners' names, by these."""
-        rows = await self.run(
-            lambda connection: connection.execute(
-                select(workspaces, users.c.name.label("owner"))
-                .join(users)
-                .order_by(users.c.name, workspaces.c.name)
-            ).all()
+        rows = await self._rows(
+            select(workspaces, users.c.name.label("owner"))
+            .join(users)
+            .order_by(users.c.name, workspaces.c.name)
         )
         return [
             (Workspace(row.id, row.owner_id, row.name, row.desktop, row.created_at), row.owner)
@@ -469,12 +453,8 @@ class Store:
 
     async def chat(self, chat_id: UUID) -> Chat | None:
         """The chat of that id, whoever owns it."""
-        row = await self.run(
-            lambda connection: connection.execute(
-                select(chats).where(chats.c.id == chat_id)
-            ).one_or_none()
-        )
-        return None if row is None else Chat(**_values(row))
+        rows = await self._rows(select(chats).where(chats.c.id == chat_id))
+        return Chat(**_values(rows[0])) if rows else None
 
     async def chats(self, owner_id: UUID | None = None, *, archived: bool = False) -> list[Chat]:
         """One owner's chats (None: everybody's), newest first; archived ones only if asked."""
@@ -483,17 +463,25 @@ class Store:
             query = query.where(chats.c.owner_id == owner_id)
         if not archived:
             query = query.where(~chats.c.archived)
-        rows = await self.run(lambda connection: connection.execute(query).all())
+        rows = await self._rows(query)
         return [Chat(**_values(row)) for row in rows]
 
     async def set_archived(self, chat_id: UUID, archived: bool) -> bool:
-        """Archives or unarchives. False if the chat was so already: of two at once, one wins."""
-        result = await self.run(
-            lambda connection: connection.execute(
-                update(chats)
-                .where(chats.c.id == chat_id, chats.c.archived != archived)
-                .values(archived=archived, updated_at=self._clock())
-            ),
-            write=True,
-        )
-        return bool(result.rowcount)
+        """Archives or unarchives a chat and those that it has spawned. False if the chat was so
+        already: of two at once, one wins."""
+        values = {"archived": archived, "updated_at": self._clock()}
+        changing = update(chats).where(chats.c.archived != archived).values(values)
+
+        def work(connection: Connection) -> bool:
+            if not connection.execute(changing.where(chats.c.id == chat_id)).rowcount:
+                return False
+            # Behind the chat's own row, whose lock keeps others from spawning meanwhile.
+            connection.execute(changing.where(chats.c.parent_id == chat_id))
+            return True
+
+        return await self.run(work, write=True)
+
+    async def archived(self, chat_ids: Collection[UUID]) -> list[UUID]:
+        """Which of those chats are archived."""
+        query = select(chats.c.id).where(chats.c.id.in_(chat_ids), chats.c.archived)
+        return [row.id for row in await self._rows(query)]
