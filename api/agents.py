@@ -71,6 +71,12 @@ ABANDONED_CHECK_S: Final = 10.0
 UNHEARD_CHARS: Final = 65_536
 """Of text that a watcher has not taken; it has all of it when the message is saved."""
 
+_CUT_OFF: Final = {
+    "max_tokens": "The model's answer was cut off. Send a message to go on.",
+    "model_context_window_exceeded": "This conversation has become too large for the model. Go on "
+    "in a new chat.",
+}
+
 _SYSTEM: Final = {
     "chat": (
         "You help a person with the computer of their workspace. You do not see its screen: for "
@@ -434,8 +440,8 @@ class Agents:
                 failed = all(result["is_error"] for result in results)
                 failures = failures + 1 if failed else 0
                 await self._save_results(chat.id, run.id, results)
-            elif reply.stop_reason == "max_tokens":
-                return "error", "The model's answer was cut off. Send a message to go on."
+            elif reply.stop_reason in _CUT_OFF:
+                return "error", _CUT_OFF[reply.stop_reason]
 
     def _say(self, chat_id: UUID, behind: int, text: str = "", *, restarted: bool = False) -> None:
         self.tell(chat_id, Words(behind, restarted, text))

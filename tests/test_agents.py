@@ -228,6 +228,7 @@ async def test_a_model_that_talks_nonsense_is_told_so_and_stopped() -> None:
         (ModelError("The key is refused.", retryable=False), "error", "The key is refused."),
         (said("I won't.", stop_reason="refusal"), "error", "The model refused to go on."),
         (said("It is a", stop_reason="max_tokens"), "error", "cut off"),
+        (said("It", stop_reason="model_context_window_exceeded"), "error", "too large"),
         (Reply([], "end_turn", 1, 1), "error", "empty"),
         (RuntimeError("a bug"), "error", "Internal error."),
     ],
