@@ -11,25 +11,26 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from uuid import UUID, uuid4
 
 import trio
 
 from api.agent_desktop import AgentDesktop, result_of, stored
-from api.agent_tools import AgentTools, ToolError
+from api.agent_tools import AgentTools, Busy, ToolError
 from api.model import Model, ModelError
 from api.settings import ModelSettings
 from api.store import Chat, Conversations, File, Message, Store, StoreError
 from api.store.conversations import BUSY, LEASE_S
 from api.transcript import request_messages
+from api.watch import Watch, Words
 from relay.desktops import Desktops
 from relay.errors import DesktopError
 from relay.limits import Limits
 
-__all__ = ["NO_MODEL", "Agents", "Busy", "Watch", "Words"]
+__all__ = ["NO_MODEL", "Agents", "Busy"]
 
 NO_MODEL: Final = "No language model is configured."
 
@@ -63,13 +64,7 @@ INTERRUPT_S: Final = 10.0
 
 OBEYED_CHECK_S: Final = 0.2
 
-LOOK_AGAIN_S: Final = 5.0
-"""Other processes change chats without telling."""
-
 ABANDONED_CHECK_S: Final = 10.0
-
-UNHEARD_CHARS: Final = 65_536
-"""Of text that a watcher has not taken; it has all of it when the message is saved."""
 
 _CUT_OFF: Final = {
     "max_tokens": "The model's answer was cut off. Send a message to go on.",
@@ -93,51 +88,6 @@ _SYSTEM: Final = {
 }
 
 _log = logging.getLogger(__name__)
-
-
-class Busy(Exception):
-    """The chat cannot take this now; the text says why."""
-
-
-class Words(NamedTuple):
-    """What the model is saying, before it is a message. `restarted`: what it said earlier behind
-    the message of the id `behind` is void."""
-
-    behind: int = 0
-    restarted: bool = False
-    text: str = ""
-
-
-class Watch:
-    """What somebody who watches a chat has not seen; for one waiter."""
-
-    def __init__(self) -> None:
-        self._told = trio.Event()
-        self._changed = False
-        self._words = Words()
-
-    def tell(self, words: Words | None = None) -> None:
-        """Something has changed, or the model is saying `words`."""
-        if words is None:
-            self._changed = True
-        else:
-            before = self._words
-            if words.restarted or words.behind != before.behind:
-                self._words = words
-            else:
-                text = (before.text + words.text)[:UNHEARD_CHARS]
-                self._words = Words(before.behind, before.restarted, text)
-        self._told.set()
-
-    async def wait(self) -> tuple[bool, Words]:
-        """Waits for news, for a few seconds at most: whether the chat may have changed, and what
-        its model has said since."""
-        with trio.move_on_after(LOOK_AGAIN_S) as late:
-            await self._told.wait()
-        self._told = trio.Event()
-        news = self._changed or late.cancelled_caught, self._words
-        self._changed, self._words = False, Words()
-        return news
 
 
 class _Run:
@@ -181,6 +131,7 @@ class Agents:
         self._settings = settings
         self._answers = answers
         self._runs: dict[UUID, _Run] = {}
+        self._starting = 0
         self._watches: dict[UUID, list[Watch]] = {}
         self.conversations = Conversations(store)
         self.closing = False
@@ -190,24 +141,41 @@ class Agents:
         """Whether there is a model to talk to."""
         return self._answers is not None
 
-    @property
-    def full(self) -> bool:
-        """Whether no other chat may start."""
-        return len(self._runs) >= RUNS_LIMIT
-
     # For those who talk to a chat.
 
     async def say(self, chat_id: UUID, text: str) -> None:
         """Tells a chat something. What it is doing goes on, and then it listens.
 
-        Raises Busy where too much waits or is at work, or the chat was archived.
+        Raises Busy where too much waits or is at work, or the chat was archived; StoreError.
         """
-        if self.full and chat_id not in self._runs:
-            raise Busy("Too many chats are at work. Try again later.")
         content = [{"type": "text", "text": text}]
-        if not await self.conversations.ask(chat_id, content, limit=WAITING_LIMIT):
+        with nullcontext() if chat_id in self._runs else self._place():
+            asked = await self.conversations.ask(chat_id, content, limit=WAITING_LIMIT)
+        if not asked:
             raise Busy("The chat is archived, or has too many messages waiting.")
         self.start(chat_id)
+
+    async def spawn(self, parent: Chat, title: str, prompt: list[dict[str, Any]]) -> Chat | None:
+        """A new agent of a chat's, at work; None where the chat is archived.
+
+        Raises Busy where too much is at work; StoreError.
+        """
+        with self._place():
+            child = await self.conversations.create_child(parent, title, prompt)
+        if child is not None:
+            self.start(child.id)
+        return child
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """One of the places of the chats at work, for one that starts right behind the block."""
+        if len(self._runs) + self._starting >= RUNS_LIMIT:
+            raise Busy("Too many chats are at work. Try again later.")
+        self._starting += 1
+        try:
+            yield
+        finally:
+            self._starting -= 1
 
     def start(self, chat_id: UUID) -> None:
         """Has a chat run in which something is unanswered."""

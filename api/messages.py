@@ -16,13 +16,14 @@ from pydantic import BaseModel, Field
 from starlette.responses import StreamingResponse
 from starlette.types import Send
 
-from api.agents import NO_MODEL, Busy, Words
+from api.agents import NO_MODEL, Busy
 from api.auth import authenticate
 from api.chats import CHAT_PATH, ChatBody, ChatId, SignedIn, find_chat, read_json
 from api.errors import NOT_FOUND, SEE_LOG, ApiError, error_responses
 from api.services import Services, services_of
 from api.store import Chat, Message, StoreError
 from api.takeover import current_connection
+from api.watch import Words
 
 __all__ = ["router"]
 

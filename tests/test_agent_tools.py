@@ -11,7 +11,8 @@ import trio
 
 from api.agent_tools import AgentTools, ToolError, title_of
 from api.agents import Busy
-from api.store import Chat
+from api.model import Reply
+from api.store import Chat, StoreError
 from tests.agents_lab import AgentsLab, agents_lab
 from tests.talking import calls, on_screen, said
 from tests.test_agents import other_process, running_tool
@@ -75,7 +76,7 @@ async def test_a_model_cannot_spawn_without_end(monkeypatch: pytest.MonkeyPatch)
             await tools.run("spawn_computer_use_agent", {"prompt": "x"})
         monkeypatch.setattr("api.agent_tools.AT_WORK_LIMIT", 2)
         monkeypatch.setattr("api.agents.RUNS_LIMIT", 1)
-        with pytest.raises(ToolError, match="too many chats are at work"):
+        with pytest.raises(ToolError, match="create child chat: Too many chats are at work"):
             await tools.run("spawn_computer_use_agent", {"prompt": "x"})
         with pytest.raises(Busy, match="Too many chats are at work"):
             await lab.agents.say((await lab.chat()).id, "Hello.")
@@ -83,6 +84,55 @@ async def test_a_model_cannot_spawn_without_end(monkeypatch: pytest.MonkeyPatch)
         await lab.agents.say(child.id, "Hello.")
         await lab.agents.interrupt(child.id)
         assert (await answer(tools, "spawn_computer_use_agent", prompt="x"))["status"] == "pending"
+
+
+async def test_of_many_at_once_only_so_many_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.agents.RUNS_LIMIT", 2)
+    async with agents_lab() as lab:
+        busy: list[Busy] = []
+        lab.talker.parent = [hang] * 5
+
+        async def say() -> None:
+            try:
+                await lab.agents.say((await lab.chat()).id, "Hello.")
+            except Busy as error:
+                busy.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(say)
+        assert (len(busy), len(lab.agents._runs)) == (3, 2)
+
+
+async def hang(_asked: dict[str, Any]) -> Reply:
+    await trio.sleep_forever()
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("spawn_computer_use_agent", "create child chat: the server's database failed"),
+        ("wait_agent", "failed to verify subagent relationship: the server's database failed"),
+        ("list_agents", "the server's database failed"),
+    ],
+)
+async def test_a_database_that_fails_is_told(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str
+) -> None:
+    given = {"wait_agent": {"chat_id": str(uuid4())}, "spawn_computer_use_agent": {"prompt": "x"}}
+    async with agents_lab() as lab:
+        chat = await lab.chat()
+
+        async def fail(*_arguments: object) -> None:
+            raise StoreError("gone")
+
+        monkeypatch.setattr(lab.store, "chat", fail)
+        monkeypatch.setattr(lab.agents.conversations, "create_child", fail)
+        if name == "list_agents":
+            monkeypatch.setattr(lab.agents.conversations, "children", fail)
+        with pytest.raises(ToolError, match=f"^{text}"):
+            await tools_of(lab, chat).run(name, given.get(name, {}))
 
 
 async def test_an_agent_has_no_agents() -> None:
@@ -103,6 +153,23 @@ async def test_only_ones_own_agents() -> None:
         # A chat is not below itself.
         with pytest.raises(ToolError, match=NOT_BELOW):
             await answer(tools_of(lab, chat), "close_agent", chat_id=str(chat.id))
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, -0.5, None])
+async def test_how_long_is_waited(monkeypatch: pytest.MonkeyPatch, timeout_s: float | None) -> None:
+    asked: list[float] = []
+
+    async def wait_idle(_chat_id: UUID, seconds: float) -> None:
+        asked.append(seconds)
+
+    async with agents_lab() as lab:
+        chat, child = await running_tool(lab)
+        monkeypatch.setattr(lab.agents, "wait_idle", wait_idle)
+        about = {"chat_id": str(child.id), "timeout_seconds": timeout_s}
+        for given in (about, about | {"timeout_seconds": 7}, {"chat_id": str(child.id)}):
+            with pytest.raises(ToolError, match="timed out"):
+                await tools_of(lab, chat).run("wait_agent", given)
+    assert asked == [300, 7, 300]
 
 
 async def test_waiting_ends_in_time_and_the_agent_goes_on() -> None:

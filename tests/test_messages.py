@@ -197,7 +197,7 @@ async def test_what_is_refused(nursery: trio.Nursery) -> None:
 
 async def test_a_stream_ends_with_its_token(server: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("api.messages.ALIVE_S", 0.2)
-    monkeypatch.setattr("api.agents.LOOK_AGAIN_S", 0.1)
+    monkeypatch.setattr("api.watch.LOOK_AGAIN_S", 0.1)
     chat = await new_chat(server)
     async with follow(server, chat) as events:
         await events.next()
@@ -229,12 +229,12 @@ async def test_who_follows_a_chat_need_not_say_anything(
     nursery: trio.Nursery, talker: Talker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert serve_app.__kwdefaults__ is not None
-    monkeypatch.setitem(serve_app.__kwdefaults__, "read_timeout_s", 0.2)
+    monkeypatch.setitem(serve_app.__kwdefaults__, "read_timeout_s", 0.6)
     server = await start_web(nursery, answers=talker)
     chat = await new_chat(server)
     async with follow(server, chat) as events:
         await events.next()
-        await trio.sleep(0.5)
+        await trio.sleep(1.2)
         await server.client.post(f"{chat}/messages", json={"text": "Hello."})
         assert (await events.next())[0] in ("message", "status")
         await server.client.post(f"{chat}/archive")
