@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
@@ -16,11 +20,12 @@ from api.agents import FENCE_S, LOOK_S, LOST, Agents
 from api.model import Model, Reply
 from api.settings import ModelSettings
 from api.store import Chat, Store, StoreError
-from api.store.conversations import LEASE_S
+from api.store.conversations import BUSY, LEASE_S
 from api.store.store import ANSWER_S
 from relay.desktops import Desktops, provider_for
 from relay.limits import Limits
 from tests.agents_lab import agents_lab
+from tests.clock import ManualClock
 from tests.databases import postgresql, url
 from tests.talking import Talker, said
 from tests.test_agents import running_tool
@@ -217,3 +222,36 @@ async def test_a_suspended_users_run_ends(monkeypatch: pytest.MonkeyPatch) -> No
         lab.agents.start(child.id)
         assert (await lab.idle(child.id)).status == "waiting"
         assert len(lab.talker.requests) == asked
+
+
+# A process that is killed.
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.15, 0.4])
+async def test_no_chat_stays_busy_with_nobody_who_runs_it(tmp_path: Path, after_s: float) -> None:
+    url = f"sqlite:///{tmp_path}/store.db"
+    command = [sys.executable, "-m", "tests.killed", url]
+    killed = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE)
+    assert killed.stdout is not None
+    async with killed.stdout:
+        assert await killed.stdout.receive_some() == b"working\n"
+        await trio.sleep(after_s)
+        killed.kill()
+        await killed.wait()
+    later = ManualClock()
+    later.now = datetime.now(UTC) + timedelta(seconds=LEASE_S + 1)
+    store = await Store.open(url, clock=later)
+    left = [chat for chat in await store.chats() if chat.status in BUSY]
+    async with trio.open_nursery() as nursery:
+        desktops, settings = Desktops(nursery, provider_for), ModelSettings()
+        talker = cast(Model, Talker())
+        agents = Agents(nursery, store, desktops, Limits(), settings, talker)
+        assert sorted(await agents.conversations.mark_abandoned()) == sorted(c.id for c in left)
+        assert {chat.status for chat in await store.chats()} <= {"waiting", "error"}
+        for chat in left:
+            await agents.say(chat.id, "Go on.")
+            idle = await agents.wait_idle(chat.id, PATIENCE_S)
+            assert idle is not None
+            assert (idle.status, idle.last_error) == ("waiting", None)
+        nursery.cancel_scope.cancel()
+    await store.aclose()
