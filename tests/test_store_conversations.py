@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
@@ -254,3 +255,10 @@ async def test_archiving_and_spawning_at_once_leave_nothing_under_an_archived_ch
                 nursery.start_soon(store.set_archived, chat.id, True)
     children = await conversations.children(chat.id)
     assert all(child.archived for child in children)
+
+
+async def test_an_error_has_nothing_of_what_was_said(store: Store) -> None:
+    nobody, secret = uuid4(), uuid4().hex
+    with pytest.raises(StoreError) as error:
+        await Conversations(store).add(nobody, "user", text(secret))
+    assert secret not in "".join(traceback.format_exception(error.value))

@@ -19,6 +19,9 @@ THREADS: Final = 5
 """Calls that run at once: SQLAlchemy's pool keeps as many connections."""
 
 
+_QUIET: Final[dict[str, Any]] = {"hide_parameters": True}
+"""Errors are logged with their causes, and what was said in a chat is a statement's parameter."""
+
 _LIBPQ: Final = {
     "connect_timeout": 5,
     "keepalives_idle": 10,
@@ -36,12 +39,16 @@ def make_engine(database_url: str) -> Engine:
     if url.get_backend_name() != "sqlite":
         libpq = _LIBPQ if url.get_driver_name() in ("psycopg", "psycopg2") else {}
         arguments = {name: value for name, value in libpq.items() if name not in url.query}
-        return create_engine(url, pool_size=THREADS, pool_pre_ping=True, connect_args=arguments)
+        return create_engine(
+            url, pool_size=THREADS, pool_pre_ping=True, connect_args=arguments, **_QUIET
+        )
     if url.database in (None, "", ":memory:"):
-        engine = create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
+        arguments = {"check_same_thread": False}
+        engine = create_engine(url, poolclass=StaticPool, connect_args=arguments, **_QUIET)
     else:
         _keep_private(url.database)
-        engine = create_engine(url, pool_size=THREADS, connect_args={"timeout": BUSY_TIMEOUT_S})
+        arguments = {"timeout": BUSY_TIMEOUT_S}
+        engine = create_engine(url, pool_size=THREADS, connect_args=arguments, **_QUIET)
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
