@@ -261,14 +261,22 @@ class Agents:
         return None
 
     async def watch_abandoned(self) -> None:
-        """Marks what others left running when they died. Runs until cancelled."""
+        """Marks what others left running when they died, and goes on where somebody has said
+        something since. Runs until cancelled."""
         while True:
             try:
-                for chat_id in await self.conversations.mark_abandoned():
+                marked = await self.conversations.mark_abandoned()
+                for chat_id in marked:
                     _log.warning("chat %s was left running", chat_id)
                     self.tell(chat_id)
-            except StoreError:
-                # The store has logged it; the next look may find it back.
+                for chat_id in marked:
+                    with self._place():
+                        unheard = self.available and await self.conversations.unheard(chat_id)
+                    if unheard:
+                        self.start(chat_id)
+            except (StoreError, Busy):
+                # The store has logged it; the next look may find it back. Where there is no place,
+                # the chats stay marked until the next message.
                 pass
             await trio.sleep(ABANDONED_CHECK_S)
 

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 import trio
@@ -20,7 +20,7 @@ from api.agents import FENCE_S, LOOK_S, LOST, Agents
 from api.model import Model, Reply
 from api.settings import ModelSettings
 from api.store import Chat, Store, StoreError
-from api.store.conversations import BUSY, LEASE_S
+from api.store.conversations import ABANDONED, BUSY, LEASE_S
 from api.store.store import ANSWER_S
 from relay.desktops import Desktops, provider_for
 from relay.limits import Limits
@@ -227,11 +227,30 @@ async def test_a_suspended_users_run_ends(monkeypatch: pytest.MonkeyPatch) -> No
 # A process that is killed.
 
 
+async def test_what_was_said_while_nobody_noticed_is_answered() -> None:
+    async with agents_lab() as lab:
+        chat, quiet = await lab.chat(), await lab.chat()
+        conversations = lab.agents.conversations
+        for killed in (chat, quiet):
+            assert await conversations.begin(killed.id, uuid4())
+        await lab.agents.say(chat.id, "Are you there?")
+        assert (await lab.idle(chat.id)).status == "running"
+        lab.clock.advance(seconds=LEASE_S + 1)
+        lab.nursery.start_soon(lab.agents.watch_abandoned)
+        with trio.fail_after(PATIENCE_S):
+            while not await lab.messages(chat.id):
+                await trio.sleep(0.01)
+        assert (await lab.idle(chat.id)).status == "waiting"
+        assert (await lab.messages(chat.id))[-1].content == said("done").content
+        assert (await lab.idle(quiet.id)).last_error == ABANDONED
+
+
 @pytest.mark.parametrize("after_s", [0.0, 0.15, 0.4])
 async def test_no_chat_stays_busy_with_nobody_who_runs_it(tmp_path: Path, after_s: float) -> None:
     url = f"sqlite:///{tmp_path}/store.db"
     command = [sys.executable, "-m", "tests.killed", url]
-    killed = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE)
+    root = Path(__file__).parent.parent
+    killed = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, cwd=root)
     assert killed.stdout is not None
     async with killed.stdout:
         assert await killed.stdout.receive_some() == b"working\n"

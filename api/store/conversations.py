@@ -14,7 +14,17 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, Connection, delete, exists, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    delete,
+    exists,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from api.store.records import Chat, File, Message
 from api.store.schema import chats, files, messages, users, waiting_messages
@@ -141,7 +151,7 @@ class Conversations:
         if not begun:
             held |= chats.c.status == "pending"
         found = select(chats.c.interruption).where(chats.c.id == chat_id, held).with_for_update()
-        waiting = select(exists().where(waiting_messages.c.chat_id == chat_id))
+        waiting = _waiting(chat_id)
         now = self._store.now()
         ending = {"status": status, "last_error": last_error, "updated_at": now}
 
@@ -183,6 +193,12 @@ class Conversations:
         for chat_id in ids:
             await self._set(chat_id, over, status="error", last_error=ABANDONED, **_NOBODYS)
         return list(ids)
+
+    async def unheard(self, chat_id: UUID) -> bool:
+        """Whether something waits that was not heard."""
+        waiting = _waiting(chat_id)
+        row = await self._store.run(lambda connection: connection.execute(waiting).one())
+        return bool(row[0])
 
     # Messages.
 
@@ -275,6 +291,10 @@ class Conversations:
             ).one_or_none()
         )
         return None if row is None else File(**row._mapping)
+
+
+def _waiting(chat_id: UUID) -> Select[Any]:
+    return select(exists().where(waiting_messages.c.chat_id == chat_id))
 
 
 def _pending(now: datetime) -> dict[str, object]:
