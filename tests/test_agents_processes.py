@@ -149,6 +149,41 @@ async def test_what_was_said_before_an_interrupt_elsewhere_is_not_answered(
 
 
 @SHARED
+async def test_an_interrupt_also_reaches_another_process_while_this_one_tries(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.agents.LOOK_S", 0.1)
+    async with two_processes(url, Slow()) as (one, other, chat):
+        trying = trio.Event()
+
+        async def hang(chat_id: UUID, run_id: UUID) -> bool:
+            trying.set()
+            await trio.sleep_forever()
+            raise AssertionError
+
+        monkeypatch.setattr(other.conversations, "begin", hang)
+        await other.say(chat.id, "And that.")
+        await trying.wait()
+        with trio.fail_after(PATIENCE_S):
+            assert await other.interrupt(chat.id)
+        await until(lambda: not one._runs)
+        assert await status(other, chat) == "waiting"
+
+
+async def test_what_was_said_before_an_interrupt_is_not_answered() -> None:
+    async with agents_lab() as lab:
+        slow = Slow()
+        lab.talker.parent = list(slow.parent)
+        chat = await lab.chat()
+        await lab.agents.say(chat.id, "Do it.")
+        await slow.asked.wait()
+        await lab.agents.say(chat.id, "And that.")
+        assert await lab.agents.interrupt(chat.id)
+        assert (await lab.idle(chat.id)).status == "waiting"
+        assert len(await lab.messages(chat.id)) == 1
+
+
+@SHARED
 async def test_an_interrupt_of_a_process_that_died_does_not_wait_for_ever(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
