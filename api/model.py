@@ -13,15 +13,16 @@ import json
 import logging
 import random
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import trio
 
 from api.model_blocks import sendable
 
 if TYPE_CHECKING:
+    import httpx2
     from anthropic import APIStatusError, AsyncStream
 
 __all__ = ["Model", "ModelError", "Reply"]
@@ -46,8 +47,8 @@ CONNECT_S: Final = 10.0
 END_S: Final = 5.0
 """For the end of a stream behind its last event; and for closing connections."""
 
-REPLY_CHARS: Final = 16_000_000
-"""Of a stream's events. The longest replies, of 64,000 tokens, have half of it."""
+REPLY_BYTES: Final = 16_000_000
+"""Of a stream. The longest replies, of 64,000 tokens, have half of it."""
 
 DETAIL_CHARS: Final = 300
 """Of what the API says about an error; its own texts are shorter."""
@@ -270,17 +271,14 @@ class Model:
             raise _Failed(_NO_API, retryable=False)
         message = _Message()
         failed: _Failed | None = None
-        room_chars = REPLY_CHARS
         with trio.CancelScope() as end:
+            bounded = _Bounded(stream.response, end)
             # Read to its end whatever comes: of iterators left in the middle, the inner ones would
             # be closed by the garbage collector; and the connection can be used again.
-            async for event in AsyncStream.raw_events(stream.response):
+            async for event in AsyncStream.raw_events(cast("httpx2.Response", bounded)):
                 if failed is not None or message.complete:
                     continue
-                room_chars -= len(event.data)
-                if room_chars < 0:
-                    failed = _Failed(_TOO_LONG, retryable=False)
-                elif event.event == "error":
+                if event.event == "error":
                     failed = self._error_event(event.data)
                 else:
                     try:
@@ -291,6 +289,8 @@ class Model:
                         show(text)
                 if failed is not None or message.complete:
                     end.deadline = trio.current_time() + END_S
+        if failed is None and not message.complete and bounded.room_bytes < 0:
+            failed = _Failed(_TOO_LONG, retryable=False)
         if failed is not None:
             raise failed
         try:
@@ -329,6 +329,24 @@ class Model:
         # One line, whatever a proxy in between answers.
         said = " ".join(said.split()).replace(self._api_key, "***")[:DETAIL_CHARS]
         return f"{text} (status {status}: {said})."
+
+
+class _Bounded:
+    """A response of which `REPLY_BYTES` come at most, for the SDK keeps whatever comes up to an
+    event's end; then `end` is cancelled, as the one clean way to leave it in the middle."""
+
+    def __init__(self, response: httpx2.Response, end: trio.CancelScope) -> None:
+        self._response = response
+        self._end = end
+        self.room_bytes = REPLY_BYTES
+
+    async def aiter_bytes(self) -> AsyncIterator[bytes]:
+        async for chunk in self._response.aiter_bytes():
+            self.room_bytes -= len(chunk)
+            if self.room_bytes < 0:
+                self._end.cancel()
+            else:
+                yield chunk
 
 
 class _Message:

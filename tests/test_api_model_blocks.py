@@ -77,15 +77,24 @@ async def test_json_without_end(data: str, autojump_clock: MockClock) -> None:
         assert (await t.say()).content == [{"type": "text", "text": "Hello"}]
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [
+        text_reply("ha" * 1_000),
+        Raw(b"event: message_start\ndata: " + b"x" * 3_000),
+        Raw(b"data: x\n" * 500),
+    ],
+)
 async def test_a_reply_without_end(
-    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+    reply: Any, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
-    monkeypatch.setattr(api_model, "REPLY_CHARS", 2_000)
+    monkeypatch.setattr(api_model, "REPLY_BYTES", 2_000)
     async with talk() as t:
-        t.server.script(text_reply("ha" * 1_000))
+        t.server.script(reply, text_reply("Hello"))
         error = await t.error()
         assert "too long" in str(error)
         assert not error.retryable
+        assert (await t.say()).content == [{"type": "text", "text": "Hello"}]
 
 
 @pytest.mark.parametrize(
