@@ -138,6 +138,26 @@ async def test_an_interrupted_agent_stops_at_once_and_can_go_on() -> None:
         assert text["text"] == "Go on."
 
 
+async def test_what_was_done_before_an_interrupt_is_not_said_to_be_undone() -> None:
+    async with agents_lab() as lab:
+        chat = await lab.chat()
+        lab.talker.parent = [calls(call(*SPAWN)), said("It is at work.")]
+        lab.talker.agent = [
+            calls(on_screen("type", {"text": "rm x\n"}), on_screen("wait", {"duration": 60}))
+        ]
+        await lab.ask(chat)
+        child = await lab.only_child(chat)
+        with trio.fail_after(5):
+            while len(await lab.messages(child.id)) < 2:
+                await trio.sleep(0.01)
+        await lab.agents.interrupt(child.id)
+        await lab.ask(child, "Go on.")
+        results = lab.talker.requests[-1]["messages"][-1]["content"][:2]
+        for result in results:
+            assert result["is_error"]
+            assert "may have been done" in result["content"][0]["text"]
+
+
 async def test_what_is_said_meanwhile_is_heard_behind_the_tools_results() -> None:
     async with agents_lab() as lab:
         chat = await lab.chat()
