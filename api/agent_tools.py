@@ -12,13 +12,13 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from api.store import Chat, Store
+from api.store import Chat, Store, StoreError
 from api.store.conversations import BUSY
 
 if TYPE_CHECKING:
     from api.agents import Agents
 
-__all__ = ["WAIT_S", "AgentTools", "ToolError", "title_of"]
+__all__ = ["WAIT_S", "AgentTools", "Busy", "ToolError", "title_of"]
 
 WAIT_S: Final = 300.0
 """What `wait_agent` waits where it is not told otherwise."""
@@ -31,6 +31,13 @@ LISTED_LIMIT: Final = 50
 
 _TITLE_WORDS: Final = 6
 _TITLE_CHARS: Final = 80
+
+
+DATABASE: Final = "the server's database failed. Try again later."
+
+
+class Busy(Exception):
+    """The chat cannot take this now; the text says why."""
 
 
 class ToolError(Exception):
@@ -53,7 +60,7 @@ class _Agent(_Input):
 
 
 class _Wait(_Agent):
-    timeout_seconds: Annotated[float, Field(description=f"{WAIT_S:g} by default.")] = WAIT_S
+    timeout_seconds: Annotated[float | None, Field(description=f"{WAIT_S:g} by default.")] = None
 
 
 class _Message(_Agent):
@@ -134,7 +141,10 @@ class AgentTools:
                 for e in error.errors(include_url=False, include_input=False)
             )
             raise ToolError("; ".join(problems)) from None
-        return json.dumps(await handler(wanted))
+        try:
+            return json.dumps(await handler(wanted))
+        except StoreError:
+            raise ToolError(DATABASE) from None
 
     async def _spawn(self, wanted: _Spawn) -> dict[str, Any]:
         prompt = wanted.prompt.strip()
@@ -142,21 +152,25 @@ class AgentTools:
             raise ToolError("prompt is required")
         if self._chat.workspace_id is None:
             raise ToolError("create child chat: the chat has no workspace, and so no desktop")
-        await self._check_room()
+        await self._check_work()
         title = _plain(wanted.title or "") or title_of(prompt)
         content = [{"type": "text", "text": prompt}]
-        child = await self._agents.conversations.create_child(self._chat, title, content)
+        try:
+            child = await self._agents.spawn(self._chat, title, content)
+        except Busy as busy:
+            raise ToolError(f"create child chat: {busy}") from None
+        except StoreError:
+            raise ToolError(f"create child chat: {DATABASE}") from None
         if child is None:
             raise ToolError("cannot create a child agent because the parent chat is archived")
-        self._agents.start(child.id)
         return _told(child)
 
     async def _wait(self, wanted: _Wait) -> dict[str, Any]:
         child = await self._child(
             wanted.chat_id, "target chat is not a subagent of the current chat"
         )
-        timeout_s = wanted.timeout_seconds if wanted.timeout_seconds > 0 else WAIT_S
-        done = await self._agents.wait_idle(child.id, timeout_s)
+        asked_s = wanted.timeout_seconds or 0
+        done = await self._agents.wait_idle(child.id, asked_s if asked_s > 0 else WAIT_S)
         if done is None:
             raise ToolError("timed out waiting for delegated subagent completion")
         report = await self._report(done)
@@ -174,13 +188,11 @@ class AgentTools:
         return ""
 
     async def _message(self, wanted: _Message) -> dict[str, Any]:
-        from api.agents import Busy
-
         if not wanted.message.strip():
             raise ToolError("message is required")
         child = await self._child(wanted.chat_id)
         if child.status not in BUSY:
-            await self._check_room()
+            await self._check_work()
         interrupted = wanted.interrupt and await self._agents.interrupt(child.id)
         try:
             await self._agents.say(child.id, wanted.message)
@@ -198,8 +210,8 @@ class AgentTools:
         await self._agents.interrupt(child.id)
         found = await self._again(child)
         if found.status in BUSY:
-            # An interruption does not reach other processes.
-            raise ToolError("the agent is still at work: another server runs it. Try again later.")
+            # Whatever process ran it has died, or does not reach the database.
+            raise ToolError("set target chat waiting: its server does not answer. Try again later.")
         return _told(found) | {"terminated": True}
 
     async def _list(self, wanted: _List) -> dict[str, Any]:
@@ -220,19 +232,20 @@ class AgentTools:
             chat_id = UUID(text)
         except ValueError:
             raise ToolError("chat_id must be a valid UUID") from None
-        child = await self._store.chat(chat_id)
+        try:
+            child = await self._store.chat(chat_id)
+        except StoreError:
+            raise ToolError(f"failed to verify subagent relationship: {DATABASE}") from None
         if child is None or child.parent_id != self._chat.id:
             raise ToolError(stranger)
         return child
 
-    async def _check_room(self) -> None:
+    async def _check_work(self) -> None:
         children = await self._agents.conversations.children(self._chat.id)
         if sum(child.status in BUSY for child in children) >= AT_WORK_LIMIT:
             raise ToolError(
                 f"{AT_WORK_LIMIT} agents are at work already. Wait for one of them, or close one."
             )
-        if self._agents.full:
-            raise ToolError("too many chats are at work on this server: try again later")
 
     async def _again(self, child: Chat) -> Chat:
         return await self._store.chat(child.id) or child

@@ -11,31 +11,33 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from datetime import datetime
+from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any, Final, NamedTuple
-from uuid import UUID
+from typing import Any, Final
+from uuid import UUID, uuid4
 
 import trio
 
 from api.agent_desktop import AgentDesktop, stored
-from api.agent_tools import AgentTools, ToolError
+from api.agent_tools import AgentTools, Busy, ToolError
 from api.model import Model, ModelError
 from api.own_computer import result_of
 from api.settings import ModelSettings
 from api.store import Chat, Conversations, File, Message, Store, StoreError
 from api.store.conversations import BUSY, LEASE_S
 from api.transcript import request_messages
+from api.watch import Watch, Words
 from relay.desktops import Desktops
 from relay.errors import DesktopError
 from relay.limits import Limits
 
-__all__ = ["NO_MODEL", "Agents", "Busy", "Watch", "Words"]
+__all__ = ["NO_MODEL", "Agents", "Busy"]
 
 NO_MODEL: Final = "No language model is configured."
 
 STOPPED: Final = "The server was stopped while it was at work. Send a message to go on."
+
+LOST: Final = "The database did not answer while it was at work. Send a message to go on."
 
 INTERNAL: Final = "Internal error. The server's log has the cause."
 
@@ -50,16 +52,26 @@ FAILURES_LIMIT: Final = 10
 """Turns in a row in which every tool call failed. A model that gets nothing right in ten goes on
 like that."""
 
-FINISH_S: Final = 1.0
-"""For the database to write down how a run ended, also where everything has been cancelled."""
+LOOK_S: Final = 2.0
+"""So often a run looks whether it is to end: another process was asked to interrupt it, or its chat
+was archived or its owner suspended there."""
 
-LOOK_AGAIN_S: Final = 5.0
-"""Other processes change chats without telling."""
+FENCE_S: Final = LEASE_S * 2 / 3
+"""A run whose lease was last renewed so long ago ends. What is left is for what it waits for of the
+database (`ANSWER_S`), for its end, and for clocks that differ."""
+
+INTERRUPT_S: Final = 10.0
+"""For another process to stop what it runs. One that takes longer has died, and its lease ends."""
+
+OBEYED_CHECK_S: Final = 0.2
 
 ABANDONED_CHECK_S: Final = 10.0
 
-UNHEARD_CHARS: Final = 65_536
-"""Of text that a watcher has not taken; it has all of it when the message is saved."""
+_CUT_OFF: Final = {
+    "max_tokens": "The model's answer was cut off. Send a message to go on.",
+    "model_context_window_exceeded": "This conversation has become too large for the model. Go on "
+    "in a new chat.",
+}
 
 _SYSTEM: Final = {
     "chat": (
@@ -79,61 +91,26 @@ _SYSTEM: Final = {
 _log = logging.getLogger(__name__)
 
 
-class Busy(Exception):
-    """The chat cannot take this now; the text says why."""
-
-
-class Words(NamedTuple):
-    """What the model is saying, before it is a message. `restarted`: what it said earlier behind
-    the message of the id `behind` is void."""
-
-    behind: int = 0
-    restarted: bool = False
-    text: str = ""
-
-
-class Watch:
-    """What somebody who watches a chat has not seen; for one waiter."""
-
-    def __init__(self) -> None:
-        self._told = trio.Event()
-        self._changed = False
-        self._words = Words()
-
-    def tell(self, words: Words | None = None) -> None:
-        """Something has changed, or the model is saying `words`."""
-        if words is None:
-            self._changed = True
-        else:
-            before = self._words
-            if words.restarted or words.behind != before.behind:
-                self._words = words
-            else:
-                text = (before.text + words.text)[:UNHEARD_CHARS]
-                self._words = Words(before.behind, before.restarted, text)
-        self._told.set()
-
-    async def wait(self) -> tuple[bool, Words]:
-        """Waits for news, for a few seconds at most: whether the chat may have changed, and what
-        its model has said since."""
-        with trio.move_on_after(LOOK_AGAIN_S) as late:
-            await self._told.wait()
-        self._told = trio.Event()
-        news = self._changed or late.cancelled_caught, self._words
-        self._changed, self._words = False, Words()
-        return news
-
-
 class _Run:
-    """One chat at work. `again`: something was said since it listened last, or was interrupted."""
+    """One chat at work. `again`: something was said since it listened last, or was interrupted.
+    `begun`: it has had the lease."""
 
     def __init__(self) -> None:
+        self.id = uuid4()
         self.scope = trio.CancelScope()
         self.over = trio.Event()
-        self.lease: datetime | None = None
+        self.begun = False
         self.again = False
         self.interrupted = False
         self.finishing = False
+
+    def interrupt(self) -> bool:
+        """Has it end; whether it was doing anything."""
+        if self.finishing:
+            return False
+        self.interrupted, self.again = True, False
+        self.scope.cancel()
+        return True
 
 
 class Agents:
@@ -155,6 +132,7 @@ class Agents:
         self._settings = settings
         self._answers = answers
         self._runs: dict[UUID, _Run] = {}
+        self._starting = 0
         self._watches: dict[UUID, list[Watch]] = {}
         self.conversations = Conversations(store)
         self.closing = False
@@ -164,24 +142,41 @@ class Agents:
         """Whether there is a model to talk to."""
         return self._answers is not None
 
-    @property
-    def full(self) -> bool:
-        """Whether no other chat may start."""
-        return len(self._runs) >= RUNS_LIMIT
-
     # For those who talk to a chat.
 
     async def say(self, chat_id: UUID, text: str) -> None:
         """Tells a chat something. What it is doing goes on, and then it listens.
 
-        Raises Busy where too much waits or is at work, or the chat was archived.
+        Raises Busy where too much waits or is at work, or the chat was archived; StoreError.
         """
-        if self.full and chat_id not in self._runs:
-            raise Busy("Too many chats are at work. Try again later.")
         content = [{"type": "text", "text": text}]
-        if not await self.conversations.ask(chat_id, content, limit=WAITING_LIMIT):
+        with nullcontext() if chat_id in self._runs else self._place():
+            asked = await self.conversations.ask(chat_id, content, limit=WAITING_LIMIT)
+        if not asked:
             raise Busy("Too many messages wait already, or the chat or its parent is archived.")
         self.start(chat_id)
+
+    async def spawn(self, parent: Chat, title: str, prompt: list[dict[str, Any]]) -> Chat | None:
+        """A new agent of a chat's, at work; None where the chat is archived.
+
+        Raises Busy where too much is at work; StoreError.
+        """
+        with self._place():
+            child = await self.conversations.create_child(parent, title, prompt)
+        if child is not None:
+            self.start(child.id)
+        return child
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """One of the places of the chats at work, for one that starts right behind the block."""
+        if len(self._runs) + self._starting >= RUNS_LIMIT:
+            raise Busy("Too many chats are at work. Try again later.")
+        self._starting += 1
+        try:
+            yield
+        finally:
+            self._starting -= 1
 
     def start(self, chat_id: UUID) -> None:
         """Has a chat run in which something is unanswered."""
@@ -193,21 +188,33 @@ class Agents:
             run.again = True
 
     async def interrupt(self, chat_id: UUID) -> bool:
-        """Stops what a chat does, and returns when it has; whether it did anything."""
+        """Stops what a chat does, whichever process runs it, and returns when it has; whether it
+        did anything. Raises StoreError."""
         run = self._runs.get(chat_id)
-        if run is None:
-            return False
-        working = not run.finishing
-        if working:
-            run.interrupted, run.again = True, False
-            run.scope.cancel()
-        await run.over.wait()
-        return working
+        working = run is not None and run.interrupt()
+        if run is not None:
+            await run.over.wait()
+            if run.begun:
+                return working
+        if not await self.conversations.interrupt(chat_id):
+            return working
+        with trio.move_on_after(INTERRUPT_S):
+            while True:
+                await trio.sleep(OBEYED_CHECK_S)
+                if not await self.conversations.interrupting(chat_id):
+                    break
+        return True
 
-    async def archived(self, chat_id: UUID) -> None:
-        """The chat was archived: it does nothing more, and nobody follows it."""
-        await self.interrupt(chat_id)
-        self.tell(chat_id)
+    async def archived(self, chat_ids: Sequence[UUID]) -> None:
+        """Those chats were archived: they do nothing more, and nobody follows them. Other
+        processes' runs look for it."""
+        runs = [self._runs[chat_id] for chat_id in chat_ids if chat_id in self._runs]
+        for run in runs:
+            run.interrupt()
+        for chat_id in chat_ids:
+            self.tell(chat_id)
+        for run in runs:
+            await run.over.wait()
 
     @property
     def watchers(self) -> int:
@@ -255,14 +262,22 @@ class Agents:
         return None
 
     async def watch_abandoned(self) -> None:
-        """Marks what others left running when they died. Runs until cancelled."""
+        """Marks what others left running when they died, and goes on where somebody has said
+        something since. Runs until cancelled."""
         while True:
             try:
-                for chat_id in await self.conversations.mark_abandoned():
+                marked = await self.conversations.mark_abandoned()
+                for chat_id in marked:
                     _log.warning("chat %s was left running", chat_id)
                     self.tell(chat_id)
-            except StoreError:
-                # The store has logged it; the next look may find it back.
+                for chat_id in marked:
+                    with self._place():
+                        unheard = self.available and await self.conversations.unheard(chat_id)
+                    if unheard:
+                        self.start(chat_id)
+            except (StoreError, Busy):
+                # The store has logged it; the next look may find it back. Where there is no place,
+                # the chats stay marked until the next message.
                 pass
             await trio.sleep(ABANDONED_CHECK_S)
 
@@ -270,28 +285,33 @@ class Agents:
 
     async def _run(self, chat_id: UUID, run: _Run) -> None:
         ending: tuple[str, str | None] = ("error", STOPPED)
-        unheard = False
+        again = False
         try:
             with run.scope:
                 ending = await self._converse(chat_id, run)
-            if run.interrupted and run.scope.cancelled_caught:
-                ending = ("waiting", None)
+            if run.scope.cancelled_caught:
+                ending = ("waiting", None) if run.interrupted else ("error", LOST)
+        except StoreError:
+            ending = ("error", INTERNAL)
         except Exception:  # noqa: BLE001 - one chat is not worth the others
             _log.exception("the run of chat %s failed unexpectedly", chat_id)
             ending = ("error", INTERNAL)
         finally:
             run.finishing = True
-            with trio.move_on_after(FINISH_S, shield=True):
-                try:
-                    unheard = await self.conversations.finish(chat_id, run.lease, *ending)
-                except StoreError:
-                    # Its lease ends by itself.
-                    _log.warning("how chat %s ended could not be saved", chat_id)
+            # Another process may have been told something that it could not start this chat for.
+            go_on = run.begun and ending[0] == "waiting" and not run.interrupted
+            try:
+                # A write, which the store shields, with a deadline.
+                again = await self.conversations.finish(
+                    chat_id, run.id, *ending, begun=run.begun, go_on=go_on or run.again
+                )
+            except StoreError:
+                # Its lease ends by itself.
+                _log.warning("how chat %s ended could not be saved", chat_id)
             del self._runs[chat_id]
             run.over.set()
             self.tell(chat_id)
-        # Another process may have been told something that it could not start this chat for.
-        if run.again or (unheard and ending[0] == "waiting" and not run.interrupted):
+        if run.again or again:
             self.start(chat_id)
 
     async def _converse(self, chat_id: UUID, run: _Run) -> tuple[str, str | None]:
@@ -299,14 +319,15 @@ class Agents:
         chat = await self._store.chat(chat_id)
         if self._answers is None:
             return "error", NO_MODEL
-        run.lease = await self.conversations.begin(chat_id)
-        if chat is None or run.lease is None:
+        asked_at = trio.current_time()
+        run.begun = await self.conversations.begin(chat_id, run.id)
+        if chat is None or not run.begun:
             return "waiting", None
         self.tell(chat_id)
         limit_s = self._settings.time_limit_s
         ending: tuple[str, str | None] = ("error", f"Stopped after {limit_s:g} s.")
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._renew, chat_id, run, run.lease)
+            nursery.start_soon(self._hold, chat_id, run, asked_at)
             with trio.move_on_after(limit_s):
                 try:
                     async with AgentDesktop(
@@ -323,20 +344,24 @@ class Agents:
             nursery.cancel_scope.cancel()
         return ending
 
-    async def _renew(self, chat_id: UUID, run: _Run, lease: datetime) -> None:
+    async def _hold(self, chat_id: UUID, run: _Run, renewed_at: float) -> None:
+        """Keeps the lease; ends the run where it is to end, or the lease may be over."""
         while True:
-            await trio.sleep(LEASE_S / 3)
+            run.scope.deadline = renewed_at + FENCE_S
+            await trio.sleep(LOOK_S)
+            now = trio.current_time()
+            due = now >= renewed_at + LEASE_S / 3
+            look = self.conversations.renew if due else self.conversations.holds
             try:
-                renewed = await self.conversations.renew(chat_id, lease)
+                holds = await look(chat_id, run.id)
             except StoreError:
-                # The store has logged it, and there are two more tries.
+                # The store has logged it, and there are more tries.
                 continue
-            if renewed is None:
-                # It was archived elsewhere, or taken for abandoned.
-                run.interrupted = True
-                run.scope.cancel()
+            if not holds:
+                run.interrupt()
                 return
-            run.lease = lease = renewed
+            if due:
+                renewed_at = now
 
     async def _turns(
         self, chat: Chat, run: _Run, answers: Model, desktop: AgentDesktop
@@ -347,7 +372,7 @@ class Agents:
         paused = False
         while True:
             run.again = False
-            if await self.conversations.listen(chat.id):
+            if await self.conversations.listen(chat.id, run_id=run.id):
                 self.tell(chat.id)
             history += await self.conversations.messages(
                 chat.id, after=history[-1].id if history else 0
@@ -380,7 +405,7 @@ class Agents:
             tokens += reply.input_tokens + reply.output_tokens
             if not reply.content:
                 return "error", "The model's answer was empty. Send a message to go on."
-            await self.conversations.add(chat.id, "assistant", reply.content)
+            await self.conversations.add(chat.id, "assistant", reply.content, run_id=run.id)
             self.tell(chat.id)
             calls = [block for block in reply.content if block["type"] == "tool_use"]
             paused = reply.stop_reason == "pause_turn"
@@ -392,9 +417,9 @@ class Agents:
                 )
                 failed = all(result["is_error"] for result in results)
                 failures = failures + 1 if failed else 0
-                await self._save_results(chat.id, results)
-            elif reply.stop_reason == "max_tokens":
-                return "error", "The model's answer was cut off. Send a message to go on."
+                await self._save_results(chat.id, run.id, results)
+            elif reply.stop_reason in _CUT_OFF:
+                return "error", _CUT_OFF[reply.stop_reason]
 
     def _say(self, chat_id: UUID, behind: int, text: str = "", *, restarted: bool = False) -> None:
         self.tell(chat_id, Words(behind, restarted, text))
@@ -428,9 +453,11 @@ class Agents:
                 done[call["id"]] = result_of(call, str(error), is_error=True)
         return [done[call["id"]] for call in calls]
 
-    async def _save_results(self, chat_id: UUID, results: list[dict[str, Any]]) -> None:
+    async def _save_results(
+        self, chat_id: UUID, run_id: UUID, results: list[dict[str, Any]]
+    ) -> None:
         pictures: list[File] = []
         for result in results:
             result["content"] = [stored(chat_id, block, pictures) for block in result["content"]]
-        await self.conversations.add(chat_id, "user", results, pictures)
+        await self.conversations.add(chat_id, "user", results, pictures, run_id=run_id)
         self.tell(chat_id)

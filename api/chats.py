@@ -222,30 +222,21 @@ async def _set_archived(
     services = services_of(request)
     chat = await find_chat(services, identity, chat_text)
     try:
+        # Nothing is asked of the database behind the change, which its agents are part of.
+        family = [chat, *await services.agents.conversations.children(chat.id)]
         changed = await services.store.set_archived(chat.id, archived)
     except StoreError as error:
         verb = "archive" if archived else "unarchive"
         raise ApiError(500, f"Failed to {verb} chat.", SEE_LOG) from error
+    if archived:
+        # Also where it was archived already: that request may have come no further.
+        chat_ids = [chat.id for chat in family]
+        for chat_id in chat_ids:
+            services.live.end_chat(chat_id, CloseCode.ARCHIVED, "chat archived")
+        await services.agents.archived(chat_ids)
     if not changed:
         raise ApiError(400, f"Chat is {'already' if archived else 'not'} archived.")
-    if archived:
-        services.live.end_chat(chat.id, CloseCode.ARCHIVED, "chat archived")
-        await services.agents.archived(chat.id)
-    await _set_agents_archived(services, chat, archived)
     return Response(status_code=204)
-
-
-async def _set_agents_archived(services: Services, chat: Chat, archived: bool) -> None:
-    """The agents of a chat go with it."""
-    try:
-        for child in await services.agents.conversations.children(chat.id):
-            await services.store.set_archived(child.id, archived)
-            if archived:
-                services.live.end_chat(child.id, CloseCode.ARCHIVED, "chat archived")
-                await services.agents.archived(child.id)
-    except StoreError as error:
-        verb = "archive" if archived else "unarchive"
-        raise ApiError(500, f"Failed to {verb} the chat's agents.", SEE_LOG) from error
 
 
 _ARCHIVE: Final[dict[str, Any]] = {
@@ -257,11 +248,12 @@ _ARCHIVE: Final[dict[str, Any]] = {
 
 @router.post(f"{CHAT_PATH}/archive", summary="Archive a chat", **_ARCHIVE)
 async def archive_chat(request: Request, identity: SignedIn, chat: ChatId) -> Response:
-    """Archives a chat and ends the live sessions on its desktop."""
+    """Archives a chat and its agents, ends the live sessions on their desktop and what their model
+    does; in other servers within 30 s."""
     return await _set_archived(request, identity, chat, True)
 
 
 @router.post(f"{CHAT_PATH}/unarchive", summary="Unarchive a chat", **_ARCHIVE)
 async def unarchive_chat(request: Request, identity: SignedIn, chat: ChatId) -> Response:
-    """Makes an archived chat usable again."""
+    """Makes an archived chat and its agents usable again."""
     return await _set_archived(request, identity, chat, False)

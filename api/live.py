@@ -29,8 +29,8 @@ DESCRIPTORS_KEPT: Final = 600
 """For everything that is no session: those connections, the store, spare pipes, and desktops, of
 which each Xvnc takes 13. Where the system grants few, half of them."""
 
-TOKEN_CHECK_S: Final = 30.0
-"""How often the tokens of the sessions are looked up again."""
+CHECK_S: Final = 30.0
+"""How often the tokens and chats of the sessions are looked up again."""
 
 TRIM_FROM: Final = 100
 """When of so many sessions half have ended, the process gives memory back."""
@@ -103,6 +103,11 @@ class LiveSession:
         if self.ending is not None:
             session.stop(*self.ending)
 
+    @property
+    def running(self) -> bool:
+        """Whether there is a session already."""
+        return self._session is not None
+
     def end(self, code: CloseCode, reason: str) -> None:
         """Tells the viewer `code` and `reason`; what is not a session yet is cancelled, inside
         `starting`."""
@@ -159,16 +164,23 @@ class LiveSessions:
         for session in self._sessions:
             session.end(code, reason)
 
-    async def watch_tokens(self, store: Store) -> None:
-        """Ends sessions whose token has expired or is gone. Runs until cancelled."""
+    async def watch_store(self, store: Store) -> None:
+        """Ends sessions whose token has expired or is gone, and those of chats that were archived
+        elsewhere. Runs until cancelled."""
         while True:
-            await trio.sleep(TOKEN_CHECK_S)
-            for token_id in {session.token_id for session in self._sessions}:
-                try:
-                    token = await store.token(token_id)
-                except StoreError:
-                    # The store has logged it. A database that is away ends no session.
-                    _log.warning("tokens of running sessions could not be checked")
-                    break
-                if token is None or token.user_status != "active" or store.expired(token):
-                    self.end_token(token_id, CloseCode.SIGNED_OUT, "signed out")
+            await trio.sleep(CHECK_S)
+            try:
+                await self._check(store)
+            except StoreError:
+                # The store has logged it. A database that is away ends no session.
+                _log.warning("tokens and chats of running sessions could not be checked")
+
+    async def _check(self, store: Store) -> None:
+        for token_id in {session.token_id for session in self._sessions}:
+            token = await store.token(token_id)
+            if token is None or token.user_status != "active" or store.expired(token):
+                self.end_token(token_id, CloseCode.SIGNED_OUT, "signed out")
+        # Of one that has no session yet the id may be any text.
+        running = {UUID(session.chat_id) for session in self._sessions if session.running}
+        for chat_id in await store.archived(running):
+            self.end_chat(chat_id, CloseCode.ARCHIVED, "chat archived")

@@ -16,14 +16,14 @@ from pydantic import BaseModel, Field
 from starlette.responses import StreamingResponse
 from starlette.types import Send
 
-from api.agents import NO_MODEL, Busy, Words
+from api.agents import NO_MODEL, Busy
 from api.auth import authenticate
 from api.chats import CHAT_PATH, ChatBody, ChatId, SignedIn, find_chat, read_json
 from api.errors import NOT_FOUND, SEE_LOG, ApiError, error_responses
 from api.services import Services, services_of
 from api.store import Chat, Message, StoreError
-from api.store.conversations import BUSY
 from api.takeover import current_connection
+from api.watch import Words
 
 __all__ = ["router"]
 
@@ -167,18 +167,17 @@ async def get_file(
     status_code=204,
     summary="Interrupt the model",
     response_class=Response,
-    responses=error_responses(400, 401, 403, 404, 409, 500),
+    responses=error_responses(400, 401, 403, 404, 500),
 )
 async def interrupt(request: Request, identity: SignedIn, chat: ChatId) -> Response:
-    """Stops what the chat's model does, at once. Nothing to stop is no error."""
+    """Stops what the chat's model does, at once; where another server runs it, within some seconds.
+    Nothing to stop is no error."""
     services = services_of(request)
     found = await find_chat(services, identity, chat)
-    if await services.agents.interrupt(found.id):
-        return Response(status_code=204)
-    # It may have ended since.
-    found = await find_chat(services, identity, chat)
-    if found.status in BUSY:
-        raise ApiError(409, "Chat is run by another server.", "Ask that one, or archive the chat.")
+    try:
+        await services.agents.interrupt(found.id)
+    except StoreError as error:
+        raise ApiError(500, "Failed to interrupt the chat.", SEE_LOG) from error
     return Response(status_code=204)
 
 

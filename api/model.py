@@ -13,13 +13,16 @@ import json
 import logging
 import random
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import trio
 
+from api.model_blocks import sendable
+
 if TYPE_CHECKING:
+    import httpx2
     from anthropic import APIStatusError, AsyncStream
 
 __all__ = ["Model", "ModelError", "Reply"]
@@ -43,6 +46,9 @@ CONNECT_S: Final = 10.0
 
 END_S: Final = 5.0
 """For the end of a stream behind its last event; and for closing connections."""
+
+REPLY_BYTES: Final = 16_000_000
+"""Of a stream. The longest replies, of 64,000 tokens, have half of it."""
 
 DETAIL_CHARS: Final = 300
 """Of what the API says about an error; its own texts are shorter."""
@@ -71,6 +77,7 @@ _UNREACHABLE: Final = (
     "ask the operator to look at this server's network"
 )
 _BROKEN: Final = "The language model's reply broke off. Try again"
+_TOO_LONG: Final = "The language model's reply was too long. Ask for less at once"
 _NO_API: Final = (
     "What answers at the language model's address is not the Messages API. Ask the operator to "
     "correct the setting"
@@ -90,24 +97,17 @@ _STATUS: Final[Mapping[str, int]] = {
     "overloaded_error": 529,
 }
 
-# What the API takes back of each block; it refuses fields that it does not know in a request.
-_SENT_BACK: Final[Mapping[str, tuple[str, ...]]] = {
-    "text": ("type", "text"),
-    "thinking": ("type", "thinking", "signature"),
-    "redacted_thinking": ("type", "data"),
-    "tool_use": ("type", "id", "name", "input", "caller", "toolset_name"),
-}
-
-# Of each kind of delta: the field that it adds to.
-_TEXTS: Final[Mapping[str, str]] = {
-    "text_delta": "text",
-    "thinking_delta": "thinking",
-    "signature_delta": "signature",
+# Of each kind of delta: the field that it adds to, and its own.
+_TEXTS: Final[Mapping[str, tuple[str, str]]] = {
+    "text_delta": ("text", "text"),
+    "thinking_delta": ("thinking", "thinking"),
+    "signature_delta": ("signature", "signature"),
+    "input_json_delta": ("input", "partial_json"),
 }
 
 
 # What JSON of another form than the API's leads to.
-_NONSENSE: Final = (ValueError, LookupError, TypeError, AttributeError)
+_NONSENSE: Final = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ class Reply:
     """What the model said."""
 
     content: list[dict[str, Any]]
-    """The blocks as the API gave them, with what may be sent back of them as an assistant message.
+    """The blocks as they may be sent back as an assistant message.
 
     A tool_use that `max_tokens` cut off has the input {}: run tools only where `stop_reason` is
     "tool_use".
@@ -260,7 +260,7 @@ class Model:
             with trio.move_on_after(TRY_LIMIT_S):
                 stream = await self._client.messages.create(**request, stream=True)
                 async with stream:
-                    return await self._read(stream, show)
+                    return await self._read(stream, request, show)
         except anthropic.APIStatusError as error:
             raise self._refused(error) from None
         except anthropic.APIConnectionError:
@@ -270,7 +270,9 @@ class Model:
             raise _Failed(_BROKEN, retryable=True) from None
         raise _Failed(_BROKEN, retryable=True)
 
-    async def _read(self, stream: AsyncStream[Any], show: Callable[[str], None]) -> Reply:
+    async def _read(
+        self, stream: AsyncStream[Any], request: Mapping[str, Any], show: Callable[[str], None]
+    ) -> Reply:
         """What the stream has up to its end.
 
         Raises _Failed; httpx2.RequestError where the connection fails, UnicodeDecodeError for text
@@ -283,9 +285,10 @@ class Model:
         message = _Message()
         failed: _Failed | None = None
         with trio.CancelScope() as end:
+            bounded = _Bounded(stream.response, end)
             # Read to its end whatever comes: of iterators left in the middle, the inner ones would
             # be closed by the garbage collector; and the connection can be used again.
-            async for event in AsyncStream.raw_events(stream.response):
+            async for event in AsyncStream.raw_events(cast("httpx2.Response", bounded)):
                 if failed is not None or message.complete:
                     continue
                 if event.event == "error":
@@ -299,10 +302,12 @@ class Model:
                         show(text)
                 if failed is not None or message.complete:
                     end.deadline = trio.current_time() + END_S
+        if failed is None and not message.complete and bounded.room_bytes < 0:
+            failed = _Failed(_TOO_LONG, retryable=False)
         if failed is not None:
             raise failed
         try:
-            return message.reply()
+            return message.reply(request)
         except _NONSENSE:
             raise _Failed(_BROKEN, retryable=True) from None
 
@@ -341,6 +346,24 @@ class Model:
         return f"{text} (status {status}: {said}).", brief
 
 
+class _Bounded:
+    """A response of which `REPLY_BYTES` come at most, for the SDK keeps whatever comes up to an
+    event's end; then `end` is cancelled, as the one clean way to leave it in the middle."""
+
+    def __init__(self, response: httpx2.Response, end: trio.CancelScope) -> None:
+        self._response = response
+        self._end = end
+        self.room_bytes = REPLY_BYTES
+
+    async def aiter_bytes(self) -> AsyncIterator[bytes]:
+        async for chunk in self._response.aiter_bytes():
+            self.room_bytes -= len(chunk)
+            if self.room_bytes < 0:
+                self._end.cancel()
+            else:
+                yield chunk
+
+
 class _Message:
     """A message put together from the events of a stream.
 
@@ -351,7 +374,8 @@ class _Message:
         self.complete = False
         self._started = False
         self._blocks: dict[int, dict[str, Any]] = {}
-        self._inputs: dict[int, str] = {}
+        # By a block's index and field.
+        self._pieces: dict[tuple[int, str], list[str]] = {}
         self._stop_reason: Any = None
         self._usage: dict[str, int] = {}
 
@@ -374,27 +398,27 @@ class _Message:
         return ""
 
     def _add(self, index: int, delta: dict[str, Any]) -> str:
-        block, kind = self._blocks[index], delta["type"]
-        if kind == "input_json_delta":
-            self._inputs[index] = self._inputs.get(index, "") + delta["partial_json"]
-        elif kind in _TEXTS:
-            block[_TEXTS[kind]] = block.get(_TEXTS[kind], "") + delta[_TEXTS[kind]]
+        kind = delta["type"]
+        if kind in _TEXTS:
+            field, name = _TEXTS[kind]
+            self._pieces.setdefault((index, field), []).append(delta[name])
         return _text_of(delta) if kind == "text_delta" else ""
 
     def _count(self, usage: Mapping[str, Any]) -> None:
         # Later counts are totals, and lack what has not changed.
         self._usage |= {key: value for key, value in usage.items() if isinstance(value, int)}
 
-    def reply(self) -> Reply:
-        """The message. Raises ValueError where it is not complete."""
+    def reply(self, request: Mapping[str, Any]) -> Reply:
+        """The message, which answers `request`. Raises ValueError where it is not complete."""
         if not (self.complete and self._started and self._stop_reason):
             raise ValueError("the stream ended early")
         if not isinstance(self._stop_reason, str):
             raise TypeError("a stop reason is a string")
-        for index, text in self._inputs.items():
-            self._blocks[index]["input"] = self._input(text)
+        for (index, field), pieces in self._pieces.items():
+            block, text = self._blocks[index], "".join(pieces)
+            block[field] = self._input(text) if field == "input" else block.get(field, "") + text
         return Reply(
-            content=_sendable([_sent_back(block) for _, block in sorted(self._blocks.items())]),
+            content=sendable([block for _, block in sorted(self._blocks.items())], request),
             stop_reason=self._stop_reason,
             input_tokens=sum(
                 self._usage.get(kind, 0)
@@ -417,22 +441,6 @@ class _Message:
         if not isinstance(found, dict):
             raise TypeError("a tool's input is an object")
         return found
-
-
-def _sent_back(block: dict[str, Any]) -> dict[str, Any]:
-    fields = _SENT_BACK.get(block["type"])
-    if fields is None:
-        return block
-    return {field: block[field] for field in fields if block.get(field) is not None}
-
-
-def _sendable(content: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """With null for numbers that JSON does not have, and without halves of surrogate pairs: Python
-    reads both, and a request with either fails, as does PostgreSQL."""
-    text = json.dumps(content, ensure_ascii=False)
-    text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    found: list[dict[str, Any]] = json.loads(text, parse_constant=lambda _: None)
-    return found
 
 
 def _text_of(part: Mapping[str, Any]) -> str:

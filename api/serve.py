@@ -224,7 +224,7 @@ async def serve(
         app,
         bind=bind,
         limit=live.capacity + SPARE_CONNECTIONS,
-        beside=partial(live.watch_tokens, services.store),
+        beside=partial(live.watch_store, services.store),
         end=end,
         task_status=task_status,
     )

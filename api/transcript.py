@@ -35,7 +35,11 @@ IMAGE_BYTES: Final = 5 * 1024 * 1024 // 4 * 3
 IMAGES_BYTES: Final = 18_000_000
 """Of all pictures: 24 MB in base64. A request may have 32 MB."""
 
-NOT_EXECUTED: Final = "Not executed: interrupted."
+INTERRUPTED: Final = (
+    "Interrupted: this may have been done, wholly or in part. Find out before you do it again."
+)
+"""Results are saved for a whole turn: of one that was cut off, some calls were made."""
+
 NO_OUTPUT: Final = "(no output)"
 CONTINUE: Final = "Continue."
 LEFT_OUT: Final = "[An earlier picture was left out here.]"
@@ -154,7 +158,7 @@ def _answered(said: Iterable[Block], heard: Iterable[Block]) -> list[Block]:
                 "type": "tool_result",
                 "tool_use_id": call["id"],
                 "is_error": True,
-                "content": [_text(NOT_EXECUTED)],
+                "content": [_text(INTERRUPTED)],
             }
             answer = results.get(call["id"], interrupted)
             if "toolset_name" in call:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -12,7 +11,8 @@ import trio
 
 from api.agent_tools import AgentTools, ToolError, title_of
 from api.agents import Busy
-from api.store import Chat
+from api.model import Reply
+from api.store import Chat, StoreError
 from tests.agents_lab import AgentsLab, agents_lab
 from tests.talking import calls, on_screen, said
 from tests.test_agents import other_process, running_tool
@@ -76,7 +76,7 @@ async def test_a_model_cannot_spawn_without_end(monkeypatch: pytest.MonkeyPatch)
             await tools.run("spawn_computer_use_agent", {"prompt": "x"})
         monkeypatch.setattr("api.agent_tools.AT_WORK_LIMIT", 2)
         monkeypatch.setattr("api.agents.RUNS_LIMIT", 1)
-        with pytest.raises(ToolError, match="too many chats are at work"):
+        with pytest.raises(ToolError, match="create child chat: Too many chats are at work"):
             await tools.run("spawn_computer_use_agent", {"prompt": "x"})
         with pytest.raises(Busy, match="Too many chats are at work"):
             await lab.agents.say((await lab.chat()).id, "Hello.")
@@ -84,6 +84,55 @@ async def test_a_model_cannot_spawn_without_end(monkeypatch: pytest.MonkeyPatch)
         await lab.agents.say(child.id, "Hello.")
         await lab.agents.interrupt(child.id)
         assert (await answer(tools, "spawn_computer_use_agent", prompt="x"))["status"] == "pending"
+
+
+async def test_of_many_at_once_only_so_many_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.agents.RUNS_LIMIT", 2)
+    async with agents_lab() as lab:
+        busy: list[Busy] = []
+        lab.talker.parent = [hang] * 5
+
+        async def say() -> None:
+            try:
+                await lab.agents.say((await lab.chat()).id, "Hello.")
+            except Busy as error:
+                busy.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(say)
+        assert (len(busy), len(lab.agents._runs)) == (3, 2)
+
+
+async def hang(_asked: dict[str, Any]) -> Reply:
+    await trio.sleep_forever()
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("spawn_computer_use_agent", "create child chat: the server's database failed"),
+        ("wait_agent", "failed to verify subagent relationship: the server's database failed"),
+        ("list_agents", "the server's database failed"),
+    ],
+)
+async def test_a_database_that_fails_is_told(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str
+) -> None:
+    given = {"wait_agent": {"chat_id": str(uuid4())}, "spawn_computer_use_agent": {"prompt": "x"}}
+    async with agents_lab() as lab:
+        chat = await lab.chat()
+
+        async def fail(*_arguments: object) -> None:
+            raise StoreError("gone")
+
+        monkeypatch.setattr(lab.store, "chat", fail)
+        monkeypatch.setattr(lab.agents.conversations, "create_child", fail)
+        if name == "list_agents":
+            monkeypatch.setattr(lab.agents.conversations, "children", fail)
+        with pytest.raises(ToolError, match=f"^{text}"):
+            await tools_of(lab, chat).run(name, given.get(name, {}))
 
 
 async def test_an_agent_has_no_agents() -> None:
@@ -104,6 +153,23 @@ async def test_only_ones_own_agents() -> None:
         # A chat is not below itself.
         with pytest.raises(ToolError, match=NOT_BELOW):
             await answer(tools_of(lab, chat), "close_agent", chat_id=str(chat.id))
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, -0.5, None])
+async def test_how_long_is_waited(monkeypatch: pytest.MonkeyPatch, timeout_s: float | None) -> None:
+    asked: list[float] = []
+
+    async def wait_idle(_chat_id: UUID, seconds: float) -> None:
+        asked.append(seconds)
+
+    async with agents_lab() as lab:
+        chat, child = await running_tool(lab)
+        monkeypatch.setattr(lab.agents, "wait_idle", wait_idle)
+        about = {"chat_id": str(child.id), "timeout_seconds": timeout_s}
+        for given in (about, about | {"timeout_seconds": 7}, {"chat_id": str(child.id)}):
+            with pytest.raises(ToolError, match="timed out"):
+                await tools_of(lab, chat).run("wait_agent", given)
+    assert asked == [300, 7, 300]
 
 
 async def test_waiting_ends_in_time_and_the_agent_goes_on() -> None:
@@ -163,9 +229,9 @@ async def test_waiting_for_an_agent_that_was_told_something_just_now() -> None:
         tools, about = tools_of(lab, chat), {"chat_id": str(child.id)}
         begin = lab.agents.conversations.begin
 
-        async def slow(chat_id: UUID) -> datetime | None:
+        async def slow(chat_id: UUID, run_id: UUID) -> bool:
             await trio.sleep(0.05)
-            return await begin(chat_id)
+            return await begin(chat_id, run_id)
 
         lab.agents.conversations.begin = slow  # type: ignore[method-assign]
         await answer(tools, "message_agent", message="Stop that.", interrupt=True, **about)
@@ -197,13 +263,41 @@ async def test_a_title_that_was_given(given: str, title: str) -> None:
         assert told["title"] == title
 
 
-async def test_an_agent_that_another_process_runs_is_not_closed() -> None:
+async def another_process_runs(lab: AgentsLab) -> tuple[AgentTools, dict[str, str]]:
+    """The tools of a chat whose agent another process runs, and which it is."""
+    chat, child = await running_tool(lab, calls(on_screen("wait", {"duration": 60})))
+    await lab.agents.interrupt(child.id)
+    await other_process(lab).say(child.id, "Go on.")
+    with trio.fail_after(5):
+        while len(await lab.messages(child.id)) < 4:
+            await trio.sleep(0.01)
+    return tools_of(lab, chat), {"chat_id": str(child.id)}
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("close_agent", {"terminated": True}), ("interrupt_agent", {"interrupted": True})],
+)
+async def test_an_agent_that_another_process_runs_stops_too(
+    monkeypatch: pytest.MonkeyPatch, name: str, told: dict[str, bool]
+) -> None:
+    monkeypatch.setattr("api.agents.LOOK_S", 0.05)
     async with agents_lab() as lab:
-        chat, child = await running_tool(lab, calls(on_screen("wait", {"duration": 60})))
-        await lab.agents.interrupt(child.id)
-        await other_process(lab).say(child.id, "Go on.")
-        with pytest.raises(ToolError, match="still at work: another server runs it"):
-            await answer(tools_of(lab, chat), "close_agent", chat_id=str(child.id))
+        tools, about = await another_process_runs(lab)
+        with trio.fail_after(5):
+            answered = await answer(tools, name, **about)
+        del answered["title"]
+        assert answered == about | {"status": "waiting"} | told
+
+
+async def test_an_agent_whose_process_has_died_is_not_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("api.agents.INTERRUPT_S", 0.1)
+    async with agents_lab() as lab:
+        tools, about = await another_process_runs(lab)
+        with pytest.raises(ToolError, match="set target chat waiting: its server does not answer"):
+            await answer(tools, "close_agent", **about)
 
 
 async def test_so_many_agents_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable
 from datetime import timedelta
 from io import BytesIO
 from typing import Any, cast
+from uuid import uuid4
 
 import pytest
 import trio
@@ -17,6 +18,7 @@ from api.agents import FAILURES_LIMIT, STOPPED, Agents, Busy
 from api.model import Model, ModelError, Reply
 from api.own_computer import VOID
 from api.settings import ModelSettings
+from api.store import StoreError
 from api.store.conversations import ABANDONED, LEASE_S
 from relay.computer_versions import NOT_EXECUTED
 from relay.desktops import RunningDesktop
@@ -136,6 +138,26 @@ async def test_an_interrupted_agent_stops_at_once_and_can_go_on() -> None:
         assert text["text"] == "Go on."
 
 
+async def test_what_was_done_before_an_interrupt_is_not_said_to_be_undone() -> None:
+    async with agents_lab() as lab:
+        chat = await lab.chat()
+        lab.talker.parent = [calls(call(*SPAWN)), said("It is at work.")]
+        lab.talker.agent = [
+            calls(on_screen("type", {"text": "rm x\n"}), on_screen("wait", {"duration": 60}))
+        ]
+        await lab.ask(chat)
+        child = await lab.only_child(chat)
+        with trio.fail_after(5):
+            while len(await lab.messages(child.id)) < 2:
+                await trio.sleep(0.01)
+        await lab.agents.interrupt(child.id)
+        await lab.ask(child, "Go on.")
+        results = lab.talker.requests[-1]["messages"][-1]["content"][:2]
+        for result in results:
+            assert result["is_error"]
+            assert "may have been done" in result["content"][0]["text"]
+
+
 async def test_what_is_said_meanwhile_is_heard_behind_the_tools_results() -> None:
     async with agents_lab() as lab:
         chat = await lab.chat()
@@ -155,12 +177,12 @@ async def test_what_is_said_at_the_very_end_is_answered_too() -> None:
         chat = await lab.chat()
         finish = lab.agents.conversations.finish
 
-        async def slow(*ending: Any) -> bool:
+        async def slow(*ending: Any, **options: Any) -> bool:
             lab.agents.conversations.finish = finish  # type: ignore[method-assign]
             await lab.agents.say(chat.id, "One more.")
-            return await finish(*ending)
+            return await finish(*ending, **options)
 
-        lab.agents.conversations.finish = slow  # type: ignore[method-assign,assignment]
+        lab.agents.conversations.finish = slow  # type: ignore[method-assign]
         lab.talker.parent = [said("First."), said("Second.")]
         await lab.ask(chat)
         assert [m.role for m in await lab.messages(chat.id)] == ["user", "assistant"] * 2
@@ -226,6 +248,7 @@ async def test_a_model_that_talks_nonsense_is_told_so_and_stopped() -> None:
         (ModelError("The key is refused.", retryable=False), "error", "The key is refused."),
         (said("I won't.", stop_reason="refusal"), "error", "The model refused to go on."),
         (said("It is a", stop_reason="max_tokens"), "error", "cut off"),
+        (said("It", stop_reason="model_context_window_exceeded"), "error", "too large"),
         (Reply([], "end_turn", 1, 1), "error", "empty"),
         (RuntimeError("a bug"), "error", "Internal error."),
     ],
@@ -378,11 +401,11 @@ async def test_a_chat_that_was_left_running_is_found() -> None:
     async with agents_lab() as lab:
         chat, other = await lab.chat(), await lab.chat()
         conversations = lab.agents.conversations
-        assert await conversations.begin(chat.id) is not None
-        assert await conversations.begin(chat.id) is None
+        assert await conversations.begin(chat.id, uuid4())
+        assert not await conversations.begin(chat.id, uuid4())
         lab.clock.now += timedelta(seconds=LEASE_S - 1)
         assert await conversations.mark_abandoned() == []
-        assert await conversations.begin(other.id) is not None
+        assert await conversations.begin(other.id, uuid4())
         lab.clock.now += timedelta(seconds=2)
         assert await conversations.mark_abandoned() == [chat.id]
         found = await lab.store.chat(chat.id)
@@ -392,7 +415,7 @@ async def test_a_chat_that_was_left_running_is_found() -> None:
 
 
 async def test_a_lease_that_was_lost_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api.agents.LEASE_S", 0.3)
+    monkeypatch.setattr("api.agents.LOOK_S", 0.1)
     async with agents_lab() as lab:
         _, child = await running_tool(lab)
         await lab.store.set_archived(child.id, True)
@@ -454,14 +477,14 @@ async def test_what_another_process_was_told_at_the_very_end_is_heard() -> None:
         chat, other = await lab.chat(), other_process(lab)
         finish = lab.agents.conversations.finish
 
-        async def slow(*ending: Any) -> bool:
+        async def slow(*ending: Any, **options: Any) -> bool:
             lab.agents.conversations.finish = finish  # type: ignore[method-assign]
             await other.say(chat.id, "One more.")
             while chat.id in other._runs:
                 await trio.sleep(0.01)
-            return await finish(*ending)
+            return await finish(*ending, **options)
 
-        lab.agents.conversations.finish = slow  # type: ignore[method-assign,assignment]
+        lab.agents.conversations.finish = slow  # type: ignore[method-assign]
         lab.talker.parent = [said("First."), said("Second.")]
         await lab.ask(chat)
         assert [m.role for m in await lab.messages(chat.id)] == ["user", "assistant"] * 2
@@ -471,18 +494,25 @@ async def test_a_lease_is_not_taken_for_anothers() -> None:
     async with agents_lab() as lab:
         chat = await lab.chat()
         conversations = lab.agents.conversations
-        first = await conversations.begin(chat.id)
-        assert first is not None
+        first, second = uuid4(), uuid4()
+        assert await conversations.begin(chat.id, first)
         lab.clock.advance(seconds=LEASE_S + 1)
         assert await conversations.mark_abandoned() == [chat.id]
-        second = await conversations.begin(chat.id)
-        assert second is not None
+        assert await conversations.begin(chat.id, second)
         # The first one was only slow.
-        assert await conversations.renew(chat.id, first) is None
-        assert not await conversations.finish(chat.id, first, "waiting")
+        assert not await conversations.renew(chat.id, first)
+        assert not await conversations.holds(chat.id, first)
+        with pytest.raises(StoreError, match="lost"):
+            await conversations.add(chat.id, "assistant", said("Late.").content, run_id=first)
+        with pytest.raises(StoreError, match="lost"):
+            await conversations.listen(chat.id, run_id=first)
+        await conversations.finish(chat.id, first, "waiting")
+        assert await lab.messages(chat.id) == []
         lab.clock.advance(seconds=10)
-        renewed = await conversations.renew(chat.id, second)
-        assert renewed == second + timedelta(seconds=10)
+        assert await conversations.renew(chat.id, second)
+        found = await lab.store.chat(chat.id)
+        assert found is not None
+        assert found.running_until == lab.clock.now + timedelta(seconds=LEASE_S)
 
 
 async def test_a_chat_that_was_archived_meanwhile_is_not_tried_for_ever() -> None:
@@ -502,7 +532,7 @@ async def test_nothing_works_under_an_archived_chat() -> None:
         await lab.store.set_archived(chat.id, True)
         with pytest.raises(Busy):
             await lab.agents.say(child.id, "Go on.")
-        assert await lab.agents.conversations.begin(child.id) is None
+        assert not await lab.agents.conversations.begin(child.id, uuid4())
 
 
 async def test_what_is_said_behind_an_interrupt_is_answered() -> None:

@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from api.live import TOKEN_CHECK_S, TRIM_FROM, LiveSessions
+from api.live import CHECK_S, TRIM_FROM, LiveSessions
 from api.store import Store, StoreError
 from api.store.store import Token
 from relay import CloseCode, Session
@@ -31,11 +31,12 @@ class Stopped:
 
 
 class Tokens:
-    """A store of tokens only."""
+    """A store of tokens, and of which chats are archived."""
 
     def __init__(self) -> None:
         self.clock = ManualClock()
         self.broken = False
+        self.gone: set[UUID] = set()
         end = self.clock() + timedelta(hours=1)
         now = self.clock()
         token = Token("a", UUID(int=2), "alice", "active", b"", 3600, now, now, end)
@@ -46,6 +47,10 @@ class Tokens:
         if self.broken:
             raise StoreError("gone")
         return self.tokens.get(token_id)
+
+    async def archived(self, chat_ids: set[UUID]) -> list[UUID]:
+        await trio.lowlevel.checkpoint()
+        return [chat_id for chat_id in chat_ids if chat_id in self.gone]
 
     def expired(self, token: Token) -> bool:
         return self.clock() >= token.expires_at
@@ -80,29 +85,50 @@ async def test_sessions_end_with_their_token(
 ) -> None:
     live, tokens = LiveSessions(), Tokens()
     sessions = {name: Stopped() for name in "ab"}
-    nursery.start_soon(live.watch_tokens, cast(Store, tokens))
+    nursery.start_soon(live.watch_store, cast(Store, tokens))
     with live.enter(str(CHAT), "a") as a, live.enter(str(CHAT), "b") as b:
         a.attach(cast(Session, sessions["a"]))
         b.attach(cast(Session, sessions["b"]))
-        await trio.sleep(2 * TOKEN_CHECK_S)
+        await trio.sleep(2 * CHECK_S)
         assert not sessions["a"].stops
         del tokens.tokens["a"]  # revoked
         tokens.broken = True
-        await trio.sleep(2 * TOKEN_CHECK_S)
+        await trio.sleep(2 * CHECK_S)
         assert not sessions["a"].stops  # nobody is signed out by a database that is away
         tokens.broken = False
-        await trio.sleep(2 * TOKEN_CHECK_S)
+        await trio.sleep(2 * CHECK_S)
         assert set(sessions["a"].stops) == {(CloseCode.SIGNED_OUT, "signed out")}
         assert not sessions["b"].stops
         tokens.clock.advance(minutes=59)
         b_token: Any = tokens.tokens["b"]
         tokens.tokens["b"] = replace(b_token, expires_at=b_token.expires_at + timedelta(hours=1))
         tokens.clock.advance(minutes=59)
-        await trio.sleep(2 * TOKEN_CHECK_S)
+        await trio.sleep(2 * CHECK_S)
         assert not sessions["b"].stops  # used elsewhere meanwhile, and so extended
         tokens.clock.advance(hours=1)
-        await trio.sleep(2 * TOKEN_CHECK_S)
+        await trio.sleep(2 * CHECK_S)
         assert sessions["b"].stops
+
+
+async def test_sessions_end_with_their_chat_wherever_it_is_archived(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    live, tokens = LiveSessions(), Tokens()
+    session, other = Stopped(), Stopped()
+    nursery.start_soon(live.watch_store, cast(Store, tokens))
+    with (
+        live.enter("no chat at all", "a"),
+        live.enter(str(CHAT), "a") as one,
+        live.enter(str(UUID(int=3)), "a") as another,
+    ):
+        one.attach(cast(Session, session))
+        another.attach(cast(Session, other))
+        await trio.sleep(2 * CHECK_S)
+        assert not session.stops
+        tokens.gone = {CHAT}
+        await trio.sleep(2 * CHECK_S)
+        assert set(session.stops) == {(CloseCode.ARCHIVED, "chat archived")}
+        assert not other.stops
 
 
 def test_of_two_that_come_for_the_last_place_one_gets_it() -> None:

@@ -197,7 +197,7 @@ async def test_what_is_refused(nursery: trio.Nursery) -> None:
 
 async def test_a_stream_ends_with_its_token(server: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("api.messages.ALIVE_S", 0.2)
-    monkeypatch.setattr("api.agents.LOOK_AGAIN_S", 0.1)
+    monkeypatch.setattr("api.watch.LOOK_AGAIN_S", 0.1)
     chat = await new_chat(server)
     async with follow(server, chat) as events:
         await events.next()
@@ -229,12 +229,12 @@ async def test_who_follows_a_chat_need_not_say_anything(
     nursery: trio.Nursery, talker: Talker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert serve_app.__kwdefaults__ is not None
-    monkeypatch.setitem(serve_app.__kwdefaults__, "read_timeout_s", 0.2)
+    monkeypatch.setitem(serve_app.__kwdefaults__, "read_timeout_s", 0.6)
     server = await start_web(nursery, answers=talker)
     chat = await new_chat(server)
     async with follow(server, chat) as events:
         await events.next()
-        await trio.sleep(0.5)
+        await trio.sleep(1.2)
         await server.client.post(f"{chat}/messages", json={"text": "Hello."})
         assert (await events.next())[0] in ("message", "status")
         await server.client.post(f"{chat}/archive")
@@ -336,16 +336,25 @@ async def test_words_cost_no_look_at_the_database(
     assert len("".join(data["text"] for kind, data, _ in seen if kind == "text")) > 190
 
 
-async def test_an_interrupt_at_the_very_end(server: Web, monkeypatch: pytest.MonkeyPatch) -> None:
-    chat, agents = await new_chat(server), agents_of(server)
-    lease = await agents.conversations.begin(UUID(chat.rpartition("/")[2]))
-
-    async def too_late(chat_id: UUID) -> bool:
-        await agents.conversations.finish(chat_id, lease, "waiting")
-        return False
-
-    monkeypatch.setattr(agents, "interrupt", too_late)
-    assert (await server.client.post(f"{chat}/interrupt")).status_code == 204
+async def test_archiving_again_ends_what_the_first_time_left(server: Web, talker: Talker) -> None:
+    chat = await new_chat(server)
+    chat_id = UUID(chat.rpartition("/")[2])
+    talker.parent = [
+        calls(call("spawn_computer_use_agent", {"prompt": "Wait."})),
+        to_spawned("wait_agent"),
+    ]
+    talker.agent = [calls(on_screen("wait", {"duration": 100}))]
+    await server.client.post(f"{chat}/messages", json={"text": "Wait."})
+    with trio.fail_after(PATIENCE_S):
+        while len(talker.requests) < 3:
+            await trio.sleep(0.02)
+    # As where the database has archived it but its answer was lost.
+    assert await server.store.set_archived(chat_id, True)
+    refused = await server.client.post(f"{chat}/archive")
+    assert (refused.status_code, refused.json()) == (400, {"message": "Chat is already archived."})
+    (child,) = await agents_of(server).conversations.children(chat_id)
+    assert {ended[0] for ended in server.live.ended} == {chat_id, child.id}
+    assert agents_of(server)._runs == {}
 
 
 async def test_a_long_conversation_is_followed_whole(

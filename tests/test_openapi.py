@@ -111,7 +111,7 @@ async def provoke(server: Web, path: str, method: str) -> AsyncIterator[httpx.Re
         if archived:
             await store.set_archived(chat.id, True)
         if running:
-            await Conversations(store).begin(chat.id)
+            await Conversations(store).begin(chat.id, uuid4())
         picture = File(uuid4(), chat.id, "image/png", b"PNG")
         await Conversations(store).add(chat.id, "user", [], [picture])
         return path.format(chat=chat.id, file=picture.id)
@@ -150,8 +150,6 @@ async def provoke(server: Web, path: str, method: str) -> AsyncIterator[httpx.Re
     else:
         yield await client.request(method, good, content=body)
         yield await client.request(method, good, content=body)
-    if path.endswith("/interrupt"):
-        yield await client.request(method, await chat_url(running=True))
     if path.endswith("/messages") and method == "POST":
         busy = await chat_url(running=True)
         for _ in range(WAITING_LIMIT):

@@ -92,7 +92,11 @@ def check(messages: list[dict[str, Any]]) -> None:
         )
 
 
-INTERRUPTED = [text("Not executed: interrupted.")]
+INTERRUPTED = [
+    text(
+        "Interrupted: this may have been done, wholly or in part. Find out before you do it again."
+    )
+]
 
 
 class TestRepair:

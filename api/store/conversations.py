@@ -1,8 +1,9 @@
 """What is said in chats, and who runs them, over the store.
 
-A chat is run by one task of one process, which holds it by a lease: it has said until when it runs
-the chat, and says so again. That moment is also what tells its lease from another's. What a process
-left running that has died is found by its lease.
+A chat is run by one task of one process, which holds it by a lease: under an id of its own it has
+said until when it runs the chat, and says so again. Who has lost the chat writes nothing more into
+it. What a process left running that has died is found by its lease's end. Who wants a run to stop
+that may be another process's writes it down, and the run looks.
 """
 
 from __future__ import annotations
@@ -10,16 +11,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, Connection, delete, exists, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    delete,
+    exists,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from api.store.records import Chat, File, Message
-from api.store.schema import chats, files, messages, waiting_messages
-
-if TYPE_CHECKING:
-    from api.store.store import Store
+from api.store.schema import chats, files, messages, users, waiting_messages
+from api.store.store import Store, StoreError
 
 __all__ = ["ABANDONED", "BUSY", "LEASE_S", "Conversations"]
 
@@ -32,11 +41,21 @@ ABANDONED: Final = "The server stopped while it was at work. Send a message to g
 BUSY: Final = ("pending", "running")
 """Statuses of a chat that somebody works at, or is about to."""
 
+_ASKED: Final = "asked"
+_ANSWER: Final = "answer"
+
 _parents = chats.alias("parents")
 _OPEN: Final = ~chats.c.archived & ~exists(_parents.c.id).where(
     _parents.c.id == chats.c.parent_id, _parents.c.archived
 )
 """Of a chat: neither it nor the one that has spawned it is archived."""
+
+_ALLOWED: Final = _OPEN & exists(users.c.id).where(
+    users.c.id == chats.c.owner_id, users.c.status == "active"
+)
+"""Of a chat: its model may be at work."""
+
+_NOBODYS: Final[dict[str, object]] = {"running_until": None, "run_id": None, "interruption": None}
 
 Content = list[dict[str, Any]]
 
@@ -91,51 +110,74 @@ class Conversations:
 
     # Who runs a chat.
 
-    async def begin(self, chat_id: UUID) -> datetime | None:
-        """Takes the lease, and tells until when it holds. None where the chat is archived, or
-        another runs it."""
+    async def begin(self, chat_id: UUID, run_id: UUID) -> bool:
+        """Takes the lease, for `LEASE_S`. False where another runs the chat, it was interrupted
+        before it began, it is archived, or its owner is suspended."""
         now = self._store.now()
-        until = now + timedelta(seconds=LEASE_S)
-        free = (chats.c.status != "running") | (chats.c.running_until < now)
-        values = {"status": "running", "last_error": None, "running_until": until}
-        return until if await self._set(chat_id, free & _OPEN, **values) else None
+        free = (chats.c.status != "running") & chats.c.interruption.is_(None)
+        free |= chats.c.running_until < now
+        values = _NOBODYS | _pending(now) | {"status": "running", "run_id": run_id}
+        return await self._set(chat_id, free & _ALLOWED, **values)
 
-    async def renew(self, chat_id: UUID, lease: datetime) -> datetime | None:
-        """Prolongs the lease that holds until `lease`, and tells until when it does now. None where
-        it was lost, or the chat archived."""
+    async def renew(self, chat_id: UUID, run_id: UUID) -> bool:
+        """Prolongs the lease; whether the run `holds` the chat."""
         until = self._store.now() + timedelta(seconds=LEASE_S)
-        return (
-            until if await self._set(chat_id, _held(lease) & _OPEN, running_until=until) else None
-        )
+        return await self._set(chat_id, _goes_on(run_id), running_until=until)
+
+    async def holds(self, chat_id: UUID, run_id: UUID) -> bool:
+        """Whether a run goes on: it was not interrupted, has the lease still, its chat is not
+        archived, nor its owner suspended."""
+        query = select(chats.c.id).where(chats.c.id == chat_id, _goes_on(run_id))
+        row = await self._store.run(lambda connection: connection.execute(query).first())
+        return row is not None
 
     async def finish(
-        self, chat_id: UUID, lease: datetime | None, status: str, last_error: str | None = None
+        self,
+        chat_id: UUID,
+        run_id: UUID,
+        status: str,
+        last_error: str | None = None,
+        *,
+        begun: bool = True,
+        go_on: bool = False,
     ) -> bool:
-        """Gives the lease back; without one, a chat is only done with being pending. Whether it has
-        ended so and something waits that was not heard."""
+        """Gives the lease back; where the run had not `begun`, a chat is done with being pending
+        too. Whether the chat is pending instead: something waits that was not heard, and the run is
+        to `go_on` with it, or it was said behind an `interrupt`."""
         if last_error is not None:
             # PostgreSQL has no U+0000, and no database takes half a surrogate pair.
             last_error = last_error.replace("\0", "").encode(errors="replace").decode()
-        held = chats.c.status == "pending" if lease is None else _held(lease)
-        ending = (
-            update(chats)
-            .where(chats.c.id == chat_id, held)
-            .values(
-                status=status,
-                last_error=last_error,
-                running_until=None,
-                updated_at=self._store.now(),
-            )
-        )
-        waiting = select(exists().where(waiting_messages.c.chat_id == chat_id))
+        held = _held(run_id)
+        if not begun:
+            held |= chats.c.status == "pending"
+        found = select(chats.c.interruption).where(chats.c.id == chat_id, held).with_for_update()
+        waiting = _waiting(chat_id)
+        now = self._store.now()
+        ending = {"status": status, "last_error": last_error, "updated_at": now}
 
         def work(connection: Connection) -> bool:
-            # In this order: who asks later finds the chat free.
-            if not connection.execute(ending).rowcount:
+            # The lock is held from here on: who asks later finds the chat free.
+            row = connection.execute(found).one_or_none()
+            if row is None:
                 return False
-            return bool(connection.execute(waiting).scalar_one())
+            again = go_on if row.interruption is None else row.interruption == _ANSWER
+            again = again and connection.execute(waiting).scalar_one()
+            values = _NOBODYS | ending | (_pending(now) if again else {})
+            connection.execute(update(chats).where(chats.c.id == chat_id).values(values))
+            return again
 
         return await self._store.run(work, write=True)
+
+    async def interrupt(self, chat_id: UUID) -> bool:
+        """Wants whoever runs a chat to stop, which what is said from here on is not meant by.
+        False where nobody does."""
+        busy = chats.c.status.in_(BUSY)
+        return await self._set(chat_id, busy, interruption=_ASKED)
+
+    async def interrupting(self, chat_id: UUID) -> bool:
+        """Whether that is still to be obeyed."""
+        chat = await self._store.chat(chat_id)
+        return chat is not None and chat.interruption is not None
 
     async def _set(self, chat_id: UUID, where: ColumnElement[bool], **values: object) -> bool:
         statement = update(chats).where(chats.c.id == chat_id, where).values(**values)
@@ -149,8 +191,14 @@ class Conversations:
         # Nearly always there are none, and looking is no write.
         ids = await self._store.run(lambda connection: connection.execute(found).scalars().all())
         for chat_id in ids:
-            await self._set(chat_id, over, status="error", last_error=ABANDONED, running_until=None)
+            await self._set(chat_id, over, status="error", last_error=ABANDONED, **_NOBODYS)
         return list(ids)
+
+    async def unheard(self, chat_id: UUID) -> bool:
+        """Whether something waits that was not heard."""
+        waiting = _waiting(chat_id)
+        row = await self._store.run(lambda connection: connection.execute(waiting).one())
+        return bool(row[0])
 
     # Messages.
 
@@ -168,12 +216,20 @@ class Conversations:
         return [Message(**row._mapping) for row in rows]
 
     async def add(
-        self, chat_id: UUID, role: str, content: Content, pictures: Sequence[File] = ()
+        self,
+        chat_id: UUID,
+        role: str,
+        content: Content,
+        pictures: Sequence[File] = (),
+        *,
+        run_id: UUID | None = None,
     ) -> None:
-        """Says something in a chat, with the pictures that it has."""
+        """Says something in a chat, with the pictures that it has. Raises StoreError where `run_id`
+        is given, and that run does not have the chat any more."""
         now = self._store.now()
 
         def work(connection: Connection) -> None:
+            _check_held(connection, chat_id, run_id)
             if pictures:
                 rows = [asdict(picture) | {"created_at": now} for picture in pictures]
                 connection.execute(insert(files), rows)
@@ -186,11 +242,10 @@ class Conversations:
         pending from here on. False where `limit` wait already for somebody who works, or the chat
         is archived."""
         now = self._store.now()
-        until = now + timedelta(seconds=LEASE_S)
         idle = (chats.c.id == chat_id) & chats.c.status.not_in(BUSY)
-        pending = (
-            update(chats).where(idle).values(status="pending", last_error=None, running_until=until)
-        )
+        pending = update(chats).where(idle).values(_pending(now))
+        interrupted = (chats.c.id == chat_id) & (chats.c.interruption == _ASKED)
+        answer = update(chats).where(interrupted).values(interruption=_ANSWER)
 
         def work(connection: Connection) -> bool:
             waiting = select(func.count()).where(waiting_messages.c.chat_id == chat_id)
@@ -209,12 +264,14 @@ class Conversations:
                 insert(waiting_messages).values(chat_id=chat_id, content=content, created_at=now)
             )
             connection.execute(pending)
+            connection.execute(answer)
             return True
 
         return await self._store.run(work, write=True)
 
-    async def listen(self, chat_id: UUID) -> bool:
-        """What waits becomes part of the conversation; whether there was anything."""
+    async def listen(self, chat_id: UUID, *, run_id: UUID | None = None) -> bool:
+        """What waits becomes part of the conversation; whether there was anything. `run_id` as
+        for `add`."""
         waiting = (
             select(waiting_messages)
             .where(waiting_messages.c.chat_id == chat_id)
@@ -223,6 +280,7 @@ class Conversations:
         )
 
         def work(connection: Connection) -> bool:
+            _check_held(connection, chat_id, run_id)
             rows = connection.execute(waiting).all()
             for row in rows:
                 _add(connection, chat_id, "user", row.content, row.created_at)
@@ -242,8 +300,30 @@ class Conversations:
         return None if row is None else File(**row._mapping)
 
 
-def _held(lease: datetime) -> ColumnElement[bool]:
-    return (chats.c.status == "running") & (chats.c.running_until == lease)
+def _waiting(chat_id: UUID) -> Select[Any]:
+    return select(exists().where(waiting_messages.c.chat_id == chat_id))
+
+
+def _pending(now: datetime) -> dict[str, object]:
+    until = now + timedelta(seconds=LEASE_S)
+    return {"status": "pending", "last_error": None, "running_until": until}
+
+
+def _held(run_id: UUID) -> ColumnElement[bool]:
+    return (chats.c.status == "running") & (chats.c.run_id == run_id)
+
+
+def _goes_on(run_id: UUID) -> ColumnElement[bool]:
+    return _held(run_id) & chats.c.interruption.is_(None) & _ALLOWED
+
+
+def _check_held(connection: Connection, chat_id: UUID, run_id: UUID | None) -> None:
+    if run_id is None:
+        return
+    # Locked: nobody takes the chat before this is written.
+    held = select(chats.c.id).where(chats.c.id == chat_id, _held(run_id))
+    if connection.execute(held.with_for_update()).first() is None:
+        raise StoreError("the run has lost its chat")
 
 
 def _add(connection: Connection, chat_id: UUID, role: str, content: Content, now: object) -> None:

@@ -19,16 +19,36 @@ THREADS: Final = 5
 """Calls that run at once: SQLAlchemy's pool keeps as many connections."""
 
 
+_QUIET: Final[dict[str, Any]] = {"hide_parameters": True}
+"""Errors are logged with their causes, and what was said in a chat is a statement's parameter."""
+
+_LIBPQ: Final = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+"""For PostgreSQL's client, in s and ms: a server that has vanished keeps a connection, and its
+thread, for half a minute and not for hours. What the URL says goes first."""
+
+
 def make_engine(database_url: str) -> Engine:
     """Raises SQLAlchemy's errors, or ImportError for a driver that is not there."""
     url = make_url(database_url)
     if url.get_backend_name() != "sqlite":
-        return create_engine(url, pool_size=THREADS, pool_pre_ping=True)
+        libpq = _LIBPQ if url.get_driver_name() in ("psycopg", "psycopg2") else {}
+        arguments = {name: value for name, value in libpq.items() if name not in url.query}
+        return create_engine(
+            url, pool_size=THREADS, pool_pre_ping=True, connect_args=arguments, **_QUIET
+        )
     if url.database in (None, "", ":memory:"):
-        engine = create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
+        arguments = {"check_same_thread": False}
+        engine = create_engine(url, poolclass=StaticPool, connect_args=arguments, **_QUIET)
     else:
         _keep_private(url.database)
-        engine = create_engine(url, pool_size=THREADS, connect_args={"timeout": BUSY_TIMEOUT_S})
+        arguments = {"timeout": BUSY_TIMEOUT_S}
+        engine = create_engine(url, pool_size=THREADS, connect_args=arguments, **_QUIET)
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

@@ -50,8 +50,8 @@ class Chat:
     """A conversation, with the workspace whose desktop it shows.
 
     `mode` is `chat` or `computer_use`: an agent's, which another chat has spawned. `status` is
-    `waiting` (for the user), `pending`, `running` or `error`; who runs it says so again before
-    `running_until`.
+    `waiting` (for the user), `pending`, `running` or `error`; who runs it, as
+    `run_id`, says so again before `running_until`, or ends where there is an `interruption`.
     """
 
     id: UUID
@@ -66,6 +66,8 @@ class Chat:
     status: str = "waiting"
     last_error: str | None = None
     running_until: datetime | None = None
+    run_id: UUID | None = None
+    interruption: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,6 +117,8 @@ chats = Table(
     Column("status", String(16), nullable=False),  # waiting | pending | running | error
     Column("last_error", Text),
     Column("running_until", UtcDateTime),  # by then whoever runs it has said so again
+    Column("run_id", Uuid),  # of whoever runs it
+    Column("interruption", String(16)),  # asked | answer, see Conversations.interrupt
     Index(None, "owner_id"),
     Index(None, "parent_id"),
 )

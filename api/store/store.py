@@ -1,8 +1,8 @@
 """Everything the server remembers, over SQLAlchemy Core in worker threads.
 
-Each method is one transaction in one thread, and cannot be abandoned: a cancelled caller
-waits for the commit or the rollback, so no half transaction is ever left. Locks inside the
-database are bounded by `BUSY_TIMEOUT_S`.
+Each method is one transaction in one thread, so no half transaction is ever left: whoever is
+cancelled while writing waits for the commit or the rollback. No wait is longer than `ANSWER_S`:
+where a database hangs, its thread is left to itself, and what it was to write may still be written.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import hashlib
 import logging
 import secrets
 import string
-from collections.abc import Callable, Hashable
+import threading
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final, Self, TypeVar
 from uuid import UUID, uuid4
 
@@ -21,9 +23,13 @@ import trio
 from alembic.util import CommandError
 from sqlalchemy import (
     Connection,
+    Delete,
     Engine,
+    Insert,
     Row,
+    Select,
     StaticPool,
+    Update,
     bindparam,
     delete,
     insert,
@@ -54,6 +60,10 @@ __all__ = [
 ]
 
 MEMORY_URL: Final = "sqlite://"
+
+ANSWER_S: Final = 6.0
+"""For one transaction, and the wait for a thread before it. Longer than SQLite waits for another
+process (`BUSY_TIMEOUT_S`), whose own error says more."""
 
 LAST_USED_STEP: Final = timedelta(hours=1)
 """A token's use is written at most this often, so that reading stays reading."""
@@ -130,6 +140,7 @@ class Store:
         self._limiter = trio.CapacityLimiter(threads)
         # How often this process has written: who has looked tells by it whether to look again.
         self.changes = 0
+        self._counting = threading.Lock()
         self._data_version: DataVersion | None = None
         self._cache = AccessCache(self._version)
 
@@ -146,7 +157,8 @@ class Store:
         except (SQLAlchemyError, ImportError) as error:
             raise StoreError(f"cannot use the database: {error}") from error
         try:
-            await store.run(migrate, write=True)
+            with trio.CancelScope(shield=True):  # a large database takes its time
+                await store._in_thread(partial(store._transaction, migrate, write=True))
             await store._in_thread(store._watch_data_version)
         except CommandError as error:
             await store.aclose()
@@ -180,27 +192,43 @@ class Store:
 
     async def run(self, work: Callable[[Connection], _T], *, write: bool = False) -> _T:
         """`work` as one transaction, which may write only if it says so. Raises StoreError."""
+        with trio.move_on_after(ANSWER_S, shield=write):
+            return await self._in_thread(partial(self._transaction, work, write=write))
+        await trio.lowlevel.checkpoint_if_cancelled()
+        _log.error("the database did not answer within %g s", ANSWER_S)
+        raise StoreError("no answer")
 
-        def transaction() -> _T:
+    def _transaction(self, work: Callable[[Connection], _T], *, write: bool) -> _T:
+        try:
             connection = self._engine.connect().execution_options(write=write)
             with connection, connection.begin():
                 return work(connection)
-
-        try:
-            return await self._in_thread(transaction)
         finally:
-            # Failed ones too: the commit may have been what was not answered.
-            self.changes += write
+            # Failed ones too: the commit may have been what was not answered. And here, for those
+            # nobody waits for any more.
+            if write:
+                with self._counting:
+                    self.changes += 1
 
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
         try:
-            return await trio.to_thread.run_sync(work, limiter=self._limiter)
+            return await trio.to_thread.run_sync(
+                work, limiter=self._limiter, abandon_on_cancel=True
+            )
         except SQLAlchemyError as error:
             # `orig` is the driver's own text; str(error) would repeat the statement's values, and
             # so do PostgreSQL's lines behind the first.
             cause = str(getattr(error, "orig", None) or type(error).__name__).partition("\n")[0]
             _log.error("the database failed: %s", cause)
             raise StoreError(cause) from error
+
+    async def _write(self, statement: Insert | Update | Delete) -> int:
+        """One statement as a transaction; how many rows it has changed."""
+        result = await self.run(lambda connection: connection.execute(statement), write=True)
+        return result.rowcount
+
+    async def _rows(self, query: Select[Any]) -> Sequence[Row[Any]]:
+        return await self.run(lambda connection: connection.execute(query).all())
 
     async def ping(self) -> None:
         """Raises StoreError unless the database answers."""
@@ -227,28 +255,17 @@ class Store:
 
     async def user(self, name: str) -> User | None:
         """The user of that name."""
-        row = await self.run(
-            lambda connection: connection.execute(
-                select(users).where(users.c.name == name)
-            ).one_or_none()
-        )
-        return None if row is None else User(row.id, row.name, row.status)
+        rows = await self._rows(select(users).where(users.c.name == name))
+        return User(rows[0].id, rows[0].name, rows[0].status) if rows else None
 
     async def users(self) -> list[User]:
         """All users, by name."""
-        rows = await self.run(
-            lambda connection: connection.execute(select(users).order_by(users.c.name)).all()
-        )
+        rows = await self._rows(select(users).order_by(users.c.name))
         return [User(row.id, row.name, row.status) for row in rows]
 
     async def set_user_status(self, user_id: UUID, status: str) -> None:
         """Suspends a user, or makes one active again."""
-        await self.run(
-            lambda connection: connection.execute(
-                update(users).where(users.c.id == user_id).values(status=status)
-            ),
-            write=True,
-        )
+        await self._write(update(users).where(users.c.id == user_id).values(status=status))
 
     # Tokens
 
@@ -279,12 +296,8 @@ class Store:
 
     async def token(self, token_id: str) -> Token | None:
         """The token of that id, expired or not."""
-        row = await self.run(
-            lambda connection: connection.execute(
-                _TOKENS.where(tokens.c.id == token_id)
-            ).one_or_none()
-        )
-        return None if row is None else Token(**_values(row))
+        rows = await self._rows(_TOKENS.where(tokens.c.id == token_id))
+        return Token(**_values(rows[0])) if rows else None
 
     async def access(self, token_id: str, chat_id: UUID) -> Access:
         """What a session on that chat's desktop starts with, in one look-up or none."""
@@ -310,11 +323,7 @@ class Store:
 
     async def tokens(self) -> list[Token]:
         """All tokens, oldest first."""
-        rows = await self.run(
-            lambda connection: connection.execute(
-                _TOKENS.order_by(tokens.c.created_at, tokens.c.id)
-            ).all()
-        )
+        rows = await self._rows(_TOKENS.order_by(tokens.c.created_at, tokens.c.id))
         return [Token(**_values(row)) for row in rows]
 
     def now(self) -> datetime:
@@ -331,23 +340,16 @@ class Store:
         if now - token.last_used_at < LAST_USED_STEP:
             return token.expires_at
         expires_at = now + timedelta(seconds=token.lifetime_s)
-        await self.run(
-            lambda connection: connection.execute(
-                update(tokens)
-                .where(tokens.c.id == token.id)
-                .values(last_used_at=now, expires_at=expires_at)
-            ),
-            write=True,
+        await self._write(
+            update(tokens)
+            .where(tokens.c.id == token.id)
+            .values(last_used_at=now, expires_at=expires_at)
         )
         return expires_at
 
     async def revoke_token(self, token_id: str) -> bool:
         """Removes a token. False if there is none of that id."""
-        result = await self.run(
-            lambda connection: connection.execute(delete(tokens).where(tokens.c.id == token_id)),
-            write=True,
-        )
-        return bool(result.rowcount)
+        return bool(await self._write(delete(tokens).where(tokens.c.id == token_id)))
 
     # Login links
 
@@ -423,21 +425,15 @@ class Store:
 
     async def workspace(self, workspace_id: UUID) -> Workspace | None:
         """The workspace of that id."""
-        row = await self.run(
-            lambda connection: connection.execute(
-                select(workspaces).where(workspaces.c.id == workspace_id)
-            ).one_or_none()
-        )
-        return None if row is None else Workspace(**_values(row))
+        rows = await self._rows(select(workspaces).where(workspaces.c.id == workspace_id))
+        return Workspace(**_values(rows[0])) if rows else None
 
     async def workspaces(self) -> list[tuple[Workspace, str]]:
         """All workspaces with their owners' names, by these."""
-        rows = await self.run(
-            lambda connection: connection.execute(
-                select(workspaces, users.c.name.label("owner"))
-                .join(users)
-                .order_by(users.c.name, workspaces.c.name)
-            ).all()
+        rows = await self._rows(
+            select(workspaces, users.c.name.label("owner"))
+            .join(users)
+            .order_by(users.c.name, workspaces.c.name)
         )
         return [
             (Workspace(row.id, row.owner_id, row.name, row.desktop, row.created_at), row.owner)
@@ -452,19 +448,13 @@ class Store:
         """A new chat. `workspace_id` must be one that exists."""
         now = self._clock()
         chat = Chat(uuid4(), owner_id, workspace_id, title, False, now, now)
-        await self.run(
-            lambda connection: connection.execute(insert(chats).values(**asdict(chat))), write=True
-        )
+        await self._write(insert(chats).values(**asdict(chat)))
         return chat
 
     async def chat(self, chat_id: UUID) -> Chat | None:
         """The chat of that id, whoever owns it."""
-        row = await self.run(
-            lambda connection: connection.execute(
-                select(chats).where(chats.c.id == chat_id)
-            ).one_or_none()
-        )
-        return None if row is None else Chat(**_values(row))
+        rows = await self._rows(select(chats).where(chats.c.id == chat_id))
+        return Chat(**_values(rows[0])) if rows else None
 
     async def chats(self, owner_id: UUID | None = None, *, archived: bool = False) -> list[Chat]:
         """One owner's chats (None: everybody's), newest first; archived ones only if asked."""
@@ -473,17 +463,25 @@ class Store:
             query = query.where(chats.c.owner_id == owner_id)
         if not archived:
             query = query.where(~chats.c.archived)
-        rows = await self.run(lambda connection: connection.execute(query).all())
+        rows = await self._rows(query)
         return [Chat(**_values(row)) for row in rows]
 
     async def set_archived(self, chat_id: UUID, archived: bool) -> bool:
-        """Archives or unarchives. False if the chat was so already: of two at once, one wins."""
-        result = await self.run(
-            lambda connection: connection.execute(
-                update(chats)
-                .where(chats.c.id == chat_id, chats.c.archived != archived)
-                .values(archived=archived, updated_at=self._clock())
-            ),
-            write=True,
-        )
-        return bool(result.rowcount)
+        """Archives or unarchives a chat and those that it has spawned. False if the chat was so
+        already: of two at once, one wins."""
+        values = {"archived": archived, "updated_at": self._clock()}
+        changing = update(chats).where(chats.c.archived != archived).values(values)
+
+        def work(connection: Connection) -> bool:
+            if not connection.execute(changing.where(chats.c.id == chat_id)).rowcount:
+                return False
+            # Behind the chat's own row, whose lock keeps others from spawning meanwhile.
+            connection.execute(changing.where(chats.c.parent_id == chat_id))
+            return True
+
+        return await self.run(work, write=True)
+
+    async def archived(self, chat_ids: Collection[UUID]) -> list[UUID]:
+        """Which of those chats are archived."""
+        query = select(chats.c.id).where(chats.c.id.in_(chat_ids), chats.c.archived)
+        return [row.id for row in await self._rows(query)]

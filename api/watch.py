@@ -1,0 +1,56 @@
+"""Who watches a chat that a model works in, and what they have not heard yet."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import trio
+
+__all__ = ["Watch", "Words"]
+
+LOOK_AGAIN_S: Final = 5.0
+"""Other processes change chats without telling."""
+
+UNHEARD_CHARS: Final = 65_536
+"""Of text that a watcher has not taken; it has all of it when the message is saved."""
+
+
+class Words(NamedTuple):
+    """What the model is saying, before it is a message. `restarted`: what it said earlier behind
+    the message of the id `behind` is void."""
+
+    behind: int = 0
+    restarted: bool = False
+    text: str = ""
+
+
+class Watch:
+    """What somebody who watches a chat has not seen; for one waiter."""
+
+    def __init__(self) -> None:
+        self._told = trio.Event()
+        self._changed = False
+        self._words = Words()
+
+    def tell(self, words: Words | None = None) -> None:
+        """Something has changed, or the model is saying `words`."""
+        if words is None:
+            self._changed = True
+        else:
+            before = self._words
+            if words.restarted or words.behind != before.behind:
+                self._words = words
+            else:
+                text = (before.text + words.text)[:UNHEARD_CHARS]
+                self._words = Words(before.behind, before.restarted, text)
+        self._told.set()
+
+    async def wait(self) -> tuple[bool, Words]:
+        """Waits for news, for a few seconds at most: whether the chat may have changed, and what
+        its model has said since."""
+        with trio.move_on_after(LOOK_AGAIN_S) as late:
+            await self._told.wait()
+        self._told = trio.Event()
+        news = self._changed or late.cancelled_caught, self._words
+        self._changed, self._words = False, Words()
+        return news
