@@ -267,7 +267,8 @@ async def _button(down: bool, desktop: Desktop, action: Action) -> None:
 
 
 async def _type(desktop: Desktop, action: Action) -> None:
-    await desktop.type(action.text)
+    if not await desktop.type(action.text):
+        raise DesktopError(hands.NOT_PASTED)
 
 
 async def _key(desktop: Desktop, action: Action) -> None:

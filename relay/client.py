@@ -304,9 +304,10 @@ class Desktop:
                             await self.key_up(keysym)
         await self.sync()
 
-    async def type(self, text: str) -> None:
-        """Types text, of any script. Returns when the desktop has taken it. Raises ValueError for
-        a character that cannot be typed, before the first.
+    async def type(self, text: str) -> bool:
+        """Types text, of any script. Returns when the desktop has taken it; false where it stopped,
+        because no program asked for what was pasted. Raises ValueError for a character that cannot
+        be typed, before the first.
 
         What no keyboard of a Latin script has is pasted, with Shift and Insert, and what is between
         it in a line, where the desktop has a clipboard of Unicode and asks for what is on it when a
@@ -322,10 +323,11 @@ class Desktop:
         # A paste takes its time, so words of a line are one, with what is between them.
         for run in re.finditer("u(?:c*u)*|[^u]+" if pastes else ".+", kinds):
             part = text[slice(*run.span())]
-            if pastes and run[0].startswith("u"):
-                await self.paste(part)
-            else:
+            if not (pastes and run[0].startswith("u")):
                 await self._type([keysyms[character] for character in part])
+            elif not await self.paste(part):
+                return False
+        return True
 
     async def _type(self, keysyms: list[int]) -> None:
         for at in range(0, len(keysyms), _TYPED_AT_ONCE):
@@ -336,25 +338,31 @@ class Desktop:
             )
             await self.sync()
 
-    async def paste(self, text: str) -> None:
+    async def paste(self, text: str) -> bool:
         """Pastes text with Shift and Insert, whatever the keyboard has. What was on the clipboard
-        is lost. Where the desktop has only the plain form, what is not Latin-1 becomes question
+        is lost. False where it stopped, because no program asked for the text within 2 s; not every
+        desktop can tell. Where it has only the plain form, what is not Latin-1 becomes question
         marks. Raises ValueError for half of a surrogate pair."""
         text.encode()
         for at in range(0, len(text), _PASTED_AT_ONCE):
-            await self._paste(text[at : at + _PASTED_AT_ONCE])
+            if not await self._paste(text[at : at + _PASTED_AT_ONCE]):
+                return False
+        return True
 
-    async def _paste(self, text: str) -> None:
+    async def _paste(self, text: str) -> bool:
         messages = self._messages
         # From here on: a clipboard manager asks at once, and then the desktop has it for all.
         provided = messages.provided
         await self.set_clipboard(text)
         await self.press("shift+Insert")
-        with trio.move_on_after(_PASTE_TIMEOUT_S):
-            if messages.clipboard_on_request:
+        if messages.clipboard_on_request:
+            with trio.move_on_after(_PASTE_TIMEOUT_S):
                 await self._connection.until(lambda: messages.provided > provided)
-            # Programs insert it in their own time, and keys that come behind must not overtake it.
-            await self.settled(quiet_s=_PASTE_QUIET_S, limit_s=_PASTE_TIMEOUT_S)
+            if messages.provided == provided:
+                return False
+        # Programs insert it in their own time, and keys that come behind must not overtake it.
+        await self.settled(quiet_s=_PASTE_QUIET_S, limit_s=_PASTE_TIMEOUT_S)
+        return True
 
     async def set_clipboard(self, text: str) -> None:
         """Puts text on the desktop's clipboard. Where the desktop has only the plain form, what is

@@ -77,7 +77,7 @@ class Desktop(Protocol):
     async def button_up(self, button: int) -> None: ...
     async def key_down(self, keysym: int) -> None: ...
     async def key_up(self, keysym: int) -> None: ...
-    async def type(self, text: str) -> None: ...
+    async def type(self, text: str) -> bool: ...
     async def sync(self) -> None:
         """Waits until the desktop has taken all that was sent to it."""
 
@@ -473,7 +473,8 @@ class Computer:
         return "OK"
 
     async def _type(self, text: str) -> str:
-        await self._desktop.type(text)
+        if not await self._desktop.type(text):
+            raise Refused(hands.NOT_PASTED)
         return "OK"
 
     async def _key(self, text: Sequence[Sequence[int]], repeat: int = 1) -> str:

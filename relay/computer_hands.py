@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 WHEEL: Final = {"up": 4, "down": 5, "left": 6, "right": 7}
 
+NOT_PASTED: Final = (
+    "No program asked for the characters that this keyboard lacks, which are pasted. Click where "
+    "text can be pasted and try again; what comes before them has been typed"
+)
+
 DRAG_MOVES: Final = 8
 """A drag is more than a jump: GTK and Qt begin one with the motion that passes a threshold, and
 tell what lies below of those after it."""

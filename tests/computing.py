@@ -51,6 +51,7 @@ class FakeDesktop:
         self.fails_once = False
         self.stuck = False
         self.settles = True
+        self.takes_pastes = True
         self.before: Callable[[], None] = lambda: None
         """Called at the start of everything but `release_all`."""
 
@@ -102,8 +103,9 @@ class FakeDesktop:
         await self._note("key up", keysym)
         self.held.discard(("key", keysym))
 
-    async def type(self, text: str) -> None:
+    async def type(self, text: str) -> bool:
         await self._note("type", text)
+        return self.takes_pastes
 
     async def sync(self) -> None:
         await trio.lowlevel.checkpoint()

@@ -39,6 +39,7 @@ class Far:
         self.heard = b""
         self.picture = np.zeros((HEIGHT, WIDTH, 4), np.uint8)
         self.answers = True
+        self.pastes = True
 
     async def run(self) -> None:
         """Answers fences and requests for all, as Xvnc does, and takes text that is offered at
@@ -51,7 +52,7 @@ class Far:
                 if data.startswith(b"\xf8\0\0\0\x80\0\0\x01\x04", at):
                     reply = b"\xf8\0\0\0\0\0\0\x01\x04" + data[at + 9 : at + 13]
                     await self.stream.send_all(reply)
-                if data.startswith(CLIPBOARD_OFFERED, at):
+                if self.pastes and data.startswith(CLIPBOARD_OFFERED, at):
                     await self.stream.send_all(CLIPBOARD_ASKED)
                 if data.startswith(b"\x03\0\0\0\0\0", at):
                     await self.stream.send_all(self.update())
@@ -273,6 +274,21 @@ async def test_a_paste_does_not_wait_for_what_a_clipboard_manager_took(
     await desktop.type("\N{OHM SIGN}")
     assert trio.current_time() - start < 0.5
     assert CLIPBOARD_OFFERED in far.heard
+
+
+async def test_text_that_nobody_pastes_is_told_and_ends_the_typing(
+    pair: Pair, autojump_clock: trio.testing.MockClock
+) -> None:
+    desktop, far = await with_fences(pair)
+    await far.stream.send_all(CLIPBOARD_CAN)
+    await desktop.picture()
+    far.pastes = False
+    assert await desktop.type("\N{OHM SIGN}\na\n\N{OHM SIGN}") is False
+    assert far.heard.count(CLIPBOARD_OFFERED) == 1
+    assert KEY_A_DOWN not in far.heard
+    far.pastes = True
+    assert await desktop.type("\N{OHM SIGN}\na") is True
+    assert KEY_A_DOWN in far.heard
 
 
 async def test_the_words_of_a_line_are_one_paste(

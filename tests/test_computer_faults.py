@@ -197,6 +197,13 @@ async def test_at_the_end_and_at_hand_over_everything_is_up(autojump_clock: Any)
     assert desktop.held == set()
 
 
+async def test_text_that_nobody_pastes(autojump_clock: Any) -> None:
+    desktop = FakeDesktop()
+    desktop.takes_pastes = False
+    result = await act(Computer(desktop), "type", text="\N{OHM SIGN}")
+    assert error(result).startswith("No program asked for the characters that this keyboard lacks")
+
+
 async def test_letting_go_of_a_desktop_that_is_gone_is_no_error() -> None:
     desktop = FakeDesktop()
     desktop.gone = True

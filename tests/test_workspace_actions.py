@@ -342,6 +342,15 @@ async def test_a_desktop_that_fails(action: str) -> None:
     assert not lab.screen.held
 
 
+async def test_text_that_nobody_pastes() -> None:
+    lab = Lab()
+    lab.screen.takes_pastes = False
+    with pytest.raises(ApiError) as caught:
+        await lab.do("type", text="\N{OHM SIGN}")
+    assert (caught.value.status, caught.value.message) == (500, "Type action failed.")
+    assert str(caught.value.detail).startswith("No program asked for the characters")
+
+
 # The connection
 
 
