@@ -155,8 +155,8 @@ def _direct(desktop: dict[str, int], _cpus: set[int]) -> Iterator[Running]:
 
 
 @contextmanager
-def _ours(desktop: dict[str, int], cpus: set[int]) -> Iterator[Running]:
-    address = f"tcp://127.0.0.1:{desktop['tcp']}"
+def _ours(scheme: str, desktop: dict[str, int], cpus: set[int]) -> Iterator[Running]:
+    address = f"{scheme}://127.0.0.1:{desktop[scheme]}"
     command = [sys.executable, "-m", "api", "demo", "--json", "--bind", "127.0.0.1:0"]
     with announced([*command, "--desktop", address], cpus) as (pid, demo):
         yield Running(demo["ws_url"], demo["token"], pid)
@@ -247,7 +247,12 @@ class Peer:
 
 PEERS = {
     "direct": Peer("no relay", _direct, lambda: "-"),
-    "ours": Peer("deskrelay demo", _ours, _ours_version),
+    "ours": Peer("deskrelay demo", partial(_ours, "tcp"), _ours_version),
+    "ours-agent": Peer(
+        "the same, before a desktop that speaks WebSocket, as an agent does",
+        partial(_ours, "ws"),
+        _ours_version,
+    ),
     "nginx": Peer(
         "WebSocket proxy, before a desktop that speaks WebSocket",
         _nginx,

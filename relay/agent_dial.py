@@ -48,8 +48,9 @@ ANSWER_TIMEOUT_S: Final = 30.0
 """From our request to the end of the answer. Before it the agent starts its desktop, which takes an
 Xvnc up to 15 s on a loaded machine."""
 
-FRAME_BYTES: Final = 1_048_576
-"""Of one message of the agent. Its content streams; this only refuses absurd announcements."""
+FRAME_BYTES: Final = 67_108_864
+"""Of one message of the agent: twice a screen of 3840x2160. Its content streams; this only refuses
+absurd announcements."""
 
 BODY_BYTES: Final = 4_096
 """What is read of the body of an answer that is no 101: one sentence, as JSON."""
