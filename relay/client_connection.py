@@ -41,6 +41,8 @@ _CAN = (
     LedState.number,
     encodings.EXTENDED_CLIPBOARD,
     encodings.FENCE,
+    # Understood, and not switched on: nothing reads between two calls, so updates that nobody
+    # asked for would pile up at the desktop, and be old when they are read.
     encodings.CONTINUOUS_UPDATES,
 )
 
