@@ -188,7 +188,8 @@ class Connection:
                 raise
 
     async def until(self, done: Callable[[], bool], within_s: float = ANSWER_TIMEOUT_S) -> None:
-        """Reads until `done`. Raises DesktopError, also where the desktop takes longer."""
+        """Reads until `done`. Raises DesktopError, also where the desktop takes longer: then it is
+        gone, for one that vanished without a word would be waited for by each action anew."""
         with trio.move_on_after(within_s) as patience:
             while not done():
                 self._check()
@@ -196,7 +197,7 @@ class Connection:
                     if not done():
                         await self._read()
         if patience.cancelled_caught:
-            raise DesktopError(f"the desktop has not answered within {within_s:g} s")
+            self._end(f"the desktop has not answered within {within_s:g} s")
 
     async def close(self) -> None:
         """At once, whatever is under way."""

@@ -439,14 +439,20 @@ async def test_a_desktop_that_goes_away(pair: Pair) -> None:
         await desktop.picture()
 
 
-async def test_a_desktop_that_does_not_answer(
-    pair: Pair, autojump_clock: trio.testing.MockClock
+@pytest.mark.parametrize("act", ["picture", "sync"])
+async def test_a_desktop_that_does_not_answer_is_gone(
+    pair: Pair, act: str, autojump_clock: trio.testing.MockClock
 ) -> None:
     desktop, far = pair
     far.answers = False
-    for act in (desktop.picture, desktop.sync):
-        with pytest.raises(DesktopError, match="not answered within 10 s"):
-            await act()
+    with pytest.raises(DesktopError, match="not answered within 10 s"):
+        await getattr(desktop, act)()
+    assert trio.current_time() == 10
+    assert desktop.gone
+    # Nobody waits for it a second time.
+    with pytest.raises(DesktopError, match="not answered within 10 s"):
+        await desktop.click(1, 1)
+    assert trio.current_time() == 10
 
 
 @pytest.fixture
