@@ -183,6 +183,16 @@ async def test_a_pointer_that_is_not_known() -> None:
     await lab.do("left_click")
 
 
+async def test_to_ask_for_a_pointer_that_is_not_known_lets_go_of_nothing() -> None:
+    lab = Lab()
+    lab.screen.pointer = None
+    await lab.do("key_down", text="shift")
+    with pytest.raises(ApiError, match="Cursor position failed") as caught:
+        await lab.do("cursor_position")
+    assert caught.value.detail == "Where the pointer is is not known yet."
+    assert lab.screen.held == {("key", SHIFT)}
+
+
 async def test_a_screenshot() -> None:
     lab = Lab()
     answer = await lab.do("screenshot")
