@@ -9,7 +9,7 @@ import pytest
 import trio.testing
 
 from relay.limits import Limits
-from tests.test_client import EXTENDED_CAPABILITIES, Pair, extended, pair, provided
+from tests.client_lab import EXTENDED_CAPABILITIES, Pair, extended, pair, provided
 
 __all__ = ["pair"]
 
