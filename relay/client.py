@@ -341,6 +341,8 @@ class Desktop:
         is lost. Where the desktop has only the plain form, what is not Latin-1 becomes question
         marks. Raises ValueError for half of a surrogate pair."""
         text.encode()
+        # Before it is parted, for a part's end could come between the two.
+        text = text.replace("\r\n", "\n")
         for at in range(0, len(text), _PASTED_AT_ONCE):
             await self._paste(text[at : at + _PASTED_AT_ONCE])
 

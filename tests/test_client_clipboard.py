@@ -88,6 +88,13 @@ async def test_long_text_is_pasted_in_parts_that_a_desktop_takes(
     assert far.heard.count(struct.pack(">BxxxiI", 6, -4, 0x08000001)) == 3
 
 
+async def test_a_line_end_is_not_parted(pair: Pair, autojump_clock: trio.testing.MockClock) -> None:
+    desktop, far = pair
+    await desktop.paste("a" * 32_767 + "\r\nb")
+    assert b"aa\n" in far.heard
+    assert b"a\r" not in far.heard
+
+
 @pytest.mark.parametrize("is_extended", [False, True])
 async def test_a_text_that_no_desktop_takes(pair: Pair, is_extended: bool) -> None:
     """TigerVNC's server drops what is longer than its limit, which is ours as well."""
