@@ -21,6 +21,7 @@ from operator import index
 
 import trio
 
+from relay import streams
 from relay.agent_dial import AgentAddress
 from relay.client_connection import Connection
 from relay.desktops.provider import RunningDesktop
@@ -108,7 +109,12 @@ async def connect(
         desktop = RunningDesktop(desktop, password)
     if encodings is None:
         encodings = encodings_for(desktop.address)
-    connected = Desktop(await desktop.open(limits), pixel_format, encodings, limits)
+    end = await desktop.open(limits)
+    try:
+        connected = Desktop(end, pixel_format, encodings, limits)
+    except BaseException:
+        await streams.cut(end.stream)
+        raise
     try:
         # Its answer tells what it can do.
         await connected.sync()

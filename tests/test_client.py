@@ -12,12 +12,10 @@ import pytest
 import trio
 import trio.testing
 
-import relay
-from relay import Password
 from relay.client import ENCODINGS_HERE, RGBX, Desktop
 from relay.errors import DesktopError
 from relay.limits import Limits
-from relay.login import DesktopEnd, vnc_auth_response
+from relay.login import DesktopEnd
 from relay.rfb.handshake import ServerInit
 from tests.client_lab import (
     CLIPBOARD_OFFERED,
@@ -34,28 +32,6 @@ from tests.client_lab import (
 )
 
 __all__ = ["pair"]  # the fixture
-
-
-async def test_a_password_may_be_a_text(nursery: trio.Nursery) -> None:
-    challenge, answer = bytes(range(16)), b""
-
-    async def ask(stream: trio.SocketStream) -> None:
-        nonlocal answer
-        async with stream:
-            await stream.send_all(b"RFB 003.008\n\x01\x02" + challenge)
-            said = b""
-            while len(said) < 12 + 1 + 16:
-                said += await stream.receive_some(100)
-            answer = said[13:]
-            await stream.send_all(struct.pack(">II", 1, 0))
-
-    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    nursery.start_soon(trio.serve_listeners, ask, [listener])
-    port = listener.socket.getsockname()[1]
-    with pytest.raises(DesktopError):
-        async with relay.connect(f"tcp://127.0.0.1:{port}", password="secret"):
-            pass
-    assert answer == vnc_auth_response(challenge, Password("secret"))
 
 
 async def test_what_is_painted_is_seen(pair: Pair) -> None:
