@@ -96,6 +96,7 @@ EFFECTS: list[tuple[str, dict[str, Any], list[tuple[Any, ...]]]] = [
     ("left_click_drag", DRAG, DRAGGED),
     ("left_click_drag", {**DRAG, "text": "alt"}, [DRAGGED[0], *down(ALT), *DRAGGED[1:], *up(ALT)]),
     ("left_mouse_down", {}, [("button down", 1)]),
+    ("left_mouse_down", POINT, [MOVE, ("button down", 1)]),
     ("left_mouse_up", {}, [("button up", 1)]),
     ("scroll", POINT, [MOVE, *click(5, 3)]),
     ("scroll", {"scroll_direction": "up", "scroll_amount": 2}, click(4, 2)),
