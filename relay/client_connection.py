@@ -166,9 +166,9 @@ class Connection:
         await self.send(_request(3, 0, 0, 0, 1, 1))
         await self.until(lambda: self.messages.updates > before)
 
-    async def send(self, data: bytes) -> None:
+    async def send(self, data: bytes, *, shield: bool = False) -> None:
         """Behind what the desktop is still to be answered. Raises DesktopError also where it takes
-        nothing for too long."""
+        nothing for too long. With `shield` what has begun is finished, cancelled or not."""
         messages = self.messages
         async with self._writing:
             self._check()
@@ -176,7 +176,7 @@ class Connection:
             self._hello = b""
             messages.replies.clear()
             try:
-                with trio.move_on_after(ANSWER_TIMEOUT_S) as patience:
+                with trio.move_on_after(ANSWER_TIMEOUT_S, shield=shield) as patience:
                     await streams.send(self._stream, data)
                 if patience.cancelled_caught:
                     self._end(f"the desktop has not taken a message within {ANSWER_TIMEOUT_S:g} s")
@@ -221,8 +221,9 @@ class Connection:
             self._end(f"the desktop does not speak RFB as it should: {error}")
         self._asked &= messages.updates == updates
         if messages.replies:
-            # Who is cancelled while another sends leaves them to whoever sends next.
-            await self.send(b"")
+            # Who is cancelled while another sends leaves them to whoever sends next. Who waits for
+            # quiet gives up at any time, and a busy desktop is to be answered all the time.
+            await self.send(b"", shield=True)
         # A desktop that always has more to say must not have Trio wait.
         await trio.lowlevel.checkpoint()
 

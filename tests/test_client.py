@@ -113,10 +113,12 @@ async def test_where_the_pointer_is_may_be_told(pair: Pair) -> None:
     assert desktop.pointer == (5, 1)
 
 
+@pytest.mark.parametrize("asked", [b"", FENCE_OF_THEIRS])
 async def test_to_stop_waiting_for_quiet_does_not_cut_a_message(
-    pair: Pair, autojump_clock: Any
+    pair: Pair, asked: bytes, autojump_clock: Any
 ) -> None:
-    desktop, _ = pair
+    """Neither a request nor an answer."""
+    desktop, far = pair
     await desktop.sync()
 
     stream = desktop._connection._stream
@@ -128,6 +130,9 @@ async def test_to_stop_waiting_for_quiet_does_not_cut_a_message(
         await deliver()
 
     stream.send_stream.send_all_hook = slow
+    if asked:
+        await desktop.settled(quiet_s=0.1, limit_s=0.1)
+        await far.stream.send_all(asked)
     await desktop.settled(quiet_s=0.01, limit_s=0.02)
     await desktop.sync()
     assert not desktop.gone
