@@ -31,8 +31,8 @@ DRAG_PAUSE_S: Final = 0.01
 """Between the motions of a drag. A browser begins one in another process than the page's."""
 
 ALIVE_S: Final = 0.5
-"""So often a desktop on which time passes is asked for a sign of life. At the end not for so long,
-or the answer of one far away would come late."""
+"""So often a desktop is asked for a sign of life while time passes; not in the last of it, whose
+end the answer of one far away would put off."""
 
 
 async def _down(desktop: Desktop, keys: Sequence[int]) -> None:
