@@ -162,7 +162,7 @@ router = APIRouter(tags=["chats"])
     "/chats",
     status_code=201,
     summary="Create a chat",
-    responses=error_responses(400, 401, 403, 413, 500),
+    responses=error_responses(400, 401, 403, 408, 413, 500),
     openapi_extra=_CREATE_BODY,
     response_model_exclude_defaults=True,
 )

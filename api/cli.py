@@ -16,7 +16,13 @@ import trio
 import typer
 
 from api.cli_agent import agent, check_no_agent
-from api.cli_options import DesktopPasswordFile, Geometry, check_password_file, checked
+from api.cli_options import (
+    DesktopPasswordFile,
+    Geometry,
+    check_password_file,
+    checked,
+    existing_file,
+)
 from api.demo import is_loopback, run_demo
 from api.logs import configure_logging
 from api.run import run_server
@@ -243,13 +249,7 @@ def mcp(
     ] = None,
     token_file: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            exists=True,
-            dir_okay=False,
-            readable=True,
-            help="The token that HTTP clients must send, in the file's first line.",
-        ),
+        existing_file("The token that HTTP clients must send, in the file's first line."),
     ] = None,
     quiet: Annotated[
         float,

@@ -11,7 +11,13 @@ from typing import Annotated, Final
 import trio
 import typer
 
-from api.cli_options import DesktopPasswordFile, Geometry, check_password_file, checked
+from api.cli_options import (
+    DesktopPasswordFile,
+    Geometry,
+    check_password_file,
+    checked,
+    existing_file,
+)
 from api.demo import is_loopback
 from api.logs import configure_logging
 from api.settings import check_bind, check_desktop
@@ -42,10 +48,6 @@ def _check_own_desktop(text: str) -> None:
         raise ValueError(f"{text!r} is not on the loopback; run the agent beside the desktop")
 
 
-def _file(help_text: str) -> object:
-    return typer.Option(metavar="FILE", exists=True, dir_okay=False, readable=True, help=help_text)
-
-
 def agent(
     desktop: Annotated[
         str,
@@ -65,17 +67,17 @@ def agent(
     ] = "127.0.0.1:6081",
     secret_file: Annotated[
         Path | None,
-        _file(
+        existing_file(
             "The secret that relays share with it, in the file's first line: "
             f"{SECRET_LEAST_CHARS} or more characters of ASCII."
         ),
     ] = None,
     tls_cert: Annotated[
-        Path | None, _file("Its certificate, and those between it and its authority.")
+        Path | None, existing_file("Its certificate, and those between it and its authority.")
     ] = None,
-    tls_key: Annotated[Path | None, _file("The certificate's key.")] = None,
+    tls_key: Annotated[Path | None, existing_file("The certificate's key.")] = None,
     client_ca: Annotated[
-        Path | None, _file("Lets in only who has a certificate of these authorities.")
+        Path | None, existing_file("Lets in only who has a certificate of these authorities.")
     ] = None,
     geometry: Geometry = "1280x800",
     password_file: DesktopPasswordFile = None,

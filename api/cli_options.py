@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from api.settings import check_geometry
 
-__all__ = ["DesktopPasswordFile", "Geometry", "check_password_file", "checked"]
+__all__ = ["DesktopPasswordFile", "Geometry", "check_password_file", "checked", "existing_file"]
 
 
 def checked(check: Callable[[str], object]) -> Callable[[str], str]:
@@ -26,6 +26,13 @@ def checked(check: Callable[[str], object]) -> Callable[[str], str]:
     return parse
 
 
+def existing_file(help_text: str, *names: str) -> Any:
+    """An option that is a file's path; of those `names`, or its parameter's."""
+    return typer.Option(
+        *names, metavar="FILE", exists=True, dir_okay=False, readable=True, help=help_text
+    )
+
+
 Geometry = Annotated[
     str,
     typer.Option(
@@ -36,13 +43,8 @@ Geometry = Annotated[
 ]
 DesktopPasswordFile = Annotated[
     Path | None,
-    typer.Option(
-        "--password-file",
-        metavar="FILE",
-        exists=True,
-        dir_okay=False,
-        readable=True,
-        help="The password of a desktop at an address, in the file's first line.",
+    existing_file(
+        "The password of a desktop at an address, in the file's first line.", "--password-file"
     ),
 ]
 

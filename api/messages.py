@@ -84,7 +84,7 @@ _SAY_BODY: Final[dict[str, Any]] = {
     f"{CHAT_PATH}/messages",
     status_code=202,
     summary="Say something",
-    responses=error_responses(400, 401, 403, 404, 409, 413, 500),
+    responses=error_responses(400, 401, 403, 404, 408, 409, 413, 500),
     openapi_extra=_SAY_BODY,
     response_model_exclude_defaults=True,
 )

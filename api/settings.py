@@ -186,7 +186,8 @@ class DesktopSettings(BaseModel):
     """Width and height in pixels of a desktop's screen when it starts."""
 
     password: SecretStr | None = None
-    """What desktops at an address (tcp:// and unix:) are told when they ask for a password."""
+    """What desktops at an address (tcp:// and unix:) or behind an agent are told when they ask for
+    a password."""
 
     password_file: Path | None = None
     """A file with that password in its first line, read at each login."""

@@ -50,6 +50,8 @@ SCALED_LIMIT_PX: Final = 4_096
 """A side of the declared size; a screenshot is made as large. Of twice this it took 6 s and 836 MB,
 and 1.3 s in which nobody was served."""
 
+NOT_KNOWN: Final = "Where the pointer is is not known yet."
+
 _NUMBER_LIMIT: Final = 2**31
 _SHOWN_CHARS: Final = 60
 
@@ -241,7 +243,7 @@ async def _point(desktop: Desktop, action: Action) -> None:
     elif desktop.pointer is None:
         # A press says where it is: it would be in a corner.
         text = f'Missing "coordinate" for {action.name} action.'
-        raise ApiError(400, text, "Where the pointer is is not known yet.")
+        raise ApiError(400, text, NOT_KNOWN)
 
 
 async def _click(button: int, times: int, desktop: Desktop, action: Action) -> None:
@@ -398,7 +400,7 @@ class Actor:
         size = desktop.width, desktop.height
         if action.name == "cursor_position":
             if desktop.pointer is None:
-                raise DesktopError("where the pointer is is not known yet")
+                raise ApiError(500, _failure(action.name), NOT_KNOWN)
             x, y = mapped(desktop.pointer, size, action.declared(size))
             return {"output": f"x={x},y={y}"}
         if action.name == "screenshot":

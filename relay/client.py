@@ -21,6 +21,7 @@ from operator import index
 
 import trio
 
+from relay import streams
 from relay.agent_dial import AgentAddress
 from relay.client_connection import Connection
 from relay.desktops.provider import RunningDesktop
@@ -108,7 +109,12 @@ async def connect(
         desktop = RunningDesktop(desktop, password)
     if encodings is None:
         encodings = encodings_for(desktop.address)
-    connected = Desktop(await desktop.open(limits), pixel_format, encodings, limits)
+    end = await desktop.open(limits)
+    try:
+        connected = Desktop(end, pixel_format, encodings, limits)
+    except BaseException:
+        await streams.cut(end.stream)
+        raise
     try:
         # Its answer tells what it can do.
         await connected.sync()
@@ -344,6 +350,8 @@ class Desktop:
         desktop can tell. Where it has only the plain form, what is not Latin-1 becomes question
         marks. Raises ValueError for half of a surrogate pair."""
         text.encode()
+        # Before it is parted, for a part's end could come between the two.
+        text = text.replace("\r\n", "\n")
         for at in range(0, len(text), _PASTED_AT_ONCE):
             if not await self._paste(text[at : at + _PASTED_AT_ONCE]):
                 return False

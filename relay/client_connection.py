@@ -168,9 +168,9 @@ class Connection:
         await self.send(_request(3, 0, 0, 0, 1, 1))
         await self.until(lambda: self.messages.updates > before)
 
-    async def send(self, data: bytes) -> None:
+    async def send(self, data: bytes, *, shield: bool = False) -> None:
         """Behind what the desktop is still to be answered. Raises DesktopError also where it takes
-        nothing for too long."""
+        nothing for too long. With `shield` what has begun is finished, cancelled or not."""
         messages = self.messages
         async with self._writing:
             self._check()
@@ -178,7 +178,7 @@ class Connection:
             self._hello = b""
             messages.replies.clear()
             try:
-                with trio.move_on_after(ANSWER_TIMEOUT_S) as patience:
+                with trio.move_on_after(ANSWER_TIMEOUT_S, shield=shield) as patience:
                     await streams.send(self._stream, data)
                 if patience.cancelled_caught:
                     self._end(f"the desktop has not taken a message within {ANSWER_TIMEOUT_S:g} s")
@@ -190,7 +190,8 @@ class Connection:
                 raise
 
     async def until(self, done: Callable[[], bool], within_s: float = ANSWER_TIMEOUT_S) -> None:
-        """Reads until `done`. Raises DesktopError, also where the desktop takes longer."""
+        """Reads until `done`. Raises DesktopError, also where the desktop takes longer: then it is
+        gone, for one that vanished without a word would be waited for by each action anew."""
         with trio.move_on_after(within_s) as patience:
             while not done():
                 self._check()
@@ -198,7 +199,7 @@ class Connection:
                     if not done():
                         await self._read()
         if patience.cancelled_caught:
-            raise DesktopError(f"the desktop has not answered within {within_s:g} s")
+            self._end(f"the desktop has not answered within {within_s:g} s")
 
     async def close(self) -> None:
         """At once, whatever is under way."""
@@ -222,8 +223,9 @@ class Connection:
             self._end(f"the desktop does not speak RFB as it should: {error}")
         self._asked &= messages.updates == updates
         if messages.replies:
-            # Who is cancelled while another sends leaves them to whoever sends next.
-            await self.send(b"")
+            # Who is cancelled while another sends leaves them to whoever sends next. Who waits for
+            # quiet gives up at any time, and a busy desktop is to be answered all the time.
+            await self.send(b"", shield=True)
         # A desktop that always has more to say must not have Trio wait.
         await trio.lowlevel.checkpoint()
 

@@ -488,5 +488,5 @@ class Computer:
         return "OK"
 
     async def _wait(self, duration: float) -> str:
-        await trio.sleep(duration)
+        await hands.wait(self._desktop, duration)
         return "OK"

@@ -35,6 +35,10 @@ it takes what is dragged, and drops nothing where they were fewer."""
 DRAG_PAUSE_S: Final = 0.01
 """Between the motions of a drag. A browser begins one in another process than the page's."""
 
+ALIVE_S: Final = 0.5
+"""So often a desktop is asked for a sign of life while time passes; not in the last of it, whose
+end the answer of one far away would put off."""
+
 
 async def _down(desktop: Desktop, keys: Sequence[int]) -> None:
     for key in keys:
@@ -50,8 +54,17 @@ async def hold(desktop: Desktop, keys: Sequence[int], duration_s: float = 0) -> 
     """Presses keys in order, and lets go of them in the opposite one."""
     await _down(desktop, keys)
     if duration_s:
-        await trio.sleep(duration_s)
+        await wait(desktop, duration_s)
     await _up(desktop, keys)
+
+
+async def wait(desktop: Desktop, duration_s: float) -> None:
+    """Lets time pass, as long as the desktop is there: nobody would notice its end otherwise."""
+    until = trio.current_time() + duration_s
+    while until - trio.current_time() > 2 * ALIVE_S:
+        await trio.sleep(ALIVE_S)
+        await desktop.sync()
+    await trio.sleep_until(until)
 
 
 async def click(desktop: Desktop, button: int, times: int, keys: Sequence[int]) -> None:

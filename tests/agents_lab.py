@@ -18,9 +18,11 @@ from api.store import Chat, Message, Store, User, Workspace
 from relay.desktops import Desktops, provider_for
 from relay.limits import Limits
 from tests.clock import ManualClock
-from tests.talking import Talker, call, calls
+from tests.talking import Talker, call, calls, on_screen, said
 
 PATIENCE_S = 10.0
+
+SPAWN = ("spawn_computer_use_agent", {"prompt": "Look at the screen and say what is there."})
 
 
 @dataclass
@@ -101,3 +103,21 @@ def to_spawned(name: str, **given: object) -> Callable[[dict[str, Any]], Awaitab
         return calls(call(name, {"chat_id": spawned(asked), **given}))
 
     return answer
+
+
+async def running_tool(lab: AgentsLab, *answers: Any) -> Any:
+    """A chat whose agent waits for a minute, and that agent."""
+    chat = await lab.chat()
+    lab.talker.parent = [calls(call(*SPAWN)), said("It is at work.")]
+    lab.talker.agent = [calls(on_screen("wait", {"duration": 60})), *answers]
+    await lab.ask(chat)
+    child = await lab.only_child(chat)
+    with trio.fail_after(5):
+        while len(await lab.messages(child.id)) < 2:
+            await trio.sleep(0.01)
+    return chat, child
+
+
+def other_process(lab: AgentsLab) -> Agents:
+    settings, model = ModelSettings(), cast(Model, lab.talker)
+    return Agents(lab.nursery, lab.store, lab.desktops, Limits(), settings, model)

@@ -279,7 +279,6 @@ def _calls(
                 block["toolset_name"] == "computer" and declared,
                 f"{where}: toolset {block['toolset_name']!r} is not declared in tools",
             )
-            _is(block["name"] in MEMBERS, f"{where}: no member {block['name']!r} in the toolset")
     return calls
 
 

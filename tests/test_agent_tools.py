@@ -13,9 +13,8 @@ from api.agent_tools import AgentTools, ToolError, title_of
 from api.agents import Busy
 from api.model import Reply
 from api.store import Chat, StoreError
-from tests.agents_lab import AgentsLab, agents_lab
+from tests.agents_lab import AgentsLab, agents_lab, other_process, running_tool
 from tests.talking import calls, on_screen, said
-from tests.test_agents import other_process, running_tool
 
 NOT_BELOW = "target chat is not a descendant of current chat"
 

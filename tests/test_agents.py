@@ -5,29 +5,22 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Hashable
-from datetime import timedelta
 from io import BytesIO
-from typing import Any, cast
+from typing import Any
 from uuid import uuid4
 
 import pytest
 import trio
 from PIL import Image
 
-from api.agents import FAILURES_LIMIT, STOPPED, Agents, Busy
-from api.model import Model, ModelError, Reply
+from api.agents import FAILURES_LIMIT, STOPPED, Busy
+from api.model import ModelError, Reply
 from api.own_computer import VOID
-from api.settings import ModelSettings
-from api.store import StoreError
-from api.store.conversations import ABANDONED, LEASE_S
 from relay.computer_versions import NOT_EXECUTED
 from relay.desktops import RunningDesktop
 from relay.dial import parse_address
-from relay.limits import Limits
-from tests.agents_lab import AgentsLab, agents_lab, last_result, to_spawned
+from tests.agents_lab import SPAWN, agents_lab, last_result, running_tool, to_spawned
 from tests.talking import call, calls, on_screen, said
-
-SPAWN = ("spawn_computer_use_agent", {"prompt": "Look at the screen and say what is there."})
 
 
 async def test_a_question_and_its_answer() -> None:
@@ -108,19 +101,6 @@ async def test_an_older_tools_input_that_is_no_object_is_told() -> None:
         (result,) = await lab.results(child.id)
         assert (child.status, result["is_error"]) == ("waiting", True)
         assert result["content"][0]["text"].startswith("the input must be an object")
-
-
-async def running_tool(lab: AgentsLab, *answers: Any) -> Any:
-    """A chat whose agent waits for a minute; the chat."""
-    chat = await lab.chat()
-    lab.talker.parent = [calls(call(*SPAWN)), said("It is at work.")]
-    lab.talker.agent = [calls(on_screen("wait", {"duration": 60})), *answers]
-    await lab.ask(chat)
-    child = await lab.only_child(chat)
-    with trio.fail_after(5):
-        while len(await lab.messages(child.id)) < 2:
-            await trio.sleep(0.01)
-    return chat, child
 
 
 async def test_an_interrupted_agent_stops_at_once_and_can_go_on() -> None:
@@ -397,23 +377,6 @@ async def test_a_server_that_stops_says_so() -> None:
             assert (await lab.idle(child.id)).last_error == STOPPED
 
 
-async def test_a_chat_that_was_left_running_is_found() -> None:
-    async with agents_lab() as lab:
-        chat, other = await lab.chat(), await lab.chat()
-        conversations = lab.agents.conversations
-        assert await conversations.begin(chat.id, uuid4())
-        assert not await conversations.begin(chat.id, uuid4())
-        lab.clock.now += timedelta(seconds=LEASE_S - 1)
-        assert await conversations.mark_abandoned() == []
-        assert await conversations.begin(other.id, uuid4())
-        lab.clock.now += timedelta(seconds=2)
-        assert await conversations.mark_abandoned() == [chat.id]
-        found = await lab.store.chat(chat.id)
-        assert found is not None
-        assert (found.status, found.last_error) == ("error", ABANDONED)
-        assert (await lab.ask(chat, "Go on.")).status == "waiting"
-
-
 async def test_a_lease_that_was_lost_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("api.agents.LOOK_S", 0.1)
     async with agents_lab() as lab:
@@ -441,78 +404,6 @@ async def test_watchers_hear_what_is_being_said() -> None:
         await lab.ask(chat)
         assert heard == ["Hello."]
         assert lab.agents._watches == {}
-
-
-# More than one process may work on one database.
-
-
-def other_process(lab: AgentsLab) -> Agents:
-    settings, model = ModelSettings(), cast(Model, lab.talker)
-    return Agents(lab.nursery, lab.store, lab.desktops, Limits(), settings, model)
-
-
-async def test_a_chat_that_another_process_runs_is_left_to_it() -> None:
-    async with agents_lab() as lab:
-        chat, other = await lab.chat(), other_process(lab)
-        seen: list[str | None] = []
-
-        async def hear(_asked: dict[str, Any]) -> Reply:
-            await other.say(chat.id, "And another thing.")
-            with trio.fail_after(2):
-                while chat.id in other._runs:
-                    await trio.sleep(0.01)
-            found = await lab.store.chat(chat.id)
-            seen.append(found.status if found else None)
-            return said("First.")
-
-        lab.talker.parent = [hear, said("Second.")]
-        assert (await lab.ask(chat)).status == "waiting"
-        assert seen == ["running"]
-        last = (await lab.messages(chat.id))[-1]
-        assert last.content == [{"type": "text", "text": "Second."}]
-
-
-async def test_what_another_process_was_told_at_the_very_end_is_heard() -> None:
-    async with agents_lab() as lab:
-        chat, other = await lab.chat(), other_process(lab)
-        finish = lab.agents.conversations.finish
-
-        async def slow(*ending: Any, **options: Any) -> bool:
-            lab.agents.conversations.finish = finish  # type: ignore[method-assign]
-            await other.say(chat.id, "One more.")
-            while chat.id in other._runs:
-                await trio.sleep(0.01)
-            return await finish(*ending, **options)
-
-        lab.agents.conversations.finish = slow  # type: ignore[method-assign]
-        lab.talker.parent = [said("First."), said("Second.")]
-        await lab.ask(chat)
-        assert [m.role for m in await lab.messages(chat.id)] == ["user", "assistant"] * 2
-
-
-async def test_a_lease_is_not_taken_for_anothers() -> None:
-    async with agents_lab() as lab:
-        chat = await lab.chat()
-        conversations = lab.agents.conversations
-        first, second = uuid4(), uuid4()
-        assert await conversations.begin(chat.id, first)
-        lab.clock.advance(seconds=LEASE_S + 1)
-        assert await conversations.mark_abandoned() == [chat.id]
-        assert await conversations.begin(chat.id, second)
-        # The first one was only slow.
-        assert not await conversations.renew(chat.id, first)
-        assert not await conversations.holds(chat.id, first)
-        with pytest.raises(StoreError, match="lost"):
-            await conversations.add(chat.id, "assistant", said("Late.").content, run_id=first)
-        with pytest.raises(StoreError, match="lost"):
-            await conversations.listen(chat.id, run_id=first)
-        await conversations.finish(chat.id, first, "waiting")
-        assert await lab.messages(chat.id) == []
-        lab.clock.advance(seconds=10)
-        assert await conversations.renew(chat.id, second)
-        found = await lab.store.chat(chat.id)
-        assert found is not None
-        assert found.running_until == lab.clock.now + timedelta(seconds=LEASE_S)
 
 
 async def test_a_chat_that_was_archived_meanwhile_is_not_tried_for_ever() -> None:
@@ -567,15 +458,3 @@ async def test_what_is_said_while_a_run_fails_is_answered() -> None:
         assert (await lab.ask(chat)).status == "waiting"
         last = (await lab.messages(chat.id))[-1]
         assert last.content == [{"type": "text", "text": "Both done."}]
-
-
-async def test_a_chat_whose_process_died_before_it_began_is_found() -> None:
-    async with agents_lab() as lab:
-        chat, conversations = await lab.chat(), lab.agents.conversations
-        assert await conversations.ask(chat.id, said("Do it.").content, limit=1)
-        found = await lab.store.chat(chat.id)
-        assert found is not None
-        assert found.status == "pending"
-        lab.clock.advance(seconds=LEASE_S + 1)
-        assert await conversations.mark_abandoned() == [chat.id]
-        assert (await lab.ask(chat, "Go on.")).status == "waiting"

@@ -24,11 +24,10 @@ from api.store.conversations import ABANDONED, BUSY, LEASE_S
 from api.store.store import ANSWER_S
 from relay.desktops import Desktops, provider_for
 from relay.limits import Limits
-from tests.agents_lab import agents_lab
+from tests.agents_lab import agents_lab, other_process, running_tool
 from tests.clock import ManualClock
 from tests.databases import postgresql, url
 from tests.talking import Talker, said
-from tests.test_agents import running_tool
 
 __all__ = ["postgresql", "url"]  # the fixtures
 
@@ -194,6 +193,70 @@ async def test_an_interrupt_of_a_process_that_died_does_not_wait_for_ever(
         assert await status(other, chat) == "running"
 
 
+async def test_a_chat_that_another_process_runs_is_left_to_it() -> None:
+    async with agents_lab() as lab:
+        chat, other = await lab.chat(), other_process(lab)
+        seen: list[str | None] = []
+
+        async def hear(_asked: dict[str, Any]) -> Reply:
+            await other.say(chat.id, "And another thing.")
+            with trio.fail_after(2):
+                while chat.id in other._runs:
+                    await trio.sleep(0.01)
+            found = await lab.store.chat(chat.id)
+            seen.append(found.status if found else None)
+            return said("First.")
+
+        lab.talker.parent = [hear, said("Second.")]
+        assert (await lab.ask(chat)).status == "waiting"
+        assert seen == ["running"]
+        last = (await lab.messages(chat.id))[-1]
+        assert last.content == [{"type": "text", "text": "Second."}]
+
+
+async def test_what_another_process_was_told_at_the_very_end_is_heard() -> None:
+    async with agents_lab() as lab:
+        chat, other = await lab.chat(), other_process(lab)
+        finish = lab.agents.conversations.finish
+
+        async def slow(*ending: Any, **options: Any) -> bool:
+            lab.agents.conversations.finish = finish  # type: ignore[method-assign]
+            await other.say(chat.id, "One more.")
+            while chat.id in other._runs:
+                await trio.sleep(0.01)
+            return await finish(*ending, **options)
+
+        lab.agents.conversations.finish = slow  # type: ignore[method-assign]
+        lab.talker.parent = [said("First."), said("Second.")]
+        await lab.ask(chat)
+        assert [m.role for m in await lab.messages(chat.id)] == ["user", "assistant"] * 2
+
+
+async def test_a_lease_is_not_taken_for_anothers() -> None:
+    async with agents_lab() as lab:
+        chat = await lab.chat()
+        conversations = lab.agents.conversations
+        first, second = uuid4(), uuid4()
+        assert await conversations.begin(chat.id, first)
+        lab.clock.advance(seconds=LEASE_S + 1)
+        assert await conversations.mark_abandoned() == [chat.id]
+        assert await conversations.begin(chat.id, second)
+        # The first one was only slow.
+        assert not await conversations.renew(chat.id, first)
+        assert not await conversations.holds(chat.id, first)
+        with pytest.raises(StoreError, match="lost"):
+            await conversations.add(chat.id, "assistant", said("Late.").content, run_id=first)
+        with pytest.raises(StoreError, match="lost"):
+            await conversations.listen(chat.id, run_id=first)
+        await conversations.finish(chat.id, first, "waiting")
+        assert await lab.messages(chat.id) == []
+        lab.clock.advance(seconds=10)
+        assert await conversations.renew(chat.id, second)
+        found = await lab.store.chat(chat.id)
+        assert found is not None
+        assert found.running_until == lab.clock.now + timedelta(seconds=LEASE_S)
+
+
 # A database that fails or hangs.
 
 
@@ -260,6 +323,35 @@ async def test_a_suspended_users_run_ends(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 # A process that is killed.
+
+
+async def test_a_chat_that_was_left_running_is_found() -> None:
+    async with agents_lab() as lab:
+        chat, other = await lab.chat(), await lab.chat()
+        conversations = lab.agents.conversations
+        assert await conversations.begin(chat.id, uuid4())
+        assert not await conversations.begin(chat.id, uuid4())
+        lab.clock.now += timedelta(seconds=LEASE_S - 1)
+        assert await conversations.mark_abandoned() == []
+        assert await conversations.begin(other.id, uuid4())
+        lab.clock.now += timedelta(seconds=2)
+        assert await conversations.mark_abandoned() == [chat.id]
+        found = await lab.store.chat(chat.id)
+        assert found is not None
+        assert (found.status, found.last_error) == ("error", ABANDONED)
+        assert (await lab.ask(chat, "Go on.")).status == "waiting"
+
+
+async def test_a_chat_whose_process_died_before_it_began_is_found() -> None:
+    async with agents_lab() as lab:
+        chat, conversations = await lab.chat(), lab.agents.conversations
+        assert await conversations.ask(chat.id, said("Do it.").content, limit=1)
+        found = await lab.store.chat(chat.id)
+        assert found is not None
+        assert found.status == "pending"
+        lab.clock.advance(seconds=LEASE_S + 1)
+        assert await conversations.mark_abandoned() == [chat.id]
+        assert (await lab.ask(chat, "Go on.")).status == "waiting"
 
 
 async def test_what_was_said_while_nobody_noticed_is_answered() -> None:

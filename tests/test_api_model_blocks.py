@@ -11,8 +11,9 @@ from trio.testing import MockClock
 from api import model as api_model
 from api.model import Model
 from api.model_blocks import sendable
+from relay.computer_versions import NOT_EXECUTED
 from tests.agents_lab import agents_lab
-from tests.model_server import Raw, model_server, text_reply
+from tests.model_server import Raw, model_server, text_reply, tool_reply, tool_use
 from tests.model_talk import talk
 from tests.talking import said
 
@@ -163,4 +164,28 @@ async def test_whatever_it_says_the_chat_goes_on(
             assert (done.status, done.last_error) == ("waiting", None)
         assert server.refusals == []
         assert (await lab.messages(chat.id))[-1].content == said("Fine.").content
+        await model.aclose()
+
+
+async def test_a_call_of_no_member_of_the_toolset_is_told() -> None:
+    async with model_server() as server, agents_lab() as lab:
+        model = Model(
+            api_key=server.api_key, base_url=server.url, name="claude-test", max_tokens=1000
+        )
+        lab.agents._answers = model
+        dance, look = (tool_use(name, {}, toolset="computer") for name in ("dance", "screenshot"))
+        server.script(tool_reply(dance, look), tool_reply(look | {"id": "toolu_x"}))
+        server.script(text_reply("I cannot dance."))
+        child = await lab.agents.spawn(await lab.chat(), "Dance", said("Dance.").content)
+        assert child is not None
+        assert (await lab.idle(child.id)).status == "waiting"
+        assert server.refusals == []
+        unknown, skipped, seen = await lab.results(child.id)
+        assert unknown["is_error"]
+        assert unknown["toolset_name"] == "computer"
+        text = unknown["content"][0]["text"]
+        assert text.startswith("Error: unknown computer toolset member 'dance'. Choose one of: ")
+        assert skipped["content"] == [{"type": "text", "text": NOT_EXECUTED}]
+        assert not seen["is_error"]
+        assert (await lab.messages(child.id))[-1].content == said("I cannot dance.").content
         await model.aclose()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
@@ -13,103 +12,26 @@ import pytest
 import trio
 import trio.testing
 
-import relay
-from relay import Password
 from relay.client import ENCODINGS_HERE, RGBX, Desktop
 from relay.errors import DesktopError
 from relay.limits import Limits
-from relay.login import DesktopEnd, vnc_auth_response
+from relay.login import DesktopEnd
 from relay.rfb.handshake import ServerInit
+from tests.client_lab import (
+    CLIPBOARD_OFFERED,
+    EXTENDED_CAPABILITIES,
+    FENCE_OF_THEIRS,
+    HEIGHT,
+    KEY_A_DOWN,
+    KEY_A_UP,
+    WIDTH,
+    Pair,
+    pair,
+    provided,
+    with_fences,
+)
 
-WIDTH, HEIGHT = 8, 4
-FENCE_OF_THEIRS = b"\xf8\0\0\0\x80\0\0\x03\x02ok"
-# Of the extended clipboard (community specification): what a desktop can, that there is text for
-# it, and that it asks for that.
-CLIPBOARD_CAN = struct.pack(">BxxxiII", 3, -8, 0x1F000001, 0)
-CLIPBOARD_OFFERED = struct.pack(">BxxxiI", 6, -4, 0x08000001)
-CLIPBOARD_ASKED = struct.pack(">BxxxiI", 3, -4, 0x02000001)
-KEY_A_DOWN, KEY_A_UP = bytes.fromhex("0401000000000061"), bytes.fromhex("0400000000000061")
-
-
-class Far:
-    """The desktop's side: what it hears, and what it says."""
-
-    def __init__(self, stream: trio.abc.HalfCloseableStream) -> None:
-        self.stream = stream
-        self.heard = b""
-        self.picture = np.zeros((HEIGHT, WIDTH, 4), np.uint8)
-        self.answers = True
-        self.pastes = True
-
-    async def run(self) -> None:
-        """Answers fences and requests for all, as Xvnc does, and takes text that is offered at
-        once, as Xvnc does where there is a clipboard manager."""
-        async for data in self.stream:
-            self.heard += data
-            if not self.answers:
-                continue
-            for at in range(len(data)):
-                if data.startswith(b"\xf8\0\0\0\x80\0\0\x01\x04", at):
-                    reply = b"\xf8\0\0\0\0\0\0\x01\x04" + data[at + 9 : at + 13]
-                    await self.stream.send_all(reply)
-                if self.pastes and data.startswith(CLIPBOARD_OFFERED, at):
-                    await self.stream.send_all(CLIPBOARD_ASKED)
-                if data.startswith(b"\x03\0\0\0\0\0", at):
-                    await self.stream.send_all(self.update())
-
-    def update(self) -> bytes:
-        height, width = self.picture.shape[:2]
-        head = struct.pack(">BxHHHHHi", 0, 1, 0, 0, width, height, 0)
-        return head + self.picture.tobytes()
-
-    async def hears(self, message: bytes) -> None:
-        while message not in self.heard:
-            await trio.sleep(0.01)
-
-
-@pytest.fixture
-async def pair(nursery: trio.Nursery) -> AsyncIterator[tuple[Desktop, Far]]:
-    near, stream = trio.testing.memory_stream_pair()
-    init = ServerInit(WIDTH, HEIGHT, RGBX, b"lab")
-    end = DesktopEnd(near, init, version="3.8", security_type=1)
-    far = Far(stream)
-    nursery.start_soon(far.run)
-    desktop = Desktop(end, RGBX, ENCODINGS_HERE, Limits())
-    yield desktop, far
-    await desktop.aclose()
-
-
-Pair = tuple[Desktop, Far]
-
-
-async def with_fences(pair: Pair) -> Pair:
-    """One that has said that it knows fences."""
-    desktop, far = pair
-    await far.stream.send_all(FENCE_OF_THEIRS)
-    await desktop.picture()
-    return pair
-
-
-async def test_a_password_may_be_a_text(nursery: trio.Nursery) -> None:
-    challenge, answer = bytes(range(16)), b""
-
-    async def ask(stream: trio.SocketStream) -> None:
-        nonlocal answer
-        async with stream:
-            await stream.send_all(b"RFB 003.008\n\x01\x02" + challenge)
-            said = b""
-            while len(said) < 12 + 1 + 16:
-                said += await stream.receive_some(100)
-            answer = said[13:]
-            await stream.send_all(struct.pack(">II", 1, 0))
-
-    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    nursery.start_soon(trio.serve_listeners, ask, [listener])
-    port = listener.socket.getsockname()[1]
-    with pytest.raises(DesktopError):
-        async with relay.connect(f"tcp://127.0.0.1:{port}", password="secret"):
-            pass
-    assert answer == vnc_auth_response(challenge, Password("secret"))
+__all__ = ["pair"]  # the fixture
 
 
 async def test_what_is_painted_is_seen(pair: Pair) -> None:
@@ -191,10 +113,12 @@ async def test_where_the_pointer_is_may_be_told(pair: Pair) -> None:
     assert desktop.pointer == (5, 1)
 
 
+@pytest.mark.parametrize("asked", [b"", FENCE_OF_THEIRS])
 async def test_to_stop_waiting_for_quiet_does_not_cut_a_message(
-    pair: Pair, autojump_clock: Any
+    pair: Pair, asked: bytes, autojump_clock: Any
 ) -> None:
-    desktop, _ = pair
+    """Neither a request nor an answer."""
+    desktop, far = pair
     await desktop.sync()
 
     stream = desktop._connection._stream
@@ -206,6 +130,9 @@ async def test_to_stop_waiting_for_quiet_does_not_cut_a_message(
         await deliver()
 
     stream.send_stream.send_all_hook = slow
+    if asked:
+        await desktop.settled(quiet_s=0.1, limit_s=0.1)
+        await far.stream.send_all(asked)
     await desktop.settled(quiet_s=0.01, limit_s=0.02)
     await desktop.sync()
     assert not desktop.gone
@@ -268,7 +195,7 @@ async def test_a_paste_does_not_wait_for_what_a_clipboard_manager_took(
     pair: Pair, autojump_clock: trio.testing.MockClock
 ) -> None:
     desktop, far = await with_fences(pair)
-    await far.stream.send_all(CLIPBOARD_CAN)
+    await far.stream.send_all(EXTENDED_CAPABILITIES)
     await desktop.picture()
     start = trio.current_time()
     await desktop.type("\N{OHM SIGN}")
@@ -280,7 +207,7 @@ async def test_text_that_nobody_pastes_is_told_and_ends_the_typing(
     pair: Pair, autojump_clock: trio.testing.MockClock
 ) -> None:
     desktop, far = await with_fences(pair)
-    await far.stream.send_all(CLIPBOARD_CAN)
+    await far.stream.send_all(EXTENDED_CAPABILITIES)
     await desktop.picture()
     far.pastes = False
     assert await desktop.type("\N{OHM SIGN}\na\n\N{OHM SIGN}") is False
@@ -295,7 +222,7 @@ async def test_the_words_of_a_line_are_one_paste(
     pair: Pair, autojump_clock: trio.testing.MockClock
 ) -> None:
     desktop, far = await with_fences(pair)
-    await far.stream.send_all(CLIPBOARD_CAN)
+    await far.stream.send_all(EXTENDED_CAPABILITIES)
     await desktop.picture()
     await desktop.type("aa \u044d\u0442\u043e, \u0434\u0430\n\u043d\u0435\u0442aa")
     assert far.heard.count(CLIPBOARD_OFFERED) == 2
@@ -403,18 +330,6 @@ async def test_settled_waits_for_the_end_of_changes(
         assert not await desktop.settled(quiet_s=0.08, limit_s=0.2)
 
 
-def extended(flags: int, data: bytes = b"") -> bytes:
-    return struct.pack(">BxxxiI", 3, -4 - len(data), flags) + data
-
-
-EXTENDED_CAPABILITIES = extended(0x1F000001, struct.pack(">I", 0))
-
-
-def provided(said_bytes: int, text: bytes) -> bytes:
-    """That many bytes are said, and that text is there."""
-    return extended(0x10000001, zlib.compress(struct.pack(">I", said_bytes) + text))
-
-
 @pytest.mark.parametrize(
     ("said", "text"),
     [
@@ -455,14 +370,20 @@ async def test_a_desktop_that_goes_away(pair: Pair) -> None:
         await desktop.picture()
 
 
-async def test_a_desktop_that_does_not_answer(
-    pair: Pair, autojump_clock: trio.testing.MockClock
+@pytest.mark.parametrize("act", ["picture", "sync"])
+async def test_a_desktop_that_does_not_answer_is_gone(
+    pair: Pair, act: str, autojump_clock: trio.testing.MockClock
 ) -> None:
     desktop, far = pair
     far.answers = False
-    for act in (desktop.picture, desktop.sync):
-        with pytest.raises(DesktopError, match="not answered within 10 s"):
-            await act()
+    with pytest.raises(DesktopError, match="not answered within 10 s"):
+        await getattr(desktop, act)()
+    assert trio.current_time() == 10
+    assert desktop.gone
+    # Nobody waits for it a second time.
+    with pytest.raises(DesktopError, match="not answered within 10 s"):
+        await desktop.click(1, 1)
+    assert trio.current_time() == 10
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from relay.client import ENCODINGS_HERE, RGBX, Desktop
 from relay.limits import Limits
 from relay.login import DesktopEnd
 from relay.rfb.handshake import ServerInit
-from tests.test_client import EXTENDED_CAPABILITIES, FENCE_OF_THEIRS, HEIGHT, WIDTH, Far, Pair
+from tests.client_lab import EXTENDED_CAPABILITIES, FENCE_OF_THEIRS, HEIGHT, WIDTH, Far, Pair
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 import trio.testing
 
 from relay.limits import Limits
-from tests.test_client import EXTENDED_CAPABILITIES, Pair, extended, pair, provided
+from tests.client_lab import EXTENDED_CAPABILITIES, Pair, extended, pair, provided
 
 __all__ = ["pair"]
 
@@ -86,6 +86,13 @@ async def test_long_text_is_pasted_in_parts_that_a_desktop_takes(
     with pytest.raises(ValueError, match="surrogate"):
         await desktop.paste("a" * 40_000 + "\ud800")
     assert far.heard.count(struct.pack(">BxxxiI", 6, -4, 0x08000001)) == 3
+
+
+async def test_a_line_end_is_not_parted(pair: Pair, autojump_clock: trio.testing.MockClock) -> None:
+    desktop, far = pair
+    await desktop.paste("a" * 32_767 + "\r\nb")
+    assert b"aa\n" in far.heard
+    assert b"a\r" not in far.heard
 
 
 @pytest.mark.parametrize("is_extended", [False, True])

@@ -112,6 +112,29 @@ async def test_a_desktop_that_is_gone(
         assert "stop and report it" in text
 
 
+@pytest.mark.parametrize("version", [LATEST, TOOLSET])
+@pytest.mark.parametrize(
+    ("action", "given"),
+    [("wait", {"duration": 300}), ("hold_key", {"text": "ctrl", "duration": 300})],
+)
+@pytest.mark.parametrize("dies_after_s", [0.0, 2.7, 298.9])
+async def test_a_desktop_that_dies_meanwhile_is_not_waited_for(
+    version: str, action: str, given: dict[str, Any], dies_after_s: float, autojump_clock: Any
+) -> None:
+    desktop = FakeDesktop()
+
+    async def die() -> None:
+        await trio.sleep(dies_after_s)
+        desktop.gone = True
+
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(die)
+        text = error(await act(Computer(desktop, version), action, **given))
+    assert text.startswith("The desktop failed: the desktop closed the connection. ")
+    assert trio.current_time() - began <= dies_after_s + 1
+
+
 async def test_bugs_are_not_results() -> None:
     desktop = FakeDesktop()
 

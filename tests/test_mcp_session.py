@@ -24,7 +24,7 @@ from relay.desktops import Desktops, RunningDesktop
 from relay.limits import Limits
 from relay.login import DesktopEnd
 from relay.rfb.handshake import ServerInit
-from tests.test_client import HEIGHT, KEY_A_DOWN, KEY_A_UP, WIDTH, Far
+from tests.client_lab import HEIGHT, KEY_A_DOWN, KEY_A_UP, WIDTH, Far
 from tests.test_mcp_http import ACCEPT, HELLO
 
 pytestmark = pytest.mark.filterwarnings(

@@ -99,6 +99,12 @@ async def test_shape(schema: dict[str, Any]) -> None:
         assert reference in schema["components"]["schemas"]
 
 
+async def slowly() -> AsyncIterator[bytes]:
+    """A body that takes longer than is waited for."""
+    yield b"{"
+    await trio.sleep(0.3)
+
+
 async def provoke(server: Web, path: str, method: str) -> AsyncIterator[httpx.Response]:
     """Every answer that can be had from one operation, failures of the store last."""
     store, client = server.store, server.client
@@ -164,6 +170,8 @@ async def provoke(server: Web, path: str, method: str) -> AsyncIterator[httpx.Re
     if method == "POST":
         limit_bytes = MESSAGE_BYTES if path.endswith("/messages") else BODY_BYTES
         yield await client.post(good, content=b" " * (limit_bytes + 1))
+        if path.endswith(("/chats", "/messages")):  # others read no body
+            yield await client.post(good, content=slowly())
     if path == "/readyz":
         store.ping = ping  # type: ignore[method-assign]
     await server.break_table("tokens" if path == "/metrics" else "chats")
@@ -171,8 +179,9 @@ async def provoke(server: Web, path: str, method: str) -> AsyncIterator[httpx.Re
 
 
 async def test_documented_statuses_are_the_real_ones(
-    nursery: trio.Nursery, schema: dict[str, Any]
+    nursery: trio.Nursery, schema: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("api.body.BODY_S", 0.1)
     for path, method, operation in operations(schema):
         server = await start_web(
             nursery, desktops=Desktops(nursery, provider_for), answers=Talker()

@@ -10,8 +10,8 @@ import pytest
 from relay.limits import Limits
 from relay.rfb.pixels.canvas import Canvas
 from relay.rfb.pixels.messages import WORK_AT_ONCE_PX, Messages
+from tests.client_lab import EXTENDED_CAPABILITIES, extended, provided
 from tests.painting import RGBA
-from tests.test_client import EXTENDED_CAPABILITIES, extended, provided
 
 SIDE_PX = 512
 AREA_PX = SIDE_PX * SIDE_PX

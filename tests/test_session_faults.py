@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import struct
 
 import pytest
 import trio
 import trio.testing
 
-from relay import VIEW_ONLY, CloseCode, Limits, Reason, splice
+from relay import VIEW_ONLY, CloseCode, Limits, Reason
 from relay.leg import DownLeg, UpLeg
 from relay.rfb.flow import Flow
 from tests.peers import (
@@ -64,23 +62,6 @@ async def test_a_bug_ends_its_session_and_no_other(
                     await broken.viewer.aclose()
         await other.desktop.send_all(BELL)
         assert await other.frames.binary(1) == BELL
-        nursery.cancel_scope.cancel()
-
-
-async def test_without_a_pipe_large_payload_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
-    def none_left(flags: int) -> tuple[int, int]:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-
-    monkeypatch.setattr(splice, "_pipes", [])
-    monkeypatch.setattr(os, "pipe2", none_left)
-    lab = socket_lab(buffer_bytes=1_000_000)
-    update = raw_rectangle(640, 480, fill=0x3C)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
-        nursery.start_soon(lab.desktop.send_all, (update + BELL) * 3)
-        for _ in range(3):
-            assert await lab.frames.binary(len(update) + 1) == update + BELL
         nursery.cancel_scope.cancel()
 
 

@@ -56,6 +56,23 @@ async def test_messages_in_order_with_their_pictures(store: Store, chat: Chat) -
     assert await conversations.picture(uuid4()) is None
 
 
+async def test_of_two_that_look_for_abandoned_chats_one_marks_it(
+    store: Store, clock: ManualClock, chat: Chat
+) -> None:
+    conversations = Conversations(store)
+    assert await conversations.begin(chat.id, uuid4())
+    clock.advance(seconds=LEASE_S + 1)
+    marked: list[UUID] = []
+
+    async def look() -> None:
+        marked.extend(await conversations.mark_abandoned())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(look)
+        nursery.start_soon(look)
+    assert marked == [chat.id]
+
+
 async def test_what_waits_is_heard_once(store: Store, chat: Chat) -> None:
     conversations = Conversations(store)
     asked: list[bool] = []

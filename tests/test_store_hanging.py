@@ -83,6 +83,19 @@ async def test_what_is_written_late_counts_as_a_change_then(store: Store) -> Non
             await trio.sleep(0.01)
 
 
+async def test_the_end_does_not_wait_for_it_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.store.store.ANSWER_S", 0.1)
+    store, hanging = await Store.open("sqlite://"), Hanging()
+    with pytest.raises(StoreError):
+        await store.run(hanging)
+    start = trio.current_time()
+    await store.aclose()
+    assert trio.current_time() - start < PATIENCE_S / 2
+    hanging.go.set()
+    monkeypatch.undo()
+    await store.aclose()
+
+
 def test_a_postgresql_server_that_vanishes_is_noticed() -> None:
     pytest.importorskip("psycopg")
     engine = make_engine("postgresql+psycopg://u@h/d?connect_timeout=7")

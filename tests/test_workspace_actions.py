@@ -96,6 +96,7 @@ EFFECTS: list[tuple[str, dict[str, Any], list[tuple[Any, ...]]]] = [
     ("left_click_drag", DRAG, DRAGGED),
     ("left_click_drag", {**DRAG, "text": "alt"}, [DRAGGED[0], *down(ALT), *DRAGGED[1:], *up(ALT)]),
     ("left_mouse_down", {}, [("button down", 1)]),
+    ("left_mouse_down", POINT, [MOVE, ("button down", 1)]),
     ("left_mouse_up", {}, [("button up", 1)]),
     ("scroll", POINT, [MOVE, *click(5, 3)]),
     ("scroll", {"scroll_direction": "up", "scroll_amount": 2}, click(4, 2)),
@@ -181,6 +182,16 @@ async def test_a_pointer_that_is_not_known() -> None:
     assert lab.screen.input() == []
     await lab.do("mouse_move", **POINT)
     await lab.do("left_click")
+
+
+async def test_to_ask_for_a_pointer_that_is_not_known_lets_go_of_nothing() -> None:
+    lab = Lab()
+    lab.screen.pointer = None
+    await lab.do("key_down", text="shift")
+    with pytest.raises(ApiError, match="Cursor position failed") as caught:
+        await lab.do("cursor_position")
+    assert caught.value.detail == "Where the pointer is is not known yet."
+    assert lab.screen.held == {("key", SHIFT)}
 
 
 async def test_a_screenshot() -> None:

@@ -190,9 +190,9 @@ class Conversations:
         found = select(chats.c.id).where(over)
         # Nearly always there are none, and looking is no write.
         ids = await self._store.run(lambda connection: connection.execute(found).scalars().all())
-        for chat_id in ids:
-            await self._set(chat_id, over, status="error", last_error=ABANDONED, **_NOBODYS)
-        return list(ids)
+        marked: dict[str, object] = {"status": "error", "last_error": ABANDONED} | _NOBODYS
+        # Other processes look as well, and one of them marks it.
+        return [chat_id for chat_id in ids if await self._set(chat_id, over, **marked)]
 
     async def unheard(self, chat_id: UUID) -> bool:
         """Whether something waits that was not heard."""

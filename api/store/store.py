@@ -170,9 +170,12 @@ class Store:
         return store
 
     async def aclose(self) -> None:
-        """Closes the connections; an in-memory database is gone then."""
-        with trio.CancelScope(shield=True):  # closing files: bounded by nothing but the disk
-            await trio.to_thread.run_sync(self._close, limiter=self._limiter)
+        """Closes the connections; an in-memory database is gone then. Where the database hangs in
+        every thread, they are left to the process's end."""
+        with trio.move_on_after(ANSWER_S, shield=True):
+            await trio.to_thread.run_sync(
+                self._close, limiter=self._limiter, abandon_on_cancel=True
+            )
 
     def _close(self) -> None:
         # Before the pool's connections: SQLite tidies its files up when the last one closes.

@@ -80,8 +80,5 @@ class Region:
         self._rects = kept
         return taken
 
-    def touches(self, window: Rect) -> bool:
-        return any(rect.intersect(window) for rect in self._rects)
-
     def clear(self) -> None:
         self._rects.clear()
