@@ -349,6 +349,10 @@ async def test_a_certificate_of_another_machine(authority: Authority) -> None:
     assert caught.value.step is AgentStep.DIAL
 
 
+def test_no_peer_has_a_handshake_repeated() -> None:
+    assert client_tls(None).options & ssl.OP_NO_RENEGOTIATION
+
+
 @pytest.mark.parametrize("known", ["none", "another authority's", "right"])
 async def test_the_agent_wants_a_certificate(
     authority: Authority, tmp_path: Path, known: str
