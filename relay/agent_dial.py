@@ -288,7 +288,9 @@ def _sentence(body: bytes) -> str:
         text = " ".join(map(str, words))
     except (ValueError, TypeError, RecursionError):
         text = body.decode("utf-8", "replace")
-    return handshake.printable(text.encode())[:TEXT_CHARS].strip() or "nothing more"
+    # A string of JSON may hold half a character.
+    shown = handshake.printable(text.encode("utf-8", "replace"))
+    return shown[:TEXT_CHARS].strip() or "nothing more"
 
 
 def _lost(address: AgentAddress, error: Exception | None = None) -> AgentError:

@@ -122,6 +122,16 @@ WRONG: dict[str, tuple[Answer, AgentStep, str]] = {
         AgentStep.DESKTOP,
         "answered 200: <html> [31mxxx",
     ),
+    "half a character": (
+        lambda _: plain("500 x", b'{"message": "no \\ud83d"}'),
+        AgentStep.DESKTOP,
+        "answered 500: no ?",
+    ),
+    "half a character, cut": (
+        lambda _: b'HTTP/1.1 500 x\r\nContent-Length: 99\r\n\r\n{"message": "no \\ud83d"}',
+        AgentStep.DESKTOP,
+        "answered 500: no ?",
+    ),
     "a list": (lambda _: plain("200 OK", b"[1]"), AgentStep.DESKTOP, "answered 200: nothing more"),
     "an empty body": (lambda _: plain("404 x", b""), AgentStep.DESKTOP, "404: nothing more"),
     "a body that is cut": (
