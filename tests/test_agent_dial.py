@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -257,6 +259,21 @@ async def test_an_agent_that_says_nothing_of_tls(autojump_clock: MockClock) -> N
         await upgraded(trio.SocketStream(near), replace(ADDRESS, scheme="wss"))
     assert caught.value.step is AgentStep.TIMEOUT
     assert trio.current_time() - began == TLS_TIMEOUT_S
+
+
+@pytest.mark.parametrize("said", [b"", b"busy\r\n"])
+async def test_an_agent_that_is_gone_before_tls_begins(said: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        near = await trio.open_tcp_stream(*listener.getsockname())
+        far, _ = listener.accept()
+        # With a reset.
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        far.sendall(said)
+        far.close()
+        with pytest.raises(AgentError) as caught:
+            await upgraded(near, replace(ADDRESS, scheme="wss"))
+    assert caught.value.step is AgentStep.DIAL
+    assert near.socket.fileno() == -1
 
 
 async def test_nobody_listens() -> None:
