@@ -36,6 +36,7 @@ from tests.peers import (
     agent_lab,
     client_frame,
     close_far_ends,
+    memory_lab,
     raw_rectangle,
 )
 
@@ -59,7 +60,7 @@ async def running(limits: Limits | None = None) -> AsyncIterator[tuple[Lab, trio
         nursery.cancel_scope.cancel()
 
 
-async def next_frame(raw: trio.SocketStream) -> tuple[int, bytes]:
+async def next_frame(raw: trio.abc.Stream) -> tuple[int, bytes]:
     """A frame of the relay's, which must be masked (RFC 6455, Section 5.1)."""
     data = await exactly(raw, 2)
     assert data[1] & 0x80
@@ -72,7 +73,7 @@ async def next_frame(raw: trio.SocketStream) -> tuple[int, bytes]:
     return data[0] & 15, masked(await exactly(raw, size), mask)
 
 
-async def exactly(raw: trio.SocketStream, count: int) -> bytes:
+async def exactly(raw: trio.abc.Stream, count: int) -> bytes:
     data = b""
     while len(data) < count:
         more = await raw.receive_some(count - len(data))
@@ -240,6 +241,21 @@ async def test_heartbeats_of_a_day_are_no_flood(
         assert await lab.frames.binary(1) == BELL
 
 
+@asynccontextmanager
+async def running_as_streams() -> AsyncIterator[tuple[Lab, trio.abc.Stream]]:
+    """As `running`, of streams that are no sockets, as a viewer's in TLS is none."""
+    lab = memory_lab(Limits(close_timeout_s=0.5))
+    near, far = trio.testing.memory_stream_pair()
+    desktop = WebSocketStream(near, client=True, limit_bytes=1000)
+    lab.session._desktop = DesktopEnd(desktop, INIT, version="3.8", security_type=1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lab.run)
+        await lab.greet()
+        assert isinstance(lab.session._pumps, StreamPumps)
+        yield lab, far
+        nursery.cancel_scope.cancel()
+
+
 async def test_what_is_no_socket_goes_on_as_a_stream() -> None:
     lab = agent_lab()
     near, _far = trio.testing.memory_stream_pair()
@@ -251,3 +267,24 @@ async def test_what_is_no_socket_goes_on_as_a_stream() -> None:
         await lab.greet()
         assert isinstance(lab.session._pumps, StreamPumps)
         nursery.cancel_scope.cancel()
+
+
+async def test_streams_tell_the_agent_that_the_session_has_ended() -> None:
+    async with running_as_streams() as (lab, far):
+        await lab.viewer.send_all(client_frame(KEY))
+        assert await next_frame(far) == (BINARY, KEY)
+        await lab.viewer.aclose()
+        assert await next_frame(far) == (BINARY, KEY_UP)
+        assert await next_frame(far) == (CLOSE, close_payload(1000, ""))
+
+
+async def test_streams_tell_the_viewer_of_an_agents_framing() -> None:
+    async with running_as_streams() as (lab, far):
+        await far.send_all(client_frame(BELL))
+        told = "the desktop broke the protocol: frame-mask"
+        assert await lab.frames.close() == (CloseCode.DESKTOP_FAULT, told)
+        opcode, payload = await next_frame(far)
+        assert (opcode, payload[:2]) == (CLOSE, close_payload(1002, ""))
+        await lab.viewer.aclose()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert lab.ended.reason is Reason.DESKTOP_FAULT
