@@ -458,6 +458,7 @@ def test_addresses(text: str, address: AgentAddress, shown: str) -> None:
         "ws://me:secret@desk.example:6081",
         "ws://desk.example:6081/?token=x",
         "ws://desk.example:6081/ü",
+        "ws://desk.example:6081/a b",
         "http://desk.example:6081",
     ],
 )
