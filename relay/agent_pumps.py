@@ -91,15 +91,14 @@ class AgentPumps(RawPumps):
         if self._tls is not None and self._tls.more and not self._desktop_readable:
             # As above; and an agent that has much to say that brings nothing is not the only one.
             self._desktop_readable = True
-            if not self._over:
-                self.desktop_rests_until = self._go_on(self._desktop_allowance)
+            self.desktop_rests_until = self._go_on(self._desktop_allowance)
 
     def _agent_said(self) -> None:
         controls = self._leg.frames.controls
         for opcode, payload in controls:
             if opcode == PING:
                 self._pong = client_frame(PONG, payload)
-            elif opcode == CLOSE and not self._over:
+            elif opcode == CLOSE:
                 code, _ = parse_close(payload)
                 self._finished(ended(Reason.DESKTOP_CLOSED, f"close code {code}"))
         controls.clear()

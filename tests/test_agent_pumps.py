@@ -207,6 +207,7 @@ async def test_the_agent_is_told_that_the_session_has_ended() -> None:
     ("said", "rule", "code"),
     [
         (client_frame(BELL), "frame-mask", 1002),
+        (frame(PING, b"there?") + client_frame(BELL), "frame-mask", 1002),
         (frame(1, b"text"), "text-frame", 1003),
         (b"\xc2\x01\x02", "frame-reserved-bit", 1002),
         (frame(CONTINUATION, BELL), "frame-order", 1002),
@@ -239,6 +240,42 @@ async def test_heartbeats_of_a_day_are_no_flood(
             await lab.viewer.send_all(client_frame(b"", PONG))
         await raw.send_all(frame(BINARY, BELL))
         assert await lab.frames.binary(1) == BELL
+
+
+async def test_the_kernel_moves_nothing_of_an_agents() -> None:
+    update = raw_rectangle(640, 400)
+    async with running() as (lab, raw), trio.open_nursery() as both:
+        await lab.viewer.send_all(client_frame(UPDATE_REQUEST))
+        assert await next_frame(raw) == (BINARY, UPDATE_REQUEST)
+        both.start_soon(raw.send_all, b"".join(frame(BINARY, one) for one in in_parts(update)))
+        assert await lab.frames.binary(len(update)) == update
+
+
+def in_parts(data: bytes) -> list[bytes]:
+    return [data[at : at + 1_000] for at in range(0, len(data), 1_000)]
+
+
+async def test_what_the_agent_had_not_taken_comes_before_the_last_words() -> None:
+    text = b"x" * 300_000
+    message = struct.pack(">BxxxI", 6, len(text)) + text
+    framed = b"".join(client_frame(one) for one in in_parts(message))
+    async with running(Limits(clipboard_bytes=1 << 20)) as (lab, raw):
+        for end in (raw.socket, lab.desktop_near._stream.socket):  # type: ignore[attr-defined]
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        with trio.move_on_after(5):
+            async with trio.open_nursery() as sending:
+                sending.start_soon(lab.viewer.send_all, framed)
+                while not lab.session._pumps._to_desktop:  # type: ignore[union-attr]
+                    await trio.sleep(0.001)
+                sending.cancel_scope.cancel()
+        lab.session.stop(1000, "enough")
+        got = b""
+        while (said := await next_frame(raw))[0] == BINARY:
+            got += said[1]
+        assert said == (CLOSE, close_payload(1000, ""))
+        # The text under way ends in spaces.
+        assert len(got) == len(message)
+        assert got.rstrip() == message[: len(got.rstrip())]
 
 
 @asynccontextmanager

@@ -27,6 +27,7 @@ from relay.websocket import CLOSE, close_payload
 from relay.websocket_stream import WebSocketStream
 from tests.certificates import Authority
 from tests.peers import (
+    BELL,
     INIT,
     UPDATE_REQUEST,
     Frames,
@@ -414,3 +415,20 @@ async def test_a_peer_that_takes_no_answers_is_not_collected_for() -> None:
         await server.send_all(b"two")
         with pytest.raises(OSError, match="No buffer space"):
             client.readv(-1, (view,))
+
+
+async def test_an_agent_of_large_updates_does_not_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slices, "FREE_SLICES", 0)
+    update = raw_rectangle(640, 400)
+    async with session() as (lab, agent), trio.open_nursery() as nursery:
+        await agent.send_all(BELL)
+        assert await lab.frames.binary(1) == BELL
+        await lab.viewer.send_all(client_frame(UPDATE_REQUEST))
+        assert await read(agent, 10) == UPDATE_REQUEST
+        nursery.start_soon(agent.send_all, update)
+        pumps = lab.session._pumps
+        assert pumps is not None
+        for at in range(0, len(update), 1_000):
+            part = update[at : at + 1_000]
+            assert await lab.frames.binary(len(part)) == part
+            assert pumps.desktop_rests_until == math.inf
