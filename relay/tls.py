@@ -5,7 +5,7 @@ trio.SSLStream keeps its bytes from whoever would move them without Trio. Throug
 
 OpenSSL has no socket here. From one it would read as long as there are records that bring nothing:
 an agent that sends one KeyUpdate after the other kept every session of the process waiting for as
-long as it liked.
+long as it liked. For that a connection that has had a large update holds 45 KiB instead of 25.
 """
 
 from __future__ import annotations

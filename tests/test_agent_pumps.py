@@ -278,6 +278,25 @@ async def test_what_the_agent_had_not_taken_comes_before_the_last_words() -> Non
         assert got.rstrip() == message[: len(got.rstrip())]
 
 
+async def test_a_close_frame_behind_what_the_viewer_has_not_taken() -> None:
+    update = raw_rectangle(300, 200)
+    async with running() as (lab, raw), trio.open_nursery() as both:
+        assert isinstance(lab.viewer, trio.SocketStream)
+        pumps = lab.session._pumps
+        assert isinstance(pumps, AgentPumps)
+        pumps._viewer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        await lab.viewer.send_all(client_frame(UPDATE_REQUEST))
+        assert await next_frame(raw) == (BINARY, UPDATE_REQUEST)
+        said = b"".join(frame(BINARY, one) for one in in_parts(update))
+        both.start_soon(raw.send_all, said + frame(PING, b"?") + frame(CLOSE, b""))
+        while not pumps._to_viewer:
+            await trio.sleep(0.001)
+        await trio.sleep(0.05)
+        assert not lab.result
+        assert await lab.frames.binary(len(update)) == update
+        assert (await lab.frames.close())[0] == CloseCode.DESKTOP_GONE
+
+
 @asynccontextmanager
 async def running_as_streams() -> AsyncIterator[tuple[Lab, trio.abc.Stream]]:
     """As `running`, of streams that are no sockets, as a viewer's in TLS is none."""
