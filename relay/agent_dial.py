@@ -107,6 +107,8 @@ def client_tls(
     the certificate in `cert_file`, if there is one. Raises ValueError for files that are none."""
     try:
         context = ssl.create_default_context(cafile=ca_file)
+        # In TLS 1.2 a peer may ask for it at any time, and what is written would have to wait.
+        context.options |= ssl.OP_NO_RENEGOTIATION
         if cert_file is not None:
             # Else OpenSSL would ask on the terminal for the password of an encrypted key.
             context.load_cert_chain(cert_file, key_file, password=lambda: b"")
@@ -155,7 +157,7 @@ async def _encrypted(
 @cache
 def _system_tls() -> ssl.SSLContext:
     # Once: it reads 150 certificates, in which time no session moves.
-    return ssl.create_default_context()
+    return client_tls(None)
 
 
 async def _secret(credentials: AgentCredentials) -> Password | None:
@@ -287,7 +289,9 @@ def _sentence(body: bytes) -> str:
         text = " ".join(map(str, words))
     except (ValueError, TypeError, RecursionError):
         text = body.decode("utf-8", "replace")
-    return handshake.printable(text.encode())[:TEXT_CHARS].strip() or "nothing more"
+    # A string of JSON may hold half a character.
+    shown = handshake.printable(text.encode("utf-8", "replace"))
+    return shown[:TEXT_CHARS].strip() or "nothing more"
 
 
 def _lost(address: AgentAddress, error: Exception | None = None) -> AgentError:

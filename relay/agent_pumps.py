@@ -56,7 +56,7 @@ class AgentPumps(RawPumps):
     """The pumps of one session over two sockets, of which `desktop` is an agent's, behind the
     101."""
 
-    __slots__ = ("_leg", "_pong")
+    __slots__ = ("_leg", "_pong", "_tls")
 
     def __init__(
         self,
@@ -70,13 +70,14 @@ class AgentPumps(RawPumps):
     ) -> None:
         super().__init__(down, up, end, limits, viewer, desktop, board)
         self._leg = down
+        self._tls = desktop if isinstance(desktop, TlsStream) else None
         # The newest that waits until the agent has taken what is before it.
         self._pong = b""
 
     def start(self) -> None:
         super().start()
-        if isinstance(self._desktop, TlsStream) and self._desktop.socket.pending():
-            # What was decrypted already no edge tells of.
+        if self._tls is not None and self._tls.more:
+            # What came from the socket already no edge tells of.
             self._later()
 
     def ping(self) -> None:
@@ -87,13 +88,17 @@ class AgentPumps(RawPumps):
         super()._pump_down()
         if self._leg.frames.controls:
             self._agent_said()
+        if self._tls is not None and self._tls.more and not self._desktop_readable:
+            # As above; and an agent that has much to say that brings nothing is not the only one.
+            self._desktop_readable = True
+            self.desktop_rests_until = self._go_on(self._desktop_allowance)
 
     def _agent_said(self) -> None:
         controls = self._leg.frames.controls
         for opcode, payload in controls:
             if opcode == PING:
                 self._pong = client_frame(PONG, payload)
-            elif opcode == CLOSE and not self._over:
+            elif opcode == CLOSE:
                 code, _ = parse_close(payload)
                 self._finished(ended(Reason.DESKTOP_CLOSED, f"close code {code}"))
         controls.clear()

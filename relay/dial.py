@@ -70,8 +70,8 @@ def parse_address(text: str, agent: AgentCredentials | None = None) -> Address:
             raise ValueError(f"{text!r} has more than a host and a port; use tcp://HOST:PORT")
         return TcpAddress(parts.hostname, port)
     path = parts.path if parts.path not in ("", "/") else DEFAULT_PATH
-    if not (path.isascii() and path.isprintable()):
-        raise ValueError(f"{text!r}: the path of an agent is printable ASCII")
+    if not (path.isascii() and path.isprintable()) or " " in path:
+        raise ValueError(f"{text!r}: the path of an agent is printable ASCII without spaces")
     return AgentAddress(parts.scheme, parts.hostname, port, path, agent)
 
 

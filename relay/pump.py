@@ -17,7 +17,9 @@ from relay.errors import ProtocolError
 from relay.leg import DownLeg, UpLeg
 from relay.limits import Limits
 from relay.rfb import from_desktop, from_viewer
+from relay.rfb.errors import CloseCode
 from relay.websocket import PING, PONG, frame, parse_close
+from relay.websocket_stream import WebSocketStream
 
 TAIL_LIMIT_BYTES = max(from_desktop.TAIL_LIMIT_BYTES, from_viewer.TAIL_LIMIT_BYTES)
 
@@ -207,6 +209,8 @@ class StreamPumps(Pumps):
                 await self._desktop.send_all(messages)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return
+        if isinstance(self._desktop, WebSocketStream):
+            await self._desktop.say_goodbye(CloseCode.NORMAL, "")
 
     def _send_control(self, data: bytes) -> None:
         self._controls[data[0]] = data
@@ -243,7 +247,12 @@ class StreamPumps(Pumps):
                     return self._end(ended(Reason.DESKTOP_CLOSED))
         except ProtocolError as error:
             self._end(ended_by_fault(error))
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            fault = error.__cause__
+            if isinstance(fault, ProtocolError):
+                # Of an agent's framing; it has been told the code.
+                fault.close_code = CloseCode.DESKTOP_FAULT
+                return self._end(ended_by_fault(fault))
             self._end(ended(Reason.DESKTOP_CLOSED, "connection reset"))
 
     async def _pump_up(self) -> None:

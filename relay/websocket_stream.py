@@ -96,7 +96,7 @@ class WebSocketStream(trio.abc.Stream):
                 length = self._frames.unframe(buf, 0, len(buf))
             except ProtocolError as error:
                 with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
-                    await self._say_goodbye(error.close_code, str(error.args[0]))
+                    await self.say_goodbye(error.close_code, str(error.args[0]))
                 raise trio.BrokenResourceError(str(error)) from error
             if self._frames.controls:
                 # Shielded, for with a cancelled read the bytes of its buffer would be lost.
@@ -114,7 +114,7 @@ class WebSocketStream(trio.abc.Stream):
         cancellation."""
         try:
             with trio.move_on_after(CLOSE_TIMEOUT_S):
-                await self._say_goodbye(code, reason)
+                await self.say_goodbye(code, reason)
                 # Closing with bytes unread resets the connection, which may overtake the frame.
                 left = LINGER_BYTES
                 while left > 0 and (data := await self.receive_some()):
@@ -152,13 +152,14 @@ class WebSocketStream(trio.abc.Stream):
             elif opcode == CLOSE:
                 self.closed = parse_close(payload)
         if self.closed is not None:
-            await self._say_goodbye(self.closed[0], "")
+            await self.say_goodbye(self.closed[0], "")
         elif self._pong and not self._said_goodbye and not self._sending.locked():
             # Cut off here it goes out later; in the sending, nothing could follow it.
             await self.wait_send_all_might_not_block()
             await self._send(b"")
 
-    async def _say_goodbye(self, code: int, reason: str) -> None:
+    async def say_goodbye(self, code: int, reason: str) -> None:
+        """Tells the peer why nothing more comes, if it can be told. Raises nothing."""
         if self._said_goodbye or self._broken:
             return
         try:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -121,6 +123,16 @@ WRONG: dict[str, tuple[Answer, AgentStep, str]] = {
         lambda _: plain("200 OK", b"<html>\x1b[31m" + b"x" * 10_000),
         AgentStep.DESKTOP,
         "answered 200: <html> [31mxxx",
+    ),
+    "half a character": (
+        lambda _: plain("500 x", b'{"message": "no \\ud83d"}'),
+        AgentStep.DESKTOP,
+        "answered 500: no ?",
+    ),
+    "half a character, cut": (
+        lambda _: b'HTTP/1.1 500 x\r\nContent-Length: 99\r\n\r\n{"message": "no \\ud83d"}',
+        AgentStep.DESKTOP,
+        "answered 500: no ?",
     ),
     "a list": (lambda _: plain("200 OK", b"[1]"), AgentStep.DESKTOP, "answered 200: nothing more"),
     "an empty body": (lambda _: plain("404 x", b""), AgentStep.DESKTOP, "404: nothing more"),
@@ -249,6 +261,21 @@ async def test_an_agent_that_says_nothing_of_tls(autojump_clock: MockClock) -> N
     assert trio.current_time() - began == TLS_TIMEOUT_S
 
 
+@pytest.mark.parametrize("said", [b"", b"busy\r\n"])
+async def test_an_agent_that_is_gone_before_tls_begins(said: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        near = await trio.open_tcp_stream(*listener.getsockname())
+        far, _ = listener.accept()
+        # With a reset.
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        far.sendall(said)
+        far.close()
+        with pytest.raises(AgentError) as caught:
+            await upgraded(near, replace(ADDRESS, scheme="wss"))
+    assert caught.value.step is AgentStep.DIAL
+    assert near.socket.fileno() == -1
+
+
 async def test_nobody_listens() -> None:
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listener.socket.getsockname()[1]
@@ -349,6 +376,10 @@ async def test_a_certificate_of_another_machine(authority: Authority) -> None:
     assert caught.value.step is AgentStep.DIAL
 
 
+def test_no_peer_has_a_handshake_repeated() -> None:
+    assert client_tls(None).options & ssl.OP_NO_RENEGOTIATION
+
+
 @pytest.mark.parametrize("known", ["none", "another authority's", "right"])
 async def test_the_agent_wants_a_certificate(
     authority: Authority, tmp_path: Path, known: str
@@ -427,6 +458,7 @@ def test_addresses(text: str, address: AgentAddress, shown: str) -> None:
         "ws://me:secret@desk.example:6081",
         "ws://desk.example:6081/?token=x",
         "ws://desk.example:6081/ü",
+        "ws://desk.example:6081/a b",
         "http://desk.example:6081",
     ],
 )

@@ -36,6 +36,7 @@ from tests.peers import (
     agent_lab,
     client_frame,
     close_far_ends,
+    memory_lab,
     raw_rectangle,
 )
 
@@ -59,7 +60,7 @@ async def running(limits: Limits | None = None) -> AsyncIterator[tuple[Lab, trio
         nursery.cancel_scope.cancel()
 
 
-async def next_frame(raw: trio.SocketStream) -> tuple[int, bytes]:
+async def next_frame(raw: trio.abc.Stream) -> tuple[int, bytes]:
     """A frame of the relay's, which must be masked (RFC 6455, Section 5.1)."""
     data = await exactly(raw, 2)
     assert data[1] & 0x80
@@ -72,7 +73,7 @@ async def next_frame(raw: trio.SocketStream) -> tuple[int, bytes]:
     return data[0] & 15, masked(await exactly(raw, size), mask)
 
 
-async def exactly(raw: trio.SocketStream, count: int) -> bytes:
+async def exactly(raw: trio.abc.Stream, count: int) -> bytes:
     data = b""
     while len(data) < count:
         more = await raw.receive_some(count - len(data))
@@ -206,6 +207,7 @@ async def test_the_agent_is_told_that_the_session_has_ended() -> None:
     ("said", "rule", "code"),
     [
         (client_frame(BELL), "frame-mask", 1002),
+        (frame(PING, b"there?") + client_frame(BELL), "frame-mask", 1002),
         (frame(1, b"text"), "text-frame", 1003),
         (b"\xc2\x01\x02", "frame-reserved-bit", 1002),
         (frame(CONTINUATION, BELL), "frame-order", 1002),
@@ -240,6 +242,76 @@ async def test_heartbeats_of_a_day_are_no_flood(
         assert await lab.frames.binary(1) == BELL
 
 
+async def test_the_kernel_moves_nothing_of_an_agents() -> None:
+    update = raw_rectangle(640, 400)
+    async with running() as (lab, raw), trio.open_nursery() as both:
+        await lab.viewer.send_all(client_frame(UPDATE_REQUEST))
+        assert await next_frame(raw) == (BINARY, UPDATE_REQUEST)
+        both.start_soon(raw.send_all, b"".join(frame(BINARY, one) for one in in_parts(update)))
+        assert await lab.frames.binary(len(update)) == update
+
+
+def in_parts(data: bytes) -> list[bytes]:
+    return [data[at : at + 1_000] for at in range(0, len(data), 1_000)]
+
+
+async def test_what_the_agent_had_not_taken_comes_before_the_last_words() -> None:
+    text = b"x" * 300_000
+    message = struct.pack(">BxxxI", 6, len(text)) + text
+    framed = b"".join(client_frame(one) for one in in_parts(message))
+    async with running(Limits(clipboard_bytes=1 << 20)) as (lab, raw):
+        for end in (raw.socket, lab.desktop_near._stream.socket):  # type: ignore[attr-defined]
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        with trio.move_on_after(5):
+            async with trio.open_nursery() as sending:
+                sending.start_soon(lab.viewer.send_all, framed)
+                while not lab.session._pumps._to_desktop:  # type: ignore[union-attr]
+                    await trio.sleep(0.001)
+                sending.cancel_scope.cancel()
+        lab.session.stop(1000, "enough")
+        got = b""
+        while (said := await next_frame(raw))[0] == BINARY:
+            got += said[1]
+        assert said == (CLOSE, close_payload(1000, ""))
+        # The text under way ends in spaces.
+        assert len(got) == len(message)
+        assert got.rstrip() == message[: len(got.rstrip())]
+
+
+async def test_a_close_frame_behind_what_the_viewer_has_not_taken() -> None:
+    update = raw_rectangle(300, 200)
+    async with running() as (lab, raw), trio.open_nursery() as both:
+        assert isinstance(lab.viewer, trio.SocketStream)
+        pumps = lab.session._pumps
+        assert isinstance(pumps, AgentPumps)
+        pumps._viewer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        await lab.viewer.send_all(client_frame(UPDATE_REQUEST))
+        assert await next_frame(raw) == (BINARY, UPDATE_REQUEST)
+        said = b"".join(frame(BINARY, one) for one in in_parts(update))
+        both.start_soon(raw.send_all, said + frame(PING, b"?") + frame(CLOSE, b""))
+        while not pumps._to_viewer:
+            await trio.sleep(0.001)
+        await trio.sleep(0.05)
+        assert not lab.result
+        assert await lab.frames.binary(len(update)) == update
+        assert (await lab.frames.close())[0] == CloseCode.DESKTOP_GONE
+
+
+@asynccontextmanager
+async def running_as_streams() -> AsyncIterator[tuple[Lab, trio.abc.Stream]]:
+    """As `running`, of streams that are no sockets, as a viewer's in TLS is none."""
+    lab = memory_lab(Limits(close_timeout_s=0.5))
+    near, far = trio.testing.memory_stream_pair()
+    desktop = WebSocketStream(near, client=True, limit_bytes=1000)
+    lab.session._desktop = DesktopEnd(desktop, INIT, version="3.8", security_type=1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lab.run)
+        await lab.greet()
+        assert isinstance(lab.session._pumps, StreamPumps)
+        yield lab, far
+        nursery.cancel_scope.cancel()
+
+
 async def test_what_is_no_socket_goes_on_as_a_stream() -> None:
     lab = agent_lab()
     near, _far = trio.testing.memory_stream_pair()
@@ -251,3 +323,24 @@ async def test_what_is_no_socket_goes_on_as_a_stream() -> None:
         await lab.greet()
         assert isinstance(lab.session._pumps, StreamPumps)
         nursery.cancel_scope.cancel()
+
+
+async def test_streams_tell_the_agent_that_the_session_has_ended() -> None:
+    async with running_as_streams() as (lab, far):
+        await lab.viewer.send_all(client_frame(KEY))
+        assert await next_frame(far) == (BINARY, KEY)
+        await lab.viewer.aclose()
+        assert await next_frame(far) == (BINARY, KEY_UP)
+        assert await next_frame(far) == (CLOSE, close_payload(1000, ""))
+
+
+async def test_streams_tell_the_viewer_of_an_agents_framing() -> None:
+    async with running_as_streams() as (lab, far):
+        await far.send_all(client_frame(BELL))
+        told = "the desktop broke the protocol: frame-mask"
+        assert await lab.frames.close() == (CloseCode.DESKTOP_FAULT, told)
+        opcode, payload = await next_frame(far)
+        assert (opcode, payload[:2]) == (CLOSE, close_payload(1002, ""))
+        await lab.viewer.aclose()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert lab.ended.reason is Reason.DESKTOP_FAULT

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import array
+import fcntl
+import math
 import socket
 import ssl
 import struct
+import termios
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,14 +19,15 @@ import pytest
 import trio
 import trio.testing
 
-from relay import DesktopEnd, Limits, Session
+from relay import CloseCode, DesktopEnd, Limits, Session, slices
 from relay.agent_dial import client_tls
 from relay.agent_pumps import AgentPumps
-from relay.tls import TlsStream
+from relay.tls import ANSWERS_BYTES, WIRE_BYTES, TlsStream
 from relay.websocket import CLOSE, close_payload
 from relay.websocket_stream import WebSocketStream
 from tests.certificates import Authority
 from tests.peers import (
+    BELL,
     INIT,
     UPDATE_REQUEST,
     Frames,
@@ -144,8 +149,9 @@ async def test_a_name_that_is_not_its() -> None:
     async with client, trio.open_nursery() as nursery:
 
         async def handshake() -> None:
-            with pytest.raises(trio.BrokenResourceError):
+            with pytest.raises(trio.BrokenResourceError) as told:
                 await server.do_handshake()
+            assert "ALERT_BAD_CERTIFICATE" in str(told.value.__cause__)
             await trio.aclose_forcefully(server)
 
         nursery.start_soon(handshake)
@@ -158,6 +164,8 @@ async def test_a_name_that_is_not_its() -> None:
 async def test_raw_reads_are_short_only_where_there_is_no_more() -> None:
     async with connected() as (client, server):
         data = bytes(at % 251 for at in range(100_000))
+        await server.send_all(b"tickets come first")
+        await read(client, 18)
         await server.send_all(data)
         view = memoryview(bytearray(60_000))
         with pytest.raises(ValueError, match="too many"):
@@ -195,6 +203,24 @@ async def test_raw_writes_take_what_goes_and_go_on() -> None:
                 pass
 
 
+def carried(
+    client: TlsStream,
+    server: trio.SSLStream[trio.SocketStream],
+    buffer_bytes: int = 0,
+    early: bytes = b"",
+) -> tuple[Lab, WebSocketStream]:
+    """A session that has not begun, and the agent's end."""
+    viewer, viewer_far = sockets(buffer_bytes)
+    far_ends.append(viewer_far)
+    desktop = WebSocketStream(client, client=True, limit_bytes=1 << 24)
+    agent = WebSocketStream(server, client=False, limit_bytes=1 << 24)
+    end = DesktopEnd(desktop, INIT, version="3.8", security_type=1, early=early)
+    limits = Limits(clipboard_bytes=1 << 20, close_timeout_s=0.5)
+    session = Session(viewer, end, limits=limits)
+    lab = Lab(session, viewer_far, server, Frames(viewer_far), [], desktop)  # type: ignore[arg-type]
+    return lab, agent
+
+
 @asynccontextmanager
 async def session(
     buffer_bytes: int = 0, early: bytes = b""
@@ -202,18 +228,11 @@ async def session(
     """A session behind its handshakes, and the agent's end. `early` the agent has said before the
     session begins; a login reads 4 KiB at a time."""
     async with connected(buffer_bytes) as (client, server):
-        viewer, viewer_far = sockets(buffer_bytes)
-        far_ends.append(viewer_far)
-        desktop = WebSocketStream(client, client=True, limit_bytes=1 << 24)
-        agent = WebSocketStream(server, client=False, limit_bytes=1 << 24)
+        lab, agent = carried(client, server, buffer_bytes)
         if early:
             await agent.send_all(early)
-            early = await desktop.receive_some(4096)
-            assert client.socket.pending()
-        limits = Limits(clipboard_bytes=1 << 20, close_timeout_s=0.5)
-        end = DesktopEnd(desktop, INIT, version="3.8", security_type=1, early=early)
-        carried = Session(viewer, end, limits=limits)
-        lab = Lab(carried, viewer_far, server, Frames(viewer_far), [], desktop)  # type: ignore[arg-type]
+            lab.session._desktop.early = bytes(await lab.desktop_near.receive_some(4096))
+            assert client.more
         async with trio.open_nursery() as nursery:
             nursery.start_soon(lab.run)
             await lab.greet()
@@ -249,3 +268,167 @@ async def test_it_ends_with_a_close_frame() -> None:
         await lab.viewer.send_all(client_frame(close_payload(1000, ""), CLOSE))
         assert await agent.receive_some() == b""
         assert agent.closed == (1000, "")
+
+
+async def test_the_end_of_tls_is_told_behind_the_last_bytes() -> None:
+    async with connected() as (client, server), trio.open_nursery() as nursery:
+        await server.send_all(b"last")
+        # With a close_notify that is to be answered, so no end of the connection.
+        nursery.start_soon(server.unwrap)
+        await trio.testing.wait_all_tasks_blocked()
+        view = memoryview(bytearray(100))
+        assert client.readv(-1, (view,)) == 4
+        assert client.more
+        assert client.readv(-1, (view,)) == 0
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_came_before_a_reset_is_read() -> None:
+    async with connected() as (client, server):
+        await client.send_all(b"unread, which makes of the end a reset")
+        await server.send_all(b"last")
+        await trio.aclose_forcefully(server)
+        view = memoryview(bytearray(100))
+        assert client.readv(-1, (view,)) == 4
+        for _ in range(2):
+            with pytest.raises(ConnectionResetError):
+                client.readv(-1, (view,))
+
+
+async def test_what_came_before_a_record_that_is_none_is_read() -> None:
+    async with connected() as (client, server):
+        await server.send_all(b"last")
+        await server.transport_stream.send_all(b"\x17\x03\x03\x00\x20" + b"x" * 32)
+        view = memoryview(bytearray(100))
+        assert client.readv(-1, (view,)) == 4
+        assert client.more
+        for _ in range(2):
+            with pytest.raises(ssl.SSLError, match="BAD_RECORD_MAC"):
+                client.readv(-1, (view,))
+        with pytest.raises(trio.BrokenResourceError) as told:
+            await server.receive_some()
+        assert "ALERT_BAD_RECORD_MAC" in str(told.value.__cause__)
+
+
+async def test_half_a_record_and_the_end() -> None:
+    async with connected() as (client, server):
+        # RFC 8446, Section 5.2: the header of a record of 16 KiB, and little of it.
+        await server.transport_stream.send_all(b"\x17\x03\x03\x40\x00" + b"x" * 100)
+        await trio.aclose_forcefully(server)
+        # One edge told of both.
+        assert client.readv(-1, (memoryview(bytearray(100)),)) == 0
+
+
+async def test_a_session_ends_where_tls_does() -> None:
+    async with connected() as (client, server), trio.open_nursery() as nursery:
+        lab, agent = carried(client, server)
+        await agent.send_all(raw_rectangle())
+        nursery.start_soon(server.unwrap)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(lab.run)
+        await lab.greet()
+        with trio.fail_after(5):
+            assert await lab.frames.close() == (
+                CloseCode.DESKTOP_GONE,
+                "the desktop closed the connection",
+            )
+        nursery.cancel_scope.cancel()
+
+
+TICKETS = 500
+"""About 120 KB of records that bring nothing (RFC 8446, Section 4.6.1)."""
+
+
+@asynccontextmanager
+async def with_tickets() -> AsyncIterator[tuple[TlsStream, trio.SSLStream[trio.SocketStream]]]:
+    """As `connected`, with an agent whose tickets go out before the first that it says."""
+    authority, agent = contexts()
+    near, far = sockets()
+    for end in (near, far):
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    client = TlsStream(near, authority, server_hostname=NAME)
+    agent.num_tickets = TICKETS
+    try:
+        server = trio.SSLStream(far, agent, server_side=True, https_compatible=True)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.do_handshake)
+            await client.do_handshake()
+        yield client, server
+    finally:
+        agent.num_tickets = 2
+        await trio.aclose_forcefully(client)
+        await trio.aclose_forcefully(server)
+
+
+def unread_bytes(stream: TlsStream) -> int:
+    count = array.array("i", [0])
+    fcntl.ioctl(stream.socket.fileno(), termios.FIONREAD, count)
+    return count[0]
+
+
+async def test_records_that_bring_nothing_are_read_a_little_at_a_time() -> None:
+    async with with_tickets() as (client, server):
+        await server.send_all(b"hi")
+        view = memoryview(bytearray(100))
+        left = unread_bytes(client)
+        assert left > WIRE_BYTES * 4
+        while left > WIRE_BYTES:
+            with pytest.raises(BlockingIOError):
+                client.readv(-1, (view,))
+            assert client.more
+            assert left - unread_bytes(client) == WIRE_BYTES
+            left -= WIRE_BYTES
+        assert client.readv(-1, (view,)) == 2
+        assert not client.more
+
+
+async def test_what_is_behind_them_comes() -> None:
+    async with with_tickets() as (client, server):
+        await server.send_all(b"hi")
+        assert await client.receive_some() == b"hi"
+
+
+async def test_a_session_goes_on_behind_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slices, "FREE_SLICES", 2)
+    async with with_tickets() as (client, server), trio.open_nursery() as nursery:
+        lab, agent = carried(client, server)
+        await agent.send_all(raw_rectangle())
+        nursery.start_soon(lab.run)
+        await lab.greet()
+        with trio.fail_after(5):
+            while (pumps := lab.session._pumps) is None or pumps.desktop_rests_until == math.inf:
+                await trio.lowlevel.checkpoint()
+            assert await lab.frames.binary(len(raw_rectangle())) == raw_rectangle()
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_peer_that_takes_no_answers_is_not_collected_for() -> None:
+    async with connected() as (client, server):
+        view = memoryview(bytearray(100))
+        with suppress(BlockingIOError):
+            while True:
+                client.writev(-1, [bytes(100_000)])
+        await server.send_all(b"one")
+        assert client.readv(-1, (view,)) == 3
+        # As OpenSSL does for so many KeyUpdates that ask for one.
+        client._outgoing.write(bytes(ANSWERS_BYTES))
+        await server.send_all(b"two")
+        with pytest.raises(OSError, match="No buffer space"):
+            client.readv(-1, (view,))
+
+
+async def test_an_agent_of_large_updates_does_not_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slices, "FREE_SLICES", 0)
+    update = raw_rectangle(640, 400)
+    async with session() as (lab, agent), trio.open_nursery() as nursery:
+        await agent.send_all(BELL)
+        assert await lab.frames.binary(1) == BELL
+        await lab.viewer.send_all(client_frame(UPDATE_REQUEST))
+        assert await read(agent, 10) == UPDATE_REQUEST
+        nursery.start_soon(agent.send_all, update)
+        pumps = lab.session._pumps
+        assert pumps is not None
+        for at in range(0, len(update), 1_000):
+            part = update[at : at + 1_000]
+            assert await lab.frames.binary(len(part)) == part
+            assert pumps.desktop_rests_until == math.inf

@@ -228,3 +228,18 @@ async def test_a_read_that_is_cancelled_loses_nothing(autojump_clock: MockClock)
         await stream.receive_some()
     await raw.send_all(sent[4:])
     assert await stream.receive_some() == b"a long message"
+
+
+async def test_what_is_taken_over_says_nothing_any_more() -> None:
+    near, far = trio.socket.socketpair()
+    socket = trio.SocketStream(near)
+    async with trio.SocketStream(far), socket:
+        stream = WebSocketStream(
+            socket, client=True, limit_bytes=100, early=frame(BINARY, b"early")
+        )
+        assert stream.taken_over() is None
+        assert await stream.receive_some() == b"early"
+        assert stream.taken_over() == (socket, stream._frames)
+        with pytest.raises(trio.BrokenResourceError):
+            await stream.send_all(b"x")
+        assert stream.taken_over() is None
