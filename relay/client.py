@@ -140,7 +140,7 @@ class Desktop:
     """A desktop after the handshake. Every method raises DesktopError once it is gone.
 
     `pointer` is where it was last told to be, by us or by the desktop; None as long as nobody did:
-    few desktops tell. A button without it is pressed at 0, 0. Buttons are numbered as in
+    few desktops tell. A button without it is pressed in the middle. Buttons are numbered as in
     RFC 6143, Section 7.5.5: 1 left, 2 middle, 3 right, the wheel's 4 up, 5 down, 6 left, 7 right,
     and 8 back. 9, forward, takes a desktop with extended mouse buttons (community specification).
     """
@@ -403,7 +403,10 @@ class Desktop:
         self._buttons &= ~mask
 
     def _point(self, buttons: int) -> bytes:
-        x, y = self.pointer or (0, 0)
+        if self._messages.pointer is None:
+            # RFB does not ask where it is. X servers put it there at their start.
+            self._messages.pointer = self.width // 2, self.height // 2
+        x, y = self._messages.pointer
         if buttons > 127 and self._messages.extended_buttons:
             return _extended_pointer_event(5, 128 | buttons & 127, x, y, buttons >> 7)
         return _pointer_event(5, buttons, x, y)

@@ -60,7 +60,7 @@ async def test_all_buttons_of_rfc_6143(pair: Pair) -> None:
     desktop, far = pair
     for button in range(1, 9):
         await desktop.click(button=button)
-        down, up = (struct.pack(">BBHH", 5, mask, 0, 0) for mask in (1 << button - 1, 0))
+        down, up = (struct.pack(">BBHH", 5, mask, 4, 2) for mask in (1 << button - 1, 0))
         assert down + up in far.heard
     for button in (0, 9):
         with pytest.raises(ValueError, match=f"no button {button}; this desktop's are 1 to 8"):
@@ -104,6 +104,14 @@ async def test_where_the_pointer_is_is_not_known_before_it_has_moved(pair: Pair)
     assert desktop.pointer is None
     await desktop.move(3, 2)
     assert desktop.pointer == (3, 2)
+
+
+async def test_a_click_where_the_pointer_is_not_known_is_in_the_middle(pair: Pair) -> None:
+    """There X servers have it at their start, as `xdotool getmouselocation` says of a new Xvnc."""
+    desktop, far = pair
+    await desktop.click()
+    assert struct.pack(">BBHHBBHH", 5, 1, 4, 2, 5, 0, 4, 2) in far.heard
+    assert desktop.pointer == (4, 2)
 
 
 async def test_where_the_pointer_is_may_be_told(pair: Pair) -> None:
@@ -175,7 +183,7 @@ async def test_a_place_between_pixels_is_not_where_the_pointer_is(pair: Pair) ->
     with pytest.raises(TypeError):
         await desktop.move(half, 1)
     await desktop.button_down()
-    await far.hears(struct.pack(">BBHH", 5, 1, 0, 0))
+    await far.hears(struct.pack(">BBHH", 5, 1, 4, 2))
 
 
 async def test_typed_text_is_keys_down_and_up(pair: Pair) -> None:
