@@ -325,7 +325,10 @@ class Agents:
             return "waiting", None
         self.tell(chat_id)
         limit_s = self._settings.time_limit_s
-        ending: tuple[str, str | None] = ("error", f"Stopped after {limit_s:g} s.")
+        ending: tuple[str, str | None] = (
+            "error",
+            f"Stopped after {limit_s:g} s. Send a message to go on.",
+        )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._hold, chat_id, run, asked_at)
             with trio.move_on_after(limit_s):
@@ -384,7 +387,10 @@ class Agents:
             if tokens >= self._settings.tokens_limit:
                 return "error", f"Stopped after {tokens} tokens. Send a message to go on."
             if failures == FAILURES_LIMIT:
-                return "error", f"Stopped after {failures} turns in which every tool call failed."
+                return "error", (
+                    f"Stopped after {failures} turns in which every tool call failed. "
+                    "Send a message to go on."
+                )
             messages = await request_messages(
                 [(message.role, message.content) for message in history], self._picture
             )

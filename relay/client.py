@@ -189,10 +189,12 @@ class Desktop:
 
     async def picture(self, *, cursor: bool = False) -> Array:
         """What the desktop shows once it has this request: (height, width, 4) uint8, RGBA, with the
-        cursor's shape drawn where the pointer is, if it is wanted."""
+        cursor's shape drawn at `pointer`, if it is wanted.
+
+        TigerVNC's server paints the cursor too, wanted or not, where somebody else has moved it.
+        """
         picture = await self._connection.picture()
         shape = self._connection.canvas.cursor
-        # TigerVNC's server paints it where somebody else has moved it.
         if cursor and shape is not None and self.pointer is not None:
             draw(shape, *self.pointer, picture)
         return picture

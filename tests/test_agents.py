@@ -191,7 +191,7 @@ async def test_archiving_waits_for_nothing_and_nothing_starts_under_it() -> None
     [
         ({"turns_limit": 3}, "Stopped after 3 turns. Send a message to go on."),
         ({"tokens_limit": 45}, "Stopped after 60 tokens. Send a message to go on."),
-        ({"time_limit_s": 0.3}, "Stopped after 0.3 s."),
+        ({"time_limit_s": 0.3}, "Stopped after 0.3 s. Send a message to go on."),
     ],
 )
 async def test_a_model_that_goes_on_for_ever_is_stopped(
