@@ -379,8 +379,9 @@ class Actor:
     async def _connected(self) -> Desktop:
         if self._desktop is not None:
             try:
-                # Asked before something is done, so that nothing is done twice.
-                await self._desktop.sync()
+                # Asked before something is done, so that nothing is done twice; and a coordinate is
+                # one of the desktop as it is.
+                await self._desktop.read_size()
                 return self._desktop
             except DesktopError:
                 await self.aclose()

@@ -218,6 +218,12 @@ class Desktop:
                     return True
         return False
 
+    async def read_size(self) -> tuple[int, int]:
+        """Width and height as they are now. Without it they are those of the last picture, or of
+        the last action that waited for the screen: a desktop tells a new size only if asked."""
+        await self._connection.read_size()
+        return self.width, self.height
+
     async def sync(self) -> None:
         """Waits until the desktop has taken all that was sent to it. Reads what it has said."""
         await self._connection.sync()
@@ -225,7 +231,8 @@ class Desktop:
     # What is done to it.
 
     async def move(self, x: int, y: int) -> None:
-        """Moves the pointer. Raises ValueError outside the desktop."""
+        """Moves the pointer. Raises ValueError outside the desktop, as large as it was last seen
+        (`read_size`)."""
         self._messages.pointer = self._on_desktop(x, y)
         await self._connection.send(self._point(self._buttons))
 
@@ -254,6 +261,7 @@ class Desktop:
         if (x is None) != (y is None):
             raise ValueError("x and y go together")
         if x is not None and y is not None:
+            await self.read_size()
             await self.move(x, y)
         try:
             for number in range(count):
@@ -270,6 +278,7 @@ class Desktop:
     async def drag(self, x: int, y: int, *, button: int = 1) -> None:
         """From where the pointer is to x, y, with a button held down. Raises ValueError outside
         the desktop, before anything is pressed."""
+        await self.read_size()
         self._on_desktop(x, y)
         try:
             await self.button_down(button)

@@ -22,6 +22,7 @@ from relay.rfb.encodings.cursor import Cursor, CursorWithAlpha, PointerPosition
 from relay.rfb.encodings.desktop_name import DesktopName
 from relay.rfb.encodings.desktop_size import DesktopSize, ExtendedDesktopSize
 from relay.rfb.encodings.led_state import LedState
+from relay.rfb.encodings.vmware import VMwareCursorPosition
 from relay.rfb.errors import Violation
 from relay.rfb.pixel_format import PixelFormat
 from relay.rfb.pixels.canvas import Array, Canvas
@@ -31,6 +32,7 @@ _CAN = (
     Cursor.number,
     CursorWithAlpha.number,
     PointerPosition.number,
+    VMwareCursorPosition.number,
     DesktopSize.number,
     ExtendedDesktopSize.number,
     DesktopName.number,
@@ -102,12 +104,7 @@ class Connection:
         """A copy of the canvas, once it shows what the desktop does when it has this request."""
         messages = self.messages
         async with self._picturing:
-            # What was under way before shows an earlier state. So does an answer to `change` that
-            # nobody has read, however long ago it came.
-            if messages.fences:
-                await self._sync_by_fence()
-            elif self._asked:
-                await self._sync_by_pixel()
+            await self._read_old()
             messages.forget()
             size_px = 0, 0
             with trio.move_on_after(PICTURE_TIMEOUT_S) as patience:
@@ -117,6 +114,20 @@ class Connection:
                 text = f"the desktop has not shown all of itself within {PICTURE_TIMEOUT_S:g} s"
                 raise DesktopError(text)
             return self.canvas.pixels.copy()
+
+    async def _read_old(self) -> None:
+        """What was under way before shows an earlier state. So does an answer to `change` that
+        nobody has read, however long ago it came."""
+        if self.messages.fences:
+            await self._sync_by_fence()
+        elif self._asked:
+            await self._sync_by_pixel()
+
+    async def read_size(self) -> None:
+        """Has `size_px` be what it is now: a new size is told in the answer to a request."""
+        async with self._picturing:
+            await self._read_old()
+            await self._sync_by_pixel()
 
     async def _ask_for_all(self, asked_px: tuple[int, int]) -> tuple[int, int]:
         """Asks for all there is, of a desktop that was asked when it had another size; returns its

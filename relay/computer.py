@@ -40,6 +40,8 @@ Result = dict[str, Any]
 LOOKS: Final = frozenset({"screenshot", "zoom", "cursor_position"})
 """Actions that change nothing on the screen."""
 
+_WITHOUT_POINTER: Final = frozenset({"screenshot", "zoom", "type", "key", "hold_key", "wait"})
+
 APART_S: Final = 0.51
 """From the end of a click to the next press of the same button in another action, so that no
 program takes the two for one double click. xterm (0.25 s) and st (0.3 s) do so wherever they are,
@@ -78,6 +80,9 @@ class Desktop(Protocol):
     async def key_down(self, keysym: int) -> None: ...
     async def key_up(self, keysym: int) -> None: ...
     async def type(self, text: str) -> bool: ...
+    async def read_size(self) -> object:
+        """Asks for the size: `width` and `height` are what they are now."""
+
     async def sync(self) -> None:
         """Waits until the desktop has taken all that was sent to it."""
 
@@ -310,6 +315,9 @@ class Computer:
                 limit_s = min(BETWEEN_LIMIT_S, self.settings.settle_limit_s)
                 await self._desktop.settled(quiet_s=self.settings.quiet_s, limit_s=limit_s)
             self._acted = True
+        if action not in _WITHOUT_POINTER:
+            # While the model thought, a person may have changed it, or moved the pointer.
+            await self._desktop.read_size()
         outcome = await self._handlers[action](**found)
         blocks = [_text(outcome)] if isinstance(outcome, str) else outcome
         if look and self._acted:

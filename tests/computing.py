@@ -52,6 +52,7 @@ class FakeDesktop:
         self.stuck = False
         self.settles = True
         self.takes_pastes = True
+        self.resized: Array | None = None
         self.before: Callable[[], None] = lambda: None
         """Called at the start of everything but `release_all`."""
 
@@ -64,7 +65,12 @@ class FakeDesktop:
         return int(self.pixels.shape[0])
 
     def resize(self, width: int, height: int) -> None:
+        """It is told at once."""
         self.pixels = picture(width, height)
+
+    def resize_unseen(self, width: int, height: int) -> None:
+        """It is told to who asks, as real desktops do."""
+        self.resized = picture(width, height)
 
     async def _note(self, *what: Any) -> None:
         self.before()
@@ -78,6 +84,7 @@ class FakeDesktop:
     async def picture(self, *, cursor: bool = False) -> Array:
         await self._note("screenshot")
         assert cursor
+        await self.read_size()
         return self.pixels.copy()
 
     async def move(self, x: int, y: int) -> None:
@@ -106,6 +113,11 @@ class FakeDesktop:
     async def type(self, text: str) -> bool:
         await self._note("type", text)
         return self.takes_pastes
+
+    async def read_size(self) -> tuple[int, int]:
+        await self.sync()
+        self.pixels = self.resized if self.resized is not None else self.pixels
+        return self.width, self.height
 
     async def sync(self) -> None:
         await trio.lowlevel.checkpoint()

@@ -62,6 +62,27 @@ async def test_coordinates_are_refused_when_the_desktop_was_resized(
     assert desktop.pointer == (10, 20)
 
 
+@pytest.mark.parametrize(
+    ("action", "given"),
+    [
+        ("left_click", POINT),
+        ("left_click_drag", POINT),
+        ("cursor_position", {}),
+        ("zoom", {"region": [0, 0, 9, 9]}),
+    ],
+)
+async def test_a_resize_is_looked_for_before_an_action(
+    action: str, given: dict[str, Any], autojump_clock: Any
+) -> None:
+    """A desktop tells its size only in the answer to a request, and the model thinks for long."""
+    desktop = FakeDesktop(1280, 800)
+    computer = Computer(desktop)
+    await act(computer, "screenshot")
+    desktop.resize_unseen(1024, 768)
+    assert "resized from 1280x800 to 1024x768" in error(await act(computer, action, **given))
+    assert desktop.input() == []
+
+
 async def test_a_batch_has_its_coordinates_from_before_it(autojump_clock: Any) -> None:
     desktop = FakeDesktop(1280, 800)
     computer = Computer(desktop)
@@ -104,12 +125,9 @@ async def test_a_desktop_that_is_gone(
     desktop = FakeDesktop()
     desktop.gone = True
     result = await act(Computer(desktop, version), action, **given)
-    if action == "cursor_position":
-        assert not result["is_error"]
-    else:
-        text = error(result)
-        assert text.startswith("The desktop failed: the desktop closed the connection. ")
-        assert "stop and report it" in text
+    text = error(result)
+    assert text.startswith("The desktop failed: the desktop closed the connection. ")
+    assert "stop and report it" in text
 
 
 @pytest.mark.parametrize("version", [LATEST, TOOLSET])

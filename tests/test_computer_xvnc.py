@@ -6,6 +6,7 @@ import base64
 import io
 import shutil
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -66,6 +67,36 @@ async def run(computer: Computer, *actions: tuple[str, dict[str, Any]]) -> list[
 def shown(looked: Result) -> Array:
     data = base64.b64decode(looked["content"][-1]["source"]["data"])
     return np.asarray(Image.open(io.BytesIO(data)))
+
+
+async def test_a_person_makes_the_desktop_larger_while_the_model_thinks(
+    xvnc: RunningDesktop,
+) -> None:
+    """Xvnc tells nobody who does not ask."""
+    async with relay.connect(xvnc) as desktop, Computer(desktop) as computer:
+        await run(computer, ("screenshot", {}))
+        await trio.run_process(["xrandr", "-s", "800x600"], env=on(xvnc))
+        (result,) = await computer.run_batch(
+            [{"id": "toolu_1", "name": "left_click", "input": {"coordinate": [9, 9]}}]
+        )
+        assert result["is_error"]
+        size = f"resized from {WIDTH}x{HEIGHT} to 800x600"
+        assert size in result["content"][0]["text"]
+        await run(computer, ("screenshot", {}))
+        await run(computer, ("left_click", {"coordinate": [799, 599]}))
+
+
+async def test_a_program_moves_the_pointer(xvnc: RunningDesktop) -> None:
+    """Xvnc tells that in VMware's way. What another viewer does it does not tell."""
+    async with relay.connect(xvnc) as desktop, Computer(desktop) as computer:
+        await run(computer, ("mouse_move", {"coordinate": [9, 9]}), ("screenshot", {}))
+        warp = (
+            "from Xlib.display import Display; d = Display(); "
+            "d.screen().root.warp_pointer(33, 44); d.sync()"
+        )
+        await trio.run_process([sys.executable, "-c", warp], env=on(xvnc))
+        (looked,) = await run(computer, ("cursor_position", {}))
+        assert looked["content"][0]["text"] == "X=33, Y=44"
 
 
 # A page whose colour is how many clicks the browser takes the last press for; yellow when

@@ -18,6 +18,7 @@ from relay.rfb.encodings.cursor import PointerPosition
 from relay.rfb.encodings.desktop_name import DesktopName
 from relay.rfb.encodings.desktop_size import DesktopSize, ExtendedDesktopSize
 from relay.rfb.encodings.led_state import LedState
+from relay.rfb.encodings.vmware import VMwareCursorPosition
 from relay.rfb.errors import Violation
 from relay.rfb.handshake import HandshakeBounds, check_size
 from relay.rfb.pixels import DECODERS
@@ -313,6 +314,7 @@ _PSEUDO: dict[int, Callable[[Messages, int, int, int, int], Steps]] = {
     ExtendedKeyEvent.number: Messages._extended_key_event,
     ExtendedMouseButtons.number: Messages._extended_mouse_buttons,
     PointerPosition.number: Messages._pointer_position,
+    VMwareCursorPosition.number: Messages._pointer_position,
 }
 
 
