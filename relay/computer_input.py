@@ -260,7 +260,6 @@ def arguments(action: str, given: object) -> dict[str, Any]:
             )
     for name in parameters.needs:
         if name not in present:
-            raise Refused(
-                f"{name} is required for {action}, which needs {listed(parameters.needs)}"
-            )
+            needs = f", which needs {listed(parameters.needs)}" if len(parameters.needs) > 1 else ""
+            raise Refused(f"{name} is required for {action}{needs}")
     return {name: checks[name](name, value) for name, value in present.items()}

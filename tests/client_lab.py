@@ -54,16 +54,21 @@ class Far:
         once, as Xvnc does where there is a clipboard manager."""
         async for data in self.stream:
             self.heard += data
-            if not self.answers:
-                continue
-            for at in range(len(data)):
-                if data.startswith(b"\xf8\0\0\0\x80\0\0\x01\x04", at):
-                    reply = b"\xf8\0\0\0\0\0\0\x01\x04" + data[at + 9 : at + 13]
-                    await self.stream.send_all(reply)
-                if self.pastes and data.startswith(CLIPBOARD_OFFERED, at):
-                    await self.stream.send_all(CLIPBOARD_ASKED)
-                if data.startswith(b"\x03\0\0\0\0\0", at):
-                    await self.stream.send_all(self.update())
+            if self.answers:
+                try:
+                    await self._answer(data)
+                except trio.BrokenResourceError:
+                    pass  # Whoever asked has gone.
+
+    async def _answer(self, data: bytes | bytearray) -> None:
+        for at in range(len(data)):
+            if data.startswith(b"\xf8\0\0\0\x80\0\0\x01\x04", at):
+                reply = b"\xf8\0\0\0\0\0\0\x01\x04" + bytes(data[at + 9 : at + 13])
+                await self.stream.send_all(reply)
+            if self.pastes and data.startswith(CLIPBOARD_OFFERED, at):
+                await self.stream.send_all(CLIPBOARD_ASKED)
+            if data.startswith(b"\x03\0\0\0\0\0", at):
+                await self.stream.send_all(self.update())
 
     def update(self) -> bytes:
         height, width = self.picture.shape[:2]
