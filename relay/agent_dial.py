@@ -59,7 +59,9 @@ TEXT_CHARS: Final = 300
 """What is told of it."""
 
 READ_BYTES: Final = 4_096
+
 HEAD_BYTES: Final = 16_384
+"""Of an answer: as much as h11 reads of one."""
 
 # Of a bad answer trio-websocket tries to tell the peer, as only a server can.
 _BAD_ANSWER: Final = (

@@ -415,7 +415,7 @@ class Desktop:
 
     def _point(self, buttons: int) -> bytes:
         if self._messages.pointer is None:
-            # RFB does not ask where it is. X servers put it there at their start.
+            # RFB has no way to ask where it is. X servers put it there at their start.
             self._messages.pointer = self.width // 2, self.height // 2
         x, y = self._messages.pointer
         if buttons > 127 and self._messages.extended_buttons:

@@ -192,6 +192,7 @@ class WebSocketStream(trio.abc.Stream):
 
 def client_frame(opcode: int, payload: bytes) -> bytes:
     """One whole frame with a mask of its own (RFC 6455, Section 5.3)."""
+    # A system call, 0.35 us: the mask has to come from where nobody can guess it.
     return frame(opcode, payload, secrets.token_bytes(4))
 
 

@@ -101,3 +101,11 @@ async def with_fences(pair: Pair) -> Pair:
     await far.stream.send_all(FENCE_OF_THEIRS)
     await desktop.picture()
     return pair
+
+
+async def with_clipboard(pair: Pair) -> Pair:
+    """One that has said that it knows fences and Unicode's clipboard."""
+    desktop, far = await with_fences(pair)
+    await far.stream.send_all(EXTENDED_CAPABILITIES)
+    await desktop.picture()
+    return pair

@@ -19,7 +19,6 @@ from relay.login import DesktopEnd
 from relay.rfb.handshake import ServerInit
 from tests.client_lab import (
     CLIPBOARD_OFFERED,
-    EXTENDED_CAPABILITIES,
     FENCE_OF_THEIRS,
     HEIGHT,
     KEY_A_DOWN,
@@ -28,6 +27,7 @@ from tests.client_lab import (
     Pair,
     pair,
     provided,
+    with_clipboard,
     with_fences,
 )
 
@@ -202,9 +202,7 @@ async def test_what_cannot_be_typed_types_nothing(pair: Pair) -> None:
 async def test_a_paste_does_not_wait_for_what_a_clipboard_manager_took(
     pair: Pair, autojump_clock: trio.testing.MockClock
 ) -> None:
-    desktop, far = await with_fences(pair)
-    await far.stream.send_all(EXTENDED_CAPABILITIES)
-    await desktop.picture()
+    desktop, far = await with_clipboard(pair)
     start = trio.current_time()
     await desktop.type("\N{OHM SIGN}")
     assert trio.current_time() - start < 0.5
@@ -214,9 +212,7 @@ async def test_a_paste_does_not_wait_for_what_a_clipboard_manager_took(
 async def test_text_that_nobody_pastes_is_told_and_ends_the_typing(
     pair: Pair, autojump_clock: trio.testing.MockClock
 ) -> None:
-    desktop, far = await with_fences(pair)
-    await far.stream.send_all(EXTENDED_CAPABILITIES)
-    await desktop.picture()
+    desktop, far = await with_clipboard(pair)
     far.pastes = False
     assert await desktop.type("\N{OHM SIGN}\na\n\N{OHM SIGN}") is False
     assert far.heard.count(CLIPBOARD_OFFERED) == 1
@@ -229,9 +225,7 @@ async def test_text_that_nobody_pastes_is_told_and_ends_the_typing(
 async def test_the_words_of_a_line_are_one_paste(
     pair: Pair, autojump_clock: trio.testing.MockClock
 ) -> None:
-    desktop, far = await with_fences(pair)
-    await far.stream.send_all(EXTENDED_CAPABILITIES)
-    await desktop.picture()
+    desktop, far = await with_clipboard(pair)
     await desktop.type("aa \u044d\u0442\u043e, \u0434\u0430\n\u043d\u0435\u0442aa")
     assert far.heard.count(CLIPBOARD_OFFERED) == 2
     assert far.heard.count(KEY_A_DOWN) == 4
