@@ -9,7 +9,7 @@ def main() -> None:
     """The command's entry point."""
     try:
         # Not at the top: it takes a second, in which Ctrl-C is no traceback either.
-        from api.cli import run
+        from api.cli.commands import run
 
         sys.exit(run(sys.argv[1:]))
     except KeyboardInterrupt:

@@ -9,17 +9,17 @@ from fastapi import FastAPI
 from hypercorn.middleware import ProxyFixMiddleware
 from starlette.types import Receive, Scope, Send
 
-from api import chats, desktop, messages, ops, page
-from api.auth import COOKIE, HEADER
-from api.errors import (
+from api.http.auth import COOKIE, HEADER
+from api.http.errors import (
     ErrorBody,
     SafeJSONResponse,
     error_responses,
     install_error_handlers,
     no_route,
 )
-from api.guard import Guard, own_hosts
-from api.logs import AccessLog
+from api.http.guard import Guard, own_hosts
+from api.http.logs import AccessLog
+from api.routes import chats, desktop, messages, ops, page
 from api.services import Services
 
 __all__ = ["PREFIXES", "create_app"]

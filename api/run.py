@@ -18,11 +18,11 @@ from typing import Final
 
 import trio
 
-from api.agents import Agents
+from api.agents.model import Model
+from api.agents.runs import Agents
 from api.app import create_app
+from api.http.serve import serve
 from api.live import LiveSessions, reserve_capacity
-from api.model import Model
-from api.serve import serve
 from api.services import Services
 from api.settings import ModelSettings, Settings, SettingsProblem
 from api.store import Store

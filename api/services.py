@@ -8,7 +8,7 @@ from uuid import UUID
 
 from starlette.requests import HTTPConnection
 
-from api.agents import Agents
+from api.agents.runs import Agents
 from api.live import LiveSessions
 from api.metrics import Metrics
 from api.settings import Settings

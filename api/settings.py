@@ -34,11 +34,11 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from relay.agent_dial import AgentCredentials, client_tls
-from relay.computer_versions import VERSIONS
+from relay.computer.versions import VERSIONS
 from relay.desktops import provider_for
+from relay.dialling.passwords import Password, PasswordFile, PasswordSource
+from relay.dialling.workspace_agent import AgentCredentials, client_tls
 from relay.limits import Limits
-from relay.passwords import Password, PasswordFile, PasswordSource
 from relay.rfb.encodings import LET_THROUGH, RISKY
 
 __all__ = [

@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
         return 2
     target, *options = arguments
     # Only what is imported in here is followed.
-    with atheris.instrument_imports(include=["relay", "api.upgrade"]):
+    with atheris.instrument_imports(include=["relay", "api.http.upgrade"]):
         from fuzz.driver import save
         from fuzz.seeds import seeds
 

@@ -2,19 +2,19 @@
 
 from typing import TYPE_CHECKING
 
-from relay.agent_dial import AgentAddress, AgentCredentials
-from relay.dial import Address, TcpAddress, UnixAddress, dial, parse_address
+from relay.dialling.addresses import Address, TcpAddress, UnixAddress, dial, parse_address
+from relay.dialling.login import DesktopEnd, log_in, open_desktop
+from relay.dialling.passwords import Password, PasswordFile, PasswordSource
+from relay.dialling.workspace_agent import AgentAddress, AgentCredentials
 from relay.ended import Counters, Ended, Reason
 from relay.errors import AgentError, AgentStep, DesktopError, Direction, ProtocolError, RelayError
 from relay.limits import Limits
-from relay.login import DesktopEnd, log_in, open_desktop
-from relay.passwords import Password, PasswordFile, PasswordSource
 from relay.rfb.errors import CloseCode
 from relay.rfb.rights import FULL, VIEW_ONLY, Rights
 from relay.session import Session, carry
 
 if TYPE_CHECKING:
-    from relay.client import Desktop, connect
+    from relay.client.desktop import Desktop, connect
 
 __all__ = [
     "FULL",

@@ -10,9 +10,9 @@ from typing import Final
 
 import trio
 
-from relay import streams
+from relay.net import streams
+from relay.net.websocket_stream import WebSocketStream
 from relay.rfb.errors import CloseCode
-from relay.websocket_stream import WebSocketStream
 
 __all__ = ["READ_BYTES", "bridge"]
 

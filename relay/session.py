@@ -12,22 +12,23 @@ from collections.abc import Collection
 
 import trio
 
-from relay import kernel, streams, switchboard
-from relay.agent_pumps import AgentDownLeg, AgentPumps
+from relay.dialling.login import DesktopEnd, PeerClosed, drive, log_in
+from relay.dialling.passwords import PasswordSource
 from relay.ended import Counters, Ended, Reason, ended, ended_by_fault
 from relay.errors import ProtocolError
-from relay.leg import DownLeg, UpLeg
 from relay.limits import Limits
-from relay.login import DesktopEnd, PeerClosed, drive, log_in
-from relay.passwords import PasswordSource
-from relay.pump import Pumps, StreamPumps
+from relay.net import kernel, streams
+from relay.net.websocket import BINARY, CLOSE, PING, PONG, FrameReader, close_payload, frame
+from relay.net.websocket_stream import WebSocketStream
+from relay.pumps import switchboard
+from relay.pumps.leg import DownLeg, UpLeg
+from relay.pumps.raw import RawPumps
+from relay.pumps.streams import Pumps, StreamPumps
+from relay.pumps.workspace_agent import AgentDownLeg, AgentPumps
 from relay.rfb import handshake
 from relay.rfb.conversation import Conversation
 from relay.rfb.encodings import LET_THROUGH
 from relay.rfb.rights import FULL, Rights
-from relay.socketio import RawPumps
-from relay.websocket import BINARY, CLOSE, PING, PONG, FrameReader, close_payload, frame
-from relay.websocket_stream import WebSocketStream
 
 
 class _ViewerWire:

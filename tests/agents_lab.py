@@ -11,8 +11,8 @@ from uuid import UUID
 
 import trio
 
-from api.agents import Agents
-from api.model import Model, Reply
+from api.agents.model import Model, Reply
+from api.agents.runs import Agents
 from api.settings import ModelSettings
 from api.store import Chat, Message, Store, User, Workspace
 from relay.desktops import Desktops, provider_for

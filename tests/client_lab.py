@@ -11,9 +11,9 @@ import pytest
 import trio
 import trio.testing
 
-from relay.client import ENCODINGS_HERE, RGBX, Desktop
+from relay.client.desktop import ENCODINGS_HERE, RGBX, Desktop
+from relay.dialling.login import DesktopEnd
 from relay.limits import Limits
-from relay.login import DesktopEnd
 from relay.rfb.handshake import ServerInit
 
 WIDTH, HEIGHT = 8, 4

@@ -17,17 +17,17 @@ from uuid import UUID
 import pytest
 import trio
 
-from api.agents import Agents
+from api.agents.runs import Agents
 from api.app import create_app
+from api.http.serve import serve
 from api.live import LiveSessions
-from api.serve import serve
 from api.services import Services
 from api.settings import Settings
 from api.store import Store
 from relay import DesktopError, TcpAddress
 from relay.desktops import Desktops, RunningDesktop
+from relay.dialling.login import DesktopEnd
 from relay.limits import Limits
-from relay.login import DesktopEnd
 from tests.peers import PIXEL_FORMAT
 
 KEY = base64.b64encode(b"the sample nonce").decode()

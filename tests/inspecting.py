@@ -7,9 +7,9 @@ import struct
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from relay.inspection import Element, Inspection
 from relay.limits import Limits
-from relay.recording import Record
+from relay.recordings.file import Record
+from relay.recordings.inspection import Element, Inspection
 from relay.rfb.errors import Direction
 from tests.peers import PIXEL_FORMAT
 

@@ -12,8 +12,8 @@ from typing import Any, cast
 
 import trio
 
-from api.agents import Agents
-from api.model import Model, Reply
+from api.agents.model import Model, Reply
+from api.agents.runs import Agents
 from api.settings import ModelSettings
 from api.store import Chat, Store
 from relay.desktops import Desktops, provider_for

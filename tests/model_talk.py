@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from api.model import Model, ModelError, Reply
+from api.agents.model import Model, ModelError, Reply
 from tests.model_server import API_KEY, ModelServer, model_server
 
 TOOL = {"name": "look", "description": "Looks.", "input_schema": {"type": "object"}}

@@ -39,7 +39,7 @@ import trio  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]
 ACCEPTED: dict[str, str] = tomllib.loads((ROOT / "tests/mutants.toml").read_text())
-MUTATED = ("relay/rfb/**/*.py", "relay/websocket.py", "relay/limits.py")
+MUTATED = ("relay/rfb/**/*.py", "relay/net/websocket.py", "relay/limits.py")
 # These look at recordings; nothing passes through them.
 NOT_MUTATED = {ROOT / "relay/rfb/describe.py", ROOT / "relay/rfb/observed_handshake.py"}
 KILLERS = (

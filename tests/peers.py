@@ -12,15 +12,16 @@ import pytest
 import trio
 import trio.testing
 
-from relay import DesktopEnd, Ended, Limits, Session, switchboard
-from relay.leg import DownLeg, UpLeg
+from relay import DesktopEnd, Ended, Limits, Session
+from relay.net.websocket import FrameReader
+from relay.net.websocket_stream import WebSocketStream
+from relay.pumps import switchboard
+from relay.pumps.leg import DownLeg, UpLeg
+from relay.pumps.raw import RawPumps
+from relay.pumps.switchboard import Switchboard
 from relay.rfb.conversation import Conversation
 from relay.rfb.handshake import ServerInit
 from relay.rfb.pixel_format import parse
-from relay.socketio import RawPumps
-from relay.switchboard import Switchboard
-from relay.websocket import FrameReader
-from relay.websocket_stream import WebSocketStream
 
 # RFC 6143, Section 7.4: 32 bits per pixel, depth 24, little endian, true colour, 8-8-8.
 PIXEL_FORMAT = bytes.fromhex("20180001 00ff00ff00ff 100800 000000".replace(" ", ""))

@@ -9,7 +9,7 @@ from typing import Any
 
 import trio
 
-from api.model import Reply
+from api.agents.model import Reply
 
 Answer = Reply | Exception | Callable[[dict[str, Any]], Awaitable[Reply]]
 

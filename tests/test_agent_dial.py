@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, memory_stream_pair
 
 from relay import AgentAddress, AgentCredentials, AgentError, AgentStep, Password, PasswordFile
-from relay.agent_dial import ANSWER_TIMEOUT_S, TLS_TIMEOUT_S, client_tls, upgraded
 from relay.desktops import provider_for
-from relay.dial import dial, parse_address
-from relay.websocket import BINARY, frame
-from relay.websocket_stream import WebSocketStream
+from relay.dialling.addresses import dial, parse_address
+from relay.dialling.workspace_agent import ANSWER_TIMEOUT_S, TLS_TIMEOUT_S, client_tls, upgraded
+from relay.net.websocket import BINARY, frame
+from relay.net.websocket_stream import WebSocketStream
 from tests.certificates import Authority
 
 ADDRESS = AgentAddress("ws", "desk.example", 6081)

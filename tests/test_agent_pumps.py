@@ -13,9 +13,7 @@ import trio
 import trio.testing
 
 from relay import CloseCode, DesktopEnd, Limits, Reason
-from relay.agent_pumps import AgentPumps
-from relay.pump import StreamPumps
-from relay.websocket import (
+from relay.net.websocket import (
     BINARY,
     CLOSE,
     CONTINUATION,
@@ -26,7 +24,9 @@ from relay.websocket import (
     frame,
     masked,
 )
-from relay.websocket_stream import FRAME_BYTES, WebSocketStream
+from relay.net.websocket_stream import FRAME_BYTES, WebSocketStream
+from relay.pumps.streams import StreamPumps
+from relay.pumps.workspace_agent import AgentPumps
 from tests.peers import (
     BELL,
     INIT,

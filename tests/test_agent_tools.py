@@ -9,9 +9,9 @@ from uuid import UUID, uuid4
 import pytest
 import trio
 
-from api.agent_tools import AgentTools, ToolError, title_of
-from api.agents import Busy
-from api.model import Reply
+from api.agents.model import Reply
+from api.agents.runs import Busy
+from api.agents.tools import AgentTools, ToolError, title_of
 from api.store import Chat, StoreError
 from tests.agents_lab import AgentsLab, agents_lab, other_process, running_tool
 from tests.talking import calls, on_screen, said
@@ -70,11 +70,11 @@ async def test_a_model_cannot_spawn_without_end(monkeypatch: pytest.MonkeyPatch)
     async with agents_lab() as lab:
         chat, child = await running_tool(lab)
         tools = tools_of(lab, chat)
-        monkeypatch.setattr("api.agent_tools.AT_WORK_LIMIT", 1)
+        monkeypatch.setattr("api.agents.tools.AT_WORK_LIMIT", 1)
         with pytest.raises(ToolError, match="1 agents are at work already"):
             await tools.run("spawn_computer_use_agent", {"prompt": "x"})
-        monkeypatch.setattr("api.agent_tools.AT_WORK_LIMIT", 2)
-        monkeypatch.setattr("api.agents.RUNS_LIMIT", 1)
+        monkeypatch.setattr("api.agents.tools.AT_WORK_LIMIT", 2)
+        monkeypatch.setattr("api.agents.runs.RUNS_LIMIT", 1)
         with pytest.raises(ToolError, match="create child chat: Too many chats are at work"):
             await tools.run("spawn_computer_use_agent", {"prompt": "x"})
         with pytest.raises(Busy, match="Too many chats are at work"):
@@ -86,7 +86,7 @@ async def test_a_model_cannot_spawn_without_end(monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_of_many_at_once_only_so_many_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api.agents.RUNS_LIMIT", 2)
+    monkeypatch.setattr("api.agents.runs.RUNS_LIMIT", 2)
     async with agents_lab() as lab:
         busy: list[Busy] = []
         lab.talker.parent = [hang] * 5
@@ -280,7 +280,7 @@ async def another_process_runs(lab: AgentsLab) -> tuple[AgentTools, dict[str, st
 async def test_an_agent_that_another_process_runs_stops_too(
     monkeypatch: pytest.MonkeyPatch, name: str, told: dict[str, bool]
 ) -> None:
-    monkeypatch.setattr("api.agents.LOOK_S", 0.05)
+    monkeypatch.setattr("api.agents.runs.LOOK_S", 0.05)
     async with agents_lab() as lab:
         tools, about = await another_process_runs(lab)
         with trio.fail_after(5):
@@ -292,7 +292,7 @@ async def test_an_agent_that_another_process_runs_stops_too(
 async def test_an_agent_whose_process_has_died_is_not_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("api.agents.INTERRUPT_S", 0.1)
+    monkeypatch.setattr("api.agents.runs.INTERRUPT_S", 0.1)
     async with agents_lab() as lab:
         tools, about = await another_process_runs(lab)
         with pytest.raises(ToolError, match="set target chat waiting: its server does not answer"):
@@ -300,7 +300,7 @@ async def test_an_agent_whose_process_has_died_is_not_closed(
 
 
 async def test_so_many_agents_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api.agent_tools.AT_WORK_LIMIT", 2)
+    monkeypatch.setattr("api.agents.tools.AT_WORK_LIMIT", 2)
     async with agents_lab() as lab:
         chat, child = await running_tool(lab)
         tools, about = tools_of(lab, chat), {"chat_id": str(child.id)}

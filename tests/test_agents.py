@@ -13,12 +13,12 @@ import pytest
 import trio
 from PIL import Image
 
-from api.agents import FAILURES_LIMIT, STOPPED, Busy
-from api.model import ModelError, Reply
-from api.own_computer import VOID
-from relay.computer_versions import NOT_EXECUTED
+from api.agents.model import ModelError, Reply
+from api.agents.runs import FAILURES_LIMIT, STOPPED, Busy
+from api.computer import VOID
+from relay.computer.versions import NOT_EXECUTED
 from relay.desktops import RunningDesktop
-from relay.dial import parse_address
+from relay.dialling.addresses import parse_address
 from tests.agents_lab import SPAWN, agents_lab, last_result, running_tool, to_spawned
 from tests.talking import call, calls, on_screen, said
 
@@ -378,7 +378,7 @@ async def test_a_server_that_stops_says_so() -> None:
 
 
 async def test_a_lease_that_was_lost_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api.agents.LOOK_S", 0.1)
+    monkeypatch.setattr("api.agents.runs.LOOK_S", 0.1)
     async with agents_lab() as lab:
         _, child = await running_tool(lab)
         await lab.store.set_archived(child.id, True)

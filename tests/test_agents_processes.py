@@ -16,8 +16,8 @@ import pytest
 import trio
 from sqlalchemy import Connection
 
-from api.agents import FENCE_S, LOOK_S, LOST, Agents
-from api.model import Model, Reply
+from api.agents.model import Model, Reply
+from api.agents.runs import FENCE_S, LOOK_S, LOST, Agents
 from api.settings import ModelSettings
 from api.store import Chat, Store, StoreError
 from api.store.conversations import ABANDONED, BUSY, LEASE_S
@@ -89,7 +89,7 @@ async def until(condition: Callable[[], bool]) -> None:
 async def test_an_interrupt_reaches_another_process(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.agents.LOOK_S", 0.1)
+    monkeypatch.setattr("api.agents.runs.LOOK_S", 0.1)
     async with two_processes(url, Slow()) as (one, other, chat):
         with trio.fail_after(PATIENCE_S):
             assert await other.interrupt(chat.id)
@@ -111,7 +111,7 @@ async def test_a_shorter_poll_than_the_lease() -> None:
 async def test_what_is_said_behind_an_interrupt_elsewhere_is_answered(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.agents.LOOK_S", 0.5)
+    monkeypatch.setattr("api.agents.runs.LOOK_S", 0.5)
     slow = Slow()
     async with two_processes(url, slow) as (one, other, chat):
         await other.say(chat.id, "And that.")
@@ -137,7 +137,7 @@ async def test_what_is_said_behind_an_interrupt_elsewhere_is_answered(
 async def test_what_was_said_before_an_interrupt_elsewhere_is_not_answered(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.agents.LOOK_S", 0.1)
+    monkeypatch.setattr("api.agents.runs.LOOK_S", 0.1)
     async with two_processes(url, Slow()) as (one, other, chat):
         await other.say(chat.id, "And that.")
         await until(lambda: not other._runs)
@@ -151,7 +151,7 @@ async def test_what_was_said_before_an_interrupt_elsewhere_is_not_answered(
 async def test_an_interrupt_also_reaches_another_process_while_this_one_tries(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.agents.LOOK_S", 0.1)
+    monkeypatch.setattr("api.agents.runs.LOOK_S", 0.1)
     async with two_processes(url, Slow()) as (one, other, chat):
         trying = trio.Event()
 
@@ -186,7 +186,7 @@ async def test_what_was_said_before_an_interrupt_is_not_answered() -> None:
 async def test_an_interrupt_of_a_process_that_died_does_not_wait_for_ever(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.agents.INTERRUPT_S", 0.2)
+    monkeypatch.setattr("api.agents.runs.INTERRUPT_S", 0.2)
     async with two_processes(url, Slow()) as (_, other, chat):
         with trio.fail_after(PATIENCE_S):
             assert await other.interrupt(chat.id)
@@ -261,9 +261,9 @@ async def test_a_lease_is_not_taken_for_anothers() -> None:
 
 
 async def test_a_run_whose_lease_cannot_be_renewed_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api.agents.LOOK_S", 0.1)
-    monkeypatch.setattr("api.agents.LEASE_S", 0.3)
-    monkeypatch.setattr("api.agents.FENCE_S", 2.0)
+    monkeypatch.setattr("api.agents.runs.LOOK_S", 0.1)
+    monkeypatch.setattr("api.agents.runs.LEASE_S", 0.3)
+    monkeypatch.setattr("api.agents.runs.FENCE_S", 2.0)
     async with agents_lab() as lab:
         _, child = await running_tool(lab)
 
@@ -278,9 +278,9 @@ async def test_a_run_whose_lease_cannot_be_renewed_ends(monkeypatch: pytest.Monk
 async def test_a_database_that_hangs_ends_a_run_before_its_lease_is_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("api.agents.LOOK_S", 0.1)
-    monkeypatch.setattr("api.agents.LEASE_S", 0.3)
-    monkeypatch.setattr("api.agents.FENCE_S", 2.0)
+    monkeypatch.setattr("api.agents.runs.LOOK_S", 0.1)
+    monkeypatch.setattr("api.agents.runs.LEASE_S", 0.3)
+    monkeypatch.setattr("api.agents.runs.FENCE_S", 2.0)
     let_go = threading.Event()
     async with agents_lab() as lab:
         _, child = await running_tool(lab)
@@ -311,7 +311,7 @@ async def test_the_bounds_leave_time_before_another_may_take_the_chat() -> None:
 
 
 async def test_a_suspended_users_run_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api.agents.LOOK_S", 0.1)
+    monkeypatch.setattr("api.agents.runs.LOOK_S", 0.1)
     async with agents_lab() as lab:
         _, child = await running_tool(lab)
         await lab.store.set_user_status(lab.user.id, "suspended")

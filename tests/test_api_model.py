@@ -13,10 +13,10 @@ import trio
 from PIL import Image
 from trio.testing import MockClock
 
-from api import model as api_model
-from api.model import Reply
-from api.transcript import Stored, request_messages
-from relay.computer_versions import TOOLSET
+from api.agents import model as api_model
+from api.agents.model import Reply
+from api.agents.transcript import Stored, request_messages
+from relay.computer.versions import TOOLSET
 from tests.model_server import (
     Json,
     Message,

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from trio.testing import MockClock
 
-from api import model as api_model
-from api.model import Model
-from api.model_blocks import sendable
-from relay.computer_versions import NOT_EXECUTED
+from api.agents import model as api_model
+from api.agents.model import Model
+from api.agents.model_blocks import sendable
+from relay.computer.versions import NOT_EXECUTED
 from tests.agents_lab import agents_lab
 from tests.model_server import Raw, model_server, text_reply, tool_reply, tool_use
 from tests.model_talk import talk

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from api import model as api_model
-from api.model import Model
+from api.agents import model as api_model
+from api.agents.model import Model
 from tests.model_server import (
     API_KEY,
     Raw,
@@ -228,7 +228,7 @@ class TestSecrets:
     @pytest.mark.parametrize("wanted", ["debug", "info"])
     def test_the_sdk_is_not_asked_to_log(self, wanted: str) -> None:
         code = (
-            "import logging; from api.model import Model; "
+            "import logging; from api.agents.model import Model; "
             "Model(api_key='k', base_url=None, name='m', max_tokens=1); "
             "print([logging.getLogger(n).isEnabledFor(logging.INFO) for n in "
             "('anthropic', 'anthropic._base_client', 'httpx2', 'httpcore2.http11')])"
@@ -244,7 +244,8 @@ class TestSecrets:
 
 
 def test_the_module_needs_no_sdk() -> None:
-    code = "import sys, api.model, api.transcript; print([m for m in sys.modules if m in {}])"
+    imports = "import sys, api.agents.model, api.agents.transcript"
+    code = imports + "; print([m for m in sys.modules if m in {}])"
     extras = ["anthropic", "httpx2", "numpy", "PIL"]
     done = subprocess.run(
         [sys.executable, "-c", code.format(extras)], capture_output=True, text=True, check=True

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from starlette.requests import HTTPConnection
 
-from api.auth import (
+from api.http.auth import (
     SIGNED_OUT,
     Identity,
     authenticate,
@@ -18,7 +18,7 @@ from api.auth import (
     require_same_origin,
     same_origin,
 )
-from api.errors import ApiError
+from api.http.errors import ApiError
 from api.store import Store, User
 from tests.clock import ManualClock
 

@@ -8,7 +8,7 @@ import pytest
 import structlog
 import trio
 
-from api.workspace_agent import ACTION_PATH, BODY_BYTES
+from api.workspace.server import ACTION_PATH, BODY_BYTES
 from tests.desktop_lab import parse, read_all
 from tests.test_workspace_agent import SECRET, FakeDesktop, Lab, agent
 
@@ -33,7 +33,7 @@ async def test_its_rest_is_no_request(
     monkeypatch: pytest.MonkeyPatch, length: int, body: bytes, status: int, message: str
 ) -> None:
     """The connection ends with the answer, and the client is told."""
-    monkeypatch.setattr("api.body.BODY_S", 0.3)
+    monkeypatch.setattr("api.http.body.BODY_S", 0.3)
     async with agent(FakeDesktop()) as lab, await began(lab, length, body) as stream:
         with trio.fail_after(5):
             found, headers, answer = parse(await read_all(stream))

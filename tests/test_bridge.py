@@ -8,8 +8,8 @@ import trio.testing
 from trio.testing import MockClock
 
 from relay.bridge import HEARTBEAT_S, READ_BYTES, SEND_TIMEOUT_S, bridge
-from relay.websocket import CLOSE, PONG, close_payload
-from relay.websocket_stream import WebSocketStream
+from relay.net.websocket import CLOSE, PONG, close_payload
+from relay.net.websocket_stream import WebSocketStream
 from tests.peers import Frames, client_frame
 
 LIMIT = 1_000_000

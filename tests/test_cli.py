@@ -22,7 +22,7 @@ import pytest
 import trio
 from trio_websocket import ConnectionClosed, wrap_client_stream
 
-from api.cli import run
+from api.cli.commands import run
 from api.settings import load_settings
 from relay import Password, PasswordFile
 from relay.rfb.errors import CloseCode
@@ -198,7 +198,7 @@ def test_without_pictures_packages_the_agent_and_the_client_say_what_to_install(
 ) -> None:
     (folder / "secret").write_text("0123456789abcdef\n")
     without = "import sys; sys.modules['PIL'] = None; "
-    agent = "from api.cli import run; sys.exit(run(['agent', '--secret-file', 'secret']))"
+    agent = "from api.cli.commands import run; sys.exit(run(['agent', '--secret-file', 'secret']))"
     for code, extras in ((agent, "server,client"), ("import relay; relay.connect", "client")):
         command = [sys.executable, "-c", without + code]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -213,7 +213,7 @@ import sys
 
 class Interrupt:
     def find_spec(self, name, path, target=None):
-        if name == "api.cli":
+        if name == "api.cli.commands":
             raise KeyboardInterrupt
 
 sys.meta_path.insert(0, Interrupt())

@@ -12,10 +12,10 @@ import pytest
 import trio
 import trio.testing
 
-from relay.client import ENCODINGS_HERE, RGBX, Desktop
+from relay.client.desktop import ENCODINGS_HERE, RGBX, Desktop
+from relay.dialling.login import DesktopEnd
 from relay.errors import DesktopError
 from relay.limits import Limits
-from relay.login import DesktopEnd
 from relay.rfb.handshake import ServerInit
 from tests.client_lab import (
     CLIPBOARD_OFFERED,

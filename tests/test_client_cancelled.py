@@ -10,9 +10,9 @@ import pytest
 import trio
 import trio.testing
 
-from relay.client import ENCODINGS_HERE, RGBX, Desktop
+from relay.client.desktop import ENCODINGS_HERE, RGBX, Desktop
+from relay.dialling.login import DesktopEnd
 from relay.limits import Limits
-from relay.login import DesktopEnd
 from relay.rfb.handshake import ServerInit
 from tests.client_lab import EXTENDED_CAPABILITIES, FENCE_OF_THEIRS, HEIGHT, WIDTH, Far, Pair
 

@@ -10,11 +10,11 @@ import trio.testing
 
 import relay
 from relay import Password
-from relay.client import RGBX
+from relay.client.desktop import RGBX
 from relay.desktops import RunningDesktop
+from relay.dialling.login import DesktopEnd, vnc_auth_response
 from relay.errors import DesktopError
 from relay.limits import Limits
-from relay.login import DesktopEnd, vnc_auth_response
 from relay.rfb.handshake import ServerInit
 
 

@@ -24,9 +24,9 @@ import trio
 from PIL import Image
 
 import relay
-from relay import client_connection
-from relay.client import RGBX, Desktop
-from relay.computer import Computer
+from relay.client import connection as client_connection
+from relay.client.desktop import RGBX, Desktop
+from relay.computer.tool import Computer
 from relay.desktops import RunningDesktop, provider_for
 from relay.rfb.pixel_format import PixelFormat
 from relay.rfb.pixels import DECODERS, Array, Canvas, Decoder, Steps

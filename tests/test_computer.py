@@ -11,8 +11,8 @@ import pytest
 import trio
 from PIL import Image
 
-from relay.computer import TOOLSET, Computer, Settings
-from relay.computer_versions import NOT_EXECUTED
+from relay.computer.tool import TOOLSET, Computer, Settings
+from relay.computer.versions import NOT_EXECUTED
 from tests.computing import (
     ALL_VERSIONS,
     EFFECTS,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import trio
 
-from relay.computer import TOOLSET, Computer, Settings
+from relay.computer.tool import TOOLSET, Computer, Settings
 from tests.computing import (
     ALL_VERSIONS,
     CONTROL,

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.computer_geometry import Size, filling, fitted, mapped, mapped_region
-from relay.computer_versions import TOOLSET, VERSIONS
+from relay.computer.geometry import Size, filling, fitted, mapped, mapped_region
+from relay.computer.versions import TOOLSET, VERSIONS
 
 SMALL = VERSIONS["computer_20251124"].pictures
 LARGE = VERSIONS[TOOLSET].pictures

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from relay.computer_pictures import LIMIT_BYTES, image
+from relay.computer.pictures import LIMIT_BYTES, image
 
 API_LIMIT_BYTES = 5_000_000  # of base64, as its documentation has it
 

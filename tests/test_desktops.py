@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from relay.desktops import Desktops, RunningDesktop, choose_automatically, provider_for
 from relay.desktops.provider import Provider
-from relay.dial import TcpAddress, UnixAddress, dial
+from relay.dialling.addresses import TcpAddress, UnixAddress, dial
 from relay.errors import DesktopError
 from relay.limits import Limits
 from tests.peers import PIXEL_FORMAT

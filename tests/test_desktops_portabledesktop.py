@@ -12,10 +12,10 @@ import pytest
 import trio
 
 from relay.desktops import Desktops, RunningDesktop, portabledesktop, provider_for
-from relay.dial import TcpAddress
+from relay.dialling.addresses import TcpAddress
+from relay.dialling.login import open_desktop
 from relay.errors import DesktopError
 from relay.limits import Limits
-from relay.login import open_desktop
 from tests.desktop_processes import (
     desktops_home,
     directories,

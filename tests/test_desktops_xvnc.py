@@ -11,10 +11,10 @@ import pytest
 import trio
 
 from relay.desktops import Desktops, RunningDesktop, provider_for, xvnc
-from relay.dial import dial
+from relay.dialling.addresses import dial
+from relay.dialling.login import open_desktop
 from relay.errors import DesktopError
 from relay.limits import Limits
-from relay.login import open_desktop
 from tests.desktop_processes import (
     can_read,
     desktops_home,

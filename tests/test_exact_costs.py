@@ -24,7 +24,7 @@ import pytest
 import trio
 import trio.testing
 
-from relay.socketio import RawPumps
+from relay.pumps.raw import RawPumps
 from tests.crowd import REQUEST, SET_ENCODINGS, exactly, serving, until
 from tests.peers import Lab, client_frame, close_far_ends, socket_lab
 from tests.test_memory import stall

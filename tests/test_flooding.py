@@ -15,7 +15,9 @@ import pytest
 import trio
 import trio.testing
 
-from relay import CloseCode, Limits, Reason, slices, socketio
+from relay import CloseCode, Limits, Reason
+from relay.pumps import raw as socketio
+from relay.pumps import slices
 from tests.peers import BELL, Lab, client_frame, close_far_ends, raw_rectangle, socket_lab
 
 __all__ = ["close_far_ends"]  # the fixture

@@ -16,8 +16,8 @@ import trio
 import trio.testing
 
 from relay import Limits
-from relay.socketio import RawPumps
-from relay.switchboard import WRITABLE
+from relay.pumps.raw import RawPumps
+from relay.pumps.switchboard import WRITABLE
 from tests.crowd import REQUEST
 from tests.peers import Lab, client_frame, close_far_ends, pumps_over_tcp, socket_lab
 from tests.test_memory import TEXT, UPDATE

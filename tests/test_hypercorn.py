@@ -1,5 +1,5 @@
-"""What `api.serve` and `api.takeover` need of Hypercorn's inside. When its version is raised and
-something moved, these tests say what."""
+"""What `api.http.serve` and `api.http.takeover` need of Hypercorn's inside. When its version is
+raised and something moved, these tests say what."""
 
 from __future__ import annotations
 

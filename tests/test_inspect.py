@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from api.cli import run
-from relay.inspection import Inspection, report
+from api.cli.commands import run
 from relay.limits import Limits
-from relay.recording import PIECE_BYTES, Record, read
+from relay.recordings.file import PIECE_BYTES, Record, read
+from relay.recordings.inspection import Inspection, report
 from relay.rfb import describe, from_desktop, from_viewer
 from tests import captures
 from tests.inspecting import BELL, DOWN, START, UP, agree, ignore, inspected

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from relay.inspection import Element, report
+from relay.recordings.inspection import Element, report
 from relay.rfb.errors import Direction
 from tests.inspecting import (
     BELL,

@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 import trio
 
-from relay import kernel
+from relay.net import kernel
 from tests.peers import pumps_over_tcp
 
 

@@ -6,12 +6,12 @@ import struct
 
 import pytest
 
-from relay.leg import UpLeg
 from relay.limits import Limits
+from relay.net.websocket import FrameReader
+from relay.pumps.leg import UpLeg
 from relay.rfb.conversation import Conversation
 from relay.rfb.errors import CloseCode
 from relay.rfb.rights import VIEW_ONLY
-from relay.websocket import FrameReader
 from tests.peers import INIT, PIXEL_FORMAT, UPDATE_REQUEST, client_frame
 from tests.splits import chunkings
 

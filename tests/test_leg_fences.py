@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from relay.leg import DownLeg
+from relay.pumps.leg import DownLeg
 from relay.rfb.from_desktop import CUTS_LIMIT
 from tests.splits import conversation
 from tests.test_rfb_flow import fence, raw

@@ -30,7 +30,7 @@ from relay import (
 )
 from relay.desktops import provider_for
 from relay.desktops.provider import RunningDesktop
-from relay.login import vnc_auth_response
+from relay.dialling.login import vnc_auth_response
 from tests.desktop_processes import needs_xvnc, until
 from tests.peers import PIXEL_FORMAT, client_frame, memory_lab
 from tests.splits import chunkings

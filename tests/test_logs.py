@@ -10,9 +10,9 @@ from typing import IO, Any
 
 SETUP = """
 import logging, structlog
-from api.logs import configure_logging
+from api.http.logs import configure_logging
 configure_logging()
-ours = structlog.stdlib.get_logger("api.desktop").bind(session="x")
+ours = structlog.stdlib.get_logger("api.routes.desktop").bind(session="x")
 theirs = logging.getLogger("hypercorn.error")
 """
 
@@ -31,7 +31,11 @@ def test_ours_and_the_libraries_have_one_form() -> None:
     )
     assert mine.pop("session") == "x"
     assert mine.keys() == other.keys() == {"event", "logger", "level", "timestamp", "size"}
-    assert (mine["logger"], mine["level"], mine["event"]) == ("api.desktop", "warning", "hello")
+    assert (mine["logger"], mine["level"], mine["event"]) == (
+        "api.routes.desktop",
+        "warning",
+        "hello",
+    )
     assert (other["logger"], other["level"]) == ("hypercorn.error", "warning")
     assert other["event"] == "hello you"
 

@@ -12,17 +12,17 @@ import pytest
 import trio
 import trio.testing
 
-from api import mcp_http
-from api.mcp_http import HttpFront
-from api.mcp_session import ComputerSession
-from api.own_computer import VOID, OwnComputer
+from api.computer import VOID, OwnComputer
+from api.mcp import http as mcp_http
+from api.mcp.http import HttpFront
+from api.mcp.session import ComputerSession
 from relay import DesktopError, TcpAddress
-from relay.client import RGBX
-from relay.computer import Result
-from relay.computer_versions import NOT_EXECUTED, TOOLSET
+from relay.client.desktop import RGBX
+from relay.computer.tool import Result
+from relay.computer.versions import NOT_EXECUTED, TOOLSET
 from relay.desktops import Desktops, RunningDesktop
+from relay.dialling.login import DesktopEnd
 from relay.limits import Limits
-from relay.login import DesktopEnd
 from relay.rfb.handshake import ServerInit
 from tests.client_lab import HEIGHT, KEY_A_DOWN, KEY_A_UP, WIDTH, Far
 from tests.test_mcp_http import ACCEPT, HELLO

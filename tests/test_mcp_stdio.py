@@ -290,7 +290,8 @@ def test_a_client_that_reads_nothing_holds_nothing_up(desktops_home: Path) -> No
 def test_nothing_but_messages_is_on_stdout(desktops_home: Path) -> None:
     """What prints all the same, prints to stderr."""
     code = (
-        "import sys, api.mcp_session as s; from api.cli import run; old = s.ComputerSession.call\n"
+        "import sys, api.mcp.session as s; from api.cli.commands import run\n"
+        "old = s.ComputerSession.call\n"
         "async def call(self, *given):\n"
         "    print('noise'); return await old(self, *given)\n"
         "s.ComputerSession.call = call\n"

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from api.cli import run
-from api.mcp_tools import TOOLS, tool_result
-from relay.computer import LOOKS, TOOLSET, VERSIONS
-from relay.computer_input import PARAMETERS, Refused, arguments
+from api.cli.commands import run
+from api.mcp.tools import TOOLS, tool_result
+from relay.computer.input import PARAMETERS, Refused, arguments
+from relay.computer.tool import LOOKS, TOOLSET, VERSIONS
 from tests.mcp_clients import COMMAND
 
 jsonschema: Any = pytest.importorskip("jsonschema")
@@ -138,7 +138,7 @@ def test_an_address_in_use_is_one_line() -> None:
 def test_without_its_packages_it_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("api.mcp_http", "api.mcp_server", "api.mcp_tools", "api.mcp_session"):
+    for name in ("api.mcp.http", "api.mcp.server", "api.mcp.tools", "api.mcp.session"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "mcp.server", None)
     assert run(["mcp", "--desktop", "pattern"]) == 2
@@ -150,6 +150,6 @@ def test_without_its_packages_it_says_what_to_install(
 
 def test_other_commands_load_none_of_its_packages() -> None:
     names = ("mcp", "mcp_types", "numpy", "PIL")
-    code = f"import sys, api.cli; print([name for name in {names} if name in sys.modules])"
+    code = f"import sys, api.cli.commands; print([name for name in {names} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -12,9 +12,9 @@ from uuid import UUID
 import pytest
 import trio
 
-from api.agents import Agents
-from api.model import Reply
-from api.serve import serve_app
+from api.agents.model import Reply
+from api.agents.runs import Agents
+from api.http.serve import serve_app
 from api.services import Services
 from api.store import Chat, Message
 from relay.desktops import Desktops, provider_for
@@ -196,8 +196,8 @@ async def test_what_is_refused(nursery: trio.Nursery) -> None:
 
 
 async def test_a_stream_ends_with_its_token(server: Web, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api.messages.ALIVE_S", 0.2)
-    monkeypatch.setattr("api.watch.LOOK_AGAIN_S", 0.1)
+    monkeypatch.setattr("api.routes.messages.ALIVE_S", 0.2)
+    monkeypatch.setattr("api.agents.watch.LOOK_AGAIN_S", 0.1)
     chat = await new_chat(server)
     async with follow(server, chat) as events:
         await events.next()
@@ -360,7 +360,7 @@ async def test_archiving_again_ends_what_the_first_time_left(server: Web, talker
 async def test_a_long_conversation_is_followed_whole(
     server: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.messages.LISTED_LIMIT", 2)
+    monkeypatch.setattr("api.routes.messages.LISTED_LIMIT", 2)
     chat = await new_chat(server)
     chat_id = UUID(chat.rpartition("/")[2])
     for _ in range(5):

@@ -468,7 +468,7 @@ class TestScripts:
 
 
 def test_the_rules_know_every_version() -> None:
-    from relay.computer_versions import TOOLSET, VERSIONS
+    from relay.computer.versions import TOOLSET, VERSIONS
 
     betas = {name: version.beta_header for name, version in VERSIONS.items()}
     assert betas == {**model_rules.BETAS, TOOLSET: None}

@@ -11,10 +11,10 @@ import httpx
 import pytest
 import trio
 
-from api.agents import WAITING_LIMIT
-from api.chats import BODY_BYTES
-from api.errors import ErrorBody
-from api.messages import BODY_BYTES as MESSAGE_BYTES
+from api.agents.runs import WAITING_LIMIT
+from api.http.errors import ErrorBody
+from api.routes.chats import BODY_BYTES
+from api.routes.messages import BODY_BYTES as MESSAGE_BYTES
 from api.store import Conversations, File, StoreError
 from relay.desktops import Desktops, provider_for
 from tests.talking import Talker
@@ -181,7 +181,7 @@ async def provoke(server: Web, path: str, method: str) -> AsyncIterator[httpx.Re
 async def test_documented_statuses_are_the_real_ones(
     nursery: trio.Nursery, schema: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.body.BODY_S", 0.1)
+    monkeypatch.setattr("api.http.body.BODY_S", 0.1)
     for path, method, operation in operations(schema):
         server = await start_web(
             nursery, desktops=Desktops(nursery, provider_for), answers=Talker()

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from api import page
+from api.routes import page
 from relay import CloseCode
 
 TOKEN = "abcdefghij-abcdefghijklmnopqrstuv"

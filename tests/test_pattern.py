@@ -16,9 +16,9 @@ from trio.testing import MockClock, memory_stream_pair
 
 from relay.desktops import RunningDesktop, pattern, provider_for
 from relay.desktops.pattern import PatternServer
-from relay.dial import UnixAddress
+from relay.dialling.addresses import UnixAddress
+from relay.dialling.login import open_desktop
 from relay.limits import Limits
-from relay.login import open_desktop
 from tests.desktop_processes import desktops_home, directories
 
 __all__ = ["desktops_home"]

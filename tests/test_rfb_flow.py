@@ -7,13 +7,13 @@ import struct
 
 import pytest
 
-from relay.leg import DownLeg, UpLeg
 from relay.limits import Limits
+from relay.net.websocket import FrameReader, frame
+from relay.pumps.leg import DownLeg, UpLeg
 from relay.rfb import encodings
 from relay.rfb.conversation import Conversation
 from relay.rfb.errors import ProtocolError
 from relay.rfb.flow import ENDS_LIMIT, OUR_FENCE, UNREQUESTED_LIMIT
-from relay.websocket import FrameReader, frame
 from tests.peers import INIT, PIXEL_FORMAT
 from tests.splits import conversation
 

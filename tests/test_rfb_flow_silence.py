@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from relay.websocket import FrameReader
+from relay.net.websocket import FrameReader
 from tests.test_rfb_flow import (
     BELL,
     CURSOR_ONLY,

@@ -24,10 +24,10 @@ from hypercorn.protocol.ws_stream import WSStream
 from hypercorn.trio import task_group, tcp_server
 from hypercorn.trio.worker_context import TrioSingleTask
 
-from api import serve as serving
-from api import takeover
+from api.http import serve as serving
+from api.http import takeover
+from api.http.serve import serve
 from api.live import SPARE_CONNECTIONS, LiveSessions
-from api.serve import serve
 
 
 async def app(scope: Any, _receive: Any, send: Any) -> None:
@@ -289,7 +289,8 @@ async def test_connections_leave_no_descriptor(port: int) -> None:
             await trio.sleep(0.01)
 
 
-# What api/takeover.py and api/serve.py lean on. A failure names what moved in this Hypercorn.
+# What api/http/takeover.py and api/http/serve.py lean on. A failure names what moved in this
+# Hypercorn.
 INTERNALS: list[tuple[str, Callable[..., Any], str]] = [
     (
         "H11Protocol",

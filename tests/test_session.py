@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from relay import CloseCode, Direction, Limits, Reason
-from relay.websocket import PING, PONG
+from relay.net.websocket import PING, PONG
 from tests.peers import (
     BELL,
     UPDATE_REQUEST,

@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from relay import VIEW_ONLY, CloseCode, Limits, Reason
-from relay.leg import DownLeg, UpLeg
+from relay.pumps.leg import DownLeg, UpLeg
 from relay.rfb.flow import Flow
 from tests.peers import (
     BELL,

@@ -8,7 +8,8 @@ import os
 import pytest
 import trio
 
-from relay import CloseCode, Limits, Reason, splice
+from relay import CloseCode, Limits, Reason
+from relay.pumps import splice
 from tests.peers import BELL, client_frame, close_far_ends, raw_rectangle, socket_lab
 
 # The fixture.

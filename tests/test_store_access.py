@@ -16,8 +16,8 @@ import trio
 from sqlalchemy import event
 from starlette.requests import HTTPConnection
 
-from api.auth import authenticate
-from api.errors import ApiError
+from api.http.auth import authenticate
+from api.http.errors import ApiError
 from api.store import Access, Chat, Store, StoreError, Token, User, Workspace
 from api.store.cache import AccessCache
 from api.store.engine import THREADS

@@ -1,4 +1,4 @@
-"""What `relay.streams` does as Trio's streams do, over sockets and over anything else."""
+"""What `relay.net.streams` does as Trio's streams do, over sockets and over anything else."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from relay import streams
+from relay.net import streams
 
 Pair = tuple[trio.abc.Stream, trio.abc.Stream]
 

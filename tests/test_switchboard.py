@@ -14,8 +14,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from relay import socketio, switchboard
-from relay.switchboard import READABLE, Switchboard
+from relay.pumps import raw as socketio
+from relay.pumps import switchboard
+from relay.pumps.switchboard import READABLE, Switchboard
 from tests.peers import client_frame, raw_pumps
 
 KEY = bytes.fromhex("0401000000000061")  # RFC 6143, Section 7.5.4

@@ -19,12 +19,13 @@ import pytest
 import trio
 import trio.testing
 
-from relay import CloseCode, DesktopEnd, Limits, Session, slices
-from relay.agent_dial import client_tls
-from relay.agent_pumps import AgentPumps
-from relay.tls import ANSWERS_BYTES, WIRE_BYTES, TlsStream
-from relay.websocket import CLOSE, close_payload
-from relay.websocket_stream import WebSocketStream
+from relay import CloseCode, DesktopEnd, Limits, Session
+from relay.dialling.workspace_agent import client_tls
+from relay.net.tls import ANSWERS_BYTES, WIRE_BYTES, TlsStream
+from relay.net.websocket import CLOSE, close_payload
+from relay.net.websocket_stream import WebSocketStream
+from relay.pumps import slices
+from relay.pumps.workspace_agent import AgentPumps
 from tests.certificates import Authority
 from tests.peers import (
     BELL,

@@ -12,8 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from api import transcript
-from api.transcript import BATCH, KEEP, Block, Stored, request_messages
+from api.agents import transcript
+from api.agents.transcript import BATCH, KEEP, Block, Stored, request_messages
 from tests import model_rules
 
 TOOLS = [

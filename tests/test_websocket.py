@@ -6,8 +6,7 @@ import struct
 
 import pytest
 
-from relay.rfb.errors import CloseCode, Direction, ProtocolError
-from relay.websocket import (
+from relay.net.websocket import (
     BINARY,
     FLOOD_FRAMES,
     TEXT,
@@ -19,6 +18,7 @@ from relay.websocket import (
     masked,
     parse_close,
 )
+from relay.rfb.errors import CloseCode, Direction, ProtocolError
 from tests.splits import chunkings
 
 MASK = bytes.fromhex("37fa213d")

@@ -8,8 +8,8 @@ import trio.testing
 from trio.testing import MockClock
 
 from relay.bridge import HEARTBEAT_S
-from relay.websocket import BINARY, CLOSE, PING, PONG, TEXT, close_payload, frame
-from relay.websocket_stream import CLOSE_TIMEOUT_S, WebSocketStream
+from relay.net.websocket import BINARY, CLOSE, PING, PONG, TEXT, close_payload, frame
+from relay.net.websocket_stream import CLOSE_TIMEOUT_S, WebSocketStream
 from tests.peers import MASK, Frames, client_frame
 
 LIMIT = 1_000_000

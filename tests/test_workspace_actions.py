@@ -16,8 +16,8 @@ import trio.testing
 from PIL import Image
 from trio.testing import MockClock
 
-from api.errors import ApiError
-from api.workspace_actions import Actor, parse
+from api.http.errors import ApiError
+from api.workspace.actions import Actor, parse
 from tests.computing import ALT, CONTROL, RETURN, SHIFT, TAB, FakeDesktop, click, down, up
 
 WIDTH, HEIGHT = 1280, 800

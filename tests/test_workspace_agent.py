@@ -14,12 +14,12 @@ import pytest
 import trio
 import trio.testing
 
-from api.serve import serve_app
-from api.workspace_agent import ACTION_PATH, BODY_BYTES, Workspace, create_agent_app
+from api.http.serve import serve_app
+from api.workspace.server import ACTION_PATH, BODY_BYTES, Workspace, create_agent_app
 from relay import DesktopError, Password, TcpAddress
-from relay.agent_dial import DEFAULT_PATH
 from relay.desktops import Desktops, RunningDesktop
 from relay.desktops.pattern import Pattern
+from relay.dialling.workspace_agent import DEFAULT_PATH
 from relay.limits import Limits
 from tests.desktop_lab import KEY, parse, read_all, read_head
 from tests.peers import Frames, client_frame

@@ -9,10 +9,10 @@ import httpx
 import pytest
 import trio
 
-from api.cli_agent import _tls
+from api.cli.agent import _tls
 from relay import AgentCredentials, AgentError
-from relay.agent_dial import AgentAddress, client_tls
-from relay.dial import dial
+from relay.dialling.addresses import dial
+from relay.dialling.workspace_agent import AgentAddress, client_tls
 from tests.certificates import Authority
 from tests.desktop_lab import read_all
 from tests.test_workspace_agent import FakeDesktop, agent
@@ -22,7 +22,7 @@ from tests.test_workspace_agent import FakeDesktop, agent
 async def test_a_client_that_does_not_speak_tls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: bytes
 ) -> None:
-    monkeypatch.setattr("api.serve.HEAD_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("api.http.serve.HEAD_TIMEOUT_S", 0.2)
     authority = Authority(tmp_path, "authority")
     mine = authority.vouch("agent")
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

@@ -26,11 +26,11 @@ import pytest
 import trio
 from PIL import Image
 
-import api.cli
 import relay
+from api.cli import commands
 from relay import AgentCredentials, AgentError, AgentStep, Password, parse_address
-from relay.agent_dial import client_tls
 from relay.desktops import Desktops, provider_for
+from relay.dialling.workspace_agent import client_tls
 from tests.certificates import Authority
 from tests.desktop_lab import KEY, parse, read_all, read_head
 from tests.desktop_processes import (
@@ -217,7 +217,7 @@ async def test_nobody_listens() -> None:
 
 
 async def test_an_agent_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relay.agent_dial.ANSWER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("relay.dialling.workspace_agent.ANSWER_TIMEOUT_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"ws://127.0.0.1:{silent.getsockname()[1]}"
         async with relay_to(address, credentials()) as lab:
@@ -416,7 +416,7 @@ def test_wrong_input_is_one_line(
     short = tmp_path / "short"
     short.write_text("short")
     files = {"ca": Authority(tmp_path, "ca").cert, "secret": secret_file, "short": short}
-    status = api.cli.run(["agent", *arguments.format(**files).split()])
+    status = commands.run(["agent", *arguments.format(**files).split()])
     out, err = capsys.readouterr()
     assert (status, out) == (2, "")
     assert err.startswith("deskrelay: ")
@@ -428,9 +428,9 @@ def test_wrong_input_is_one_line(
 def test_without_its_packages_it_says_what_to_install(
     secret_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delitem(sys.modules, "api.workspace_agent", raising=False)
-    monkeypatch.setitem(sys.modules, "api.workspace_actions", None)
-    assert api.cli.run(["agent", "--secret-file", str(secret_file)]) == 2
+    monkeypatch.delitem(sys.modules, "api.workspace.server", raising=False)
+    monkeypatch.setitem(sys.modules, "api.workspace.actions", None)
+    assert commands.run(["agent", "--secret-file", str(secret_file)]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.endswith(' is not installed; pip install "deskrelay[server,client]" brings it\n')

@@ -11,11 +11,11 @@ import httpx
 import trio
 from fastapi import FastAPI
 
-from api.agents import Agents
+from api.agents.model import Model
+from api.agents.runs import Agents
 from api.app import create_app
+from api.http.serve import serve
 from api.live import LiveSessions
-from api.model import Model
-from api.serve import serve
 from api.services import Services
 from api.settings import Settings
 from api.store import Store, User, Workspace

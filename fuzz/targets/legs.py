@@ -20,12 +20,12 @@ from fuzz.conversations import (
 from fuzz.data import Data
 from fuzz.messages import FROM_DESKTOP, FROM_VIEWER, some
 from fuzz.rectangles import PIXEL_FORMATS, framed, update
-from relay.leg import DownLeg, Pieces, UpLeg
+from relay.net.websocket import BINARY, FrameReader, frame
+from relay.pumps.leg import DownLeg, Pieces, UpLeg
 from relay.rfb import from_desktop, from_viewer
 from relay.rfb.errors import ProtocolError
 from relay.rfb.flow import OUR_FENCE
 from relay.rfb.rights import FULL, VIEW_ONLY, Rights
-from relay.websocket import BINARY, FrameReader, frame
 
 _RIGHTS = (ALL_RIGHTS, FULL, VIEW_ONLY, Rights(keyboard=False), Rights(clipboard_out=False))
 _PAINTING = (0, *framed("plain"), *framed("tight"), *framed("pseudo"))

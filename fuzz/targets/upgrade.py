@@ -9,8 +9,8 @@ import base64
 
 from hypercorn.protocol.ws_stream import Handshake
 
-from api.takeover import for_hypercorn
-from api.upgrade import upgrade_problem
+from api.http.takeover import for_hypercorn
+from api.http.upgrade import upgrade_problem
 from fuzz.conversations import damaged
 from fuzz.data import Data
 

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 
 from fuzz.conversations import cut, damaged
 from fuzz.data import Data
-from relay.rfb.errors import ProtocolError
-from relay.websocket import (
+from relay.net.websocket import (
     BINARY,
     CONTROL_LIMIT_BYTES,
     FLOOD_FRAMES,
@@ -20,6 +19,7 @@ from relay.websocket import (
     frame,
     parse_close,
 )
+from relay.rfb.errors import ProtocolError
 
 _LIMIT_BYTES = 70_000
 _HEADER_LIMIT_BYTES = 13  # of 14 at most, less than whole

@@ -13,9 +13,9 @@ from typing import TypeVar
 import trio
 
 from relay.desktops.provider import Provider, RunningDesktop
+from relay.dialling.login import DesktopEnd
 from relay.errors import DesktopError
 from relay.limits import Limits
-from relay.login import DesktopEnd
 
 T = TypeVar("T")
 

@@ -17,10 +17,10 @@ from relay.desktops.provider import RunningDesktop
 from relay.desktops.region import Rect, Region
 from relay.desktops.runtime import runtime_directory
 from relay.desktops.screen import NATIVE, Screen, Translation
-from relay.dial import UnixAddress
+from relay.dialling.addresses import UnixAddress
+from relay.dialling.login import PeerClosed, drive, open_desktop
 from relay.errors import DesktopError, ProtocolError
 from relay.limits import Limits
-from relay.login import PeerClosed, drive, open_desktop
 from relay.rfb import handshake, pixel_format
 
 logger = logging.getLogger("relay.desktops")

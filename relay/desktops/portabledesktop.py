@@ -18,10 +18,10 @@ import trio
 from relay.desktops.process import supervise
 from relay.desktops.provider import RunningDesktop
 from relay.desktops.runtime import environment_for, runtime_directory
-from relay.dial import Address, TcpAddress, dial
+from relay.dialling.addresses import Address, TcpAddress, dial
+from relay.dialling.login import log_in, open_desktop
 from relay.errors import DesktopError
 from relay.limits import Limits
-from relay.login import log_in, open_desktop
 
 logger = logging.getLogger("relay.desktops")
 

@@ -9,11 +9,11 @@ from typing import Protocol
 
 import trio
 
-from relay.dial import Address
+from relay.dialling.addresses import Address
+from relay.dialling.login import DesktopEnd, open_desktop
+from relay.dialling.passwords import PasswordSource
 from relay.errors import DesktopError
 from relay.limits import Limits
-from relay.login import DesktopEnd, open_desktop
-from relay.passwords import PasswordSource
 
 LOGINS_AT_ONCE = 3
 """TigerVNC's server shuts a host out that has five handshakes it did not finish, and on a unix

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 import trio
 
-from relay.agent_dial import AgentCredentials
 from relay.desktops.pattern import Pattern
 from relay.desktops.portabledesktop import PortableDesktop
 from relay.desktops.provider import Provider, RunningDesktop
 from relay.desktops.xvnc import Xvnc
-from relay.dial import FORMS, Address, parse_address
+from relay.dialling.addresses import FORMS, Address, parse_address
+from relay.dialling.passwords import PasswordSource
+from relay.dialling.workspace_agent import AgentCredentials
 from relay.limits import Limits
-from relay.passwords import PasswordSource
 
 _PROVIDERS: dict[str, Callable[[tuple[int, int], Limits], Provider]] = {
     "pattern": Pattern,

@@ -19,10 +19,10 @@ import trio
 from relay.desktops.process import Child, supervise
 from relay.desktops.provider import RunningDesktop
 from relay.desktops.runtime import environment_for, runtime_directory
-from relay.dial import UnixAddress
+from relay.dialling.addresses import UnixAddress
+from relay.dialling.login import open_desktop
 from relay.errors import DesktopError
 from relay.limits import Limits
-from relay.login import open_desktop
 
 logger = logging.getLogger("relay.desktops")
 

@@ -7,8 +7,8 @@ import hashlib
 
 import trio
 
+from relay.net.websocket import CLOSE, PING, PONG, MessageReader, close_payload, frame, parse_close
 from relay.rfb.errors import ProtocolError
-from relay.websocket import CLOSE, PING, PONG, MessageReader, close_payload, frame, parse_close
 
 _MESSAGE_LIMIT_BYTES = 16_777_216
 """The largest message of the suite (cases 9.1.6 and 9.2.6)."""

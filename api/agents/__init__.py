@@ -1,0 +1,1 @@
+"""Chats that a language model works in."""

@@ -1,0 +1,165 @@
+"""Who is asking: session tokens, and whether a browser was sent by a page of ours.
+
+The same functions serve plain requests and upgrade requests.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from starlette.requests import HTTPConnection
+
+from api.http.errors import FORBIDDEN, INTERNAL_ERROR, ApiError
+from api.store import Store, StoreError, Token
+from api.store.store import hash_secret
+
+__all__ = [
+    "COOKIE",
+    "HEADER",
+    "SIGNED_OUT",
+    "Identity",
+    "authenticate",
+    "parse_token",
+    "require_same_origin",
+    "same_origin",
+]
+
+COOKIE: Final = "coder_session_token"
+HEADER: Final = "Coder-Session-Token"
+
+SIGNED_OUT: Final = (
+    "You are signed out or your session has expired. Please sign in again to continue."
+)
+
+
+def _bearer(connection: HTTPConnection) -> str:
+    scheme, _, token = connection.headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def _cookie(connection: HTTPConnection) -> str:
+    # Browsers send the cookie of the longest path first; Starlette takes the last of a name.
+    pairs = (part.partition("=") for part in connection.headers.get("Cookie", "").split(";"))
+    return next(
+        (v for name, _, text in pairs if name.strip() == COOKIE and (v := text.strip())), ""
+    )
+
+
+def _query(connection: HTTPConnection) -> str:
+    return next(filter(None, connection.query_params.getlist(COOKIE)), "")
+
+
+# In order: the first that is not empty is the token, and no other is tried, so that which
+# token a request counts for never depends on which of them happens to be valid.
+_PLACES: Final[tuple[tuple[str, Callable[[HTTPConnection], str]], ...]] = (
+    ("cookie", _cookie),
+    ("query", _query),
+    ("header", lambda connection: connection.headers.get(HEADER, "")),
+    ("bearer", _bearer),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whose request this is. `place` is where the token was: cookie, query, header, bearer."""
+
+    user_id: UUID
+    user_name: str
+    token_id: str
+    expires_at: datetime
+    place: str
+
+
+def _signed_out(detail: str) -> ApiError:
+    return ApiError(401, SIGNED_OUT, detail, headers={"WWW-Authenticate": "Bearer"})
+
+
+def parse_token(text: str) -> tuple[str, str]:
+    """Splits `<10 chars>-<22 chars>` into id and secret. Raises ApiError (401)."""
+    parts = text.split("-")
+    if len(parts) != 2:
+        problem = f"incorrect amount of API key parts, expected 2 got {len(parts)}"
+    elif len(parts[0]) != 10:
+        problem = f"invalid API key ID length, expected 10 got {len(parts[0])}"
+    elif len(parts[1]) != 22:
+        problem = f"invalid API key secret length, expected 22 got {len(parts[1])}"
+    else:
+        return parts[0], parts[1]
+    raise _signed_out(f"Invalid API key format: {problem}")
+
+
+FindToken = Callable[[str], Awaitable[Token | None]]
+
+
+async def authenticate(
+    connection: HTTPConnection, store: Store, find_token: FindToken | None = None
+) -> Identity:
+    """The user whose token `connection` carries, looked up by `find_token` or `Store.token`.
+
+    Raises ApiError: 401, or 500 by the store.
+    """
+    place, text = next(
+        ((name, text) for name, find in _PLACES if (text := find(connection))), ("", "")
+    )
+    if not text:
+        raise _signed_out(f'Cookie "{COOKIE}" or query parameter must be provided.')
+    token_id, secret = parse_token(text)
+    if not (token_id.isascii() and token_id.isalnum()):
+        raise _signed_out("API key is invalid.")  # and no database is asked about U+0000
+    try:
+        token = await (find_token or store.token)(token_id)
+        if token is None:
+            raise _signed_out("API key is invalid.")
+        if not hmac.compare_digest(hash_secret(secret), token.secret_hash):
+            raise _signed_out("API key secret is invalid.")
+        if store.expired(token):
+            raise _signed_out(f'API key expired at "{token.expires_at.isoformat()}"')
+        if token.user_status != "active":
+            raise ApiError(
+                401,
+                f'User is not active (status = "{token.user_status}"). '
+                "Contact an admin to reactivate your account.",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        expires_at = await store.touch_token(token)
+    except StoreError as error:
+        raise ApiError(500, INTERNAL_ERROR) from error
+    return Identity(token.user_id, token.user_name, token.id, expires_at, place)
+
+
+def same_origin(connection: HTTPConnection, allowed_origins: frozenset[str]) -> bool:
+    """Whether `Origin` names this server (its `Host`) or one of `allowed_origins`.
+
+    False without an `Origin`. Only the host is compared with `Host`: behind a proxy that
+    ends TLS the schemes differ. `Host` itself has been checked by then (api/http/guard.py).
+    """
+    origin = connection.headers.get("Origin", "")
+    if origin in allowed_origins:
+        return True
+    host = origin.partition("://")[2].lower()
+    return bool(host) and host == connection.headers.get("Host", "").lower()
+
+
+def require_same_origin(
+    connection: HTTPConnection, identity: Identity, allowed_origins: frozenset[str]
+) -> None:
+    """Refuses a change that another site's page sends with our cookie. Raises ApiError (403).
+
+    A browser adds the cookie by itself; every other place of the token takes intent.
+    """
+    if identity.place != "cookie" or same_origin(connection, allowed_origins):
+        return
+    fetch_site = connection.headers.get("Sec-Fetch-Site")
+    if "Origin" not in connection.headers and fetch_site in ("same-origin", "none"):
+        return
+    raise ApiError(
+        403,
+        FORBIDDEN,
+        "A request with the session cookie must come from a page of this server. Other clients "
+        f"send the token in the {HEADER} header.",
+    )

@@ -1,0 +1,1 @@
+"""`deskrelay mcp`: the computer tool for MCP clients."""

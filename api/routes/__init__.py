@@ -1,0 +1,1 @@
+"""What is served at which path: one file for each group of routes."""

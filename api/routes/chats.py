@@ -1,0 +1,259 @@
+"""Chats over HTTP: create, list, look, archive, unarchive. Only its owner sees a chat."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Final, TypeVar
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from pydantic import BaseModel, Field, ValidationError
+from starlette.convertors import Convertor, register_url_convertor
+
+from api.http.auth import Identity, authenticate, require_same_origin
+from api.http.body import read_body
+from api.http.errors import NOT_FOUND, SEE_LOG, ApiError, error_responses, validation_failed
+from api.services import Services, services_of
+from api.store import Chat, StoreError
+from relay.rfb.errors import CloseCode
+
+__all__ = [
+    "CHAT_PATH",
+    "ChatBody",
+    "ChatId",
+    "SignedIn",
+    "find_chat",
+    "parse_chat_id",
+    "read_json",
+    "router",
+]
+
+BODY_BYTES: Final = 65_536
+"""A new chat's body. The largest legal one is a title of 256 characters."""
+
+_SAFE_METHODS: Final = ("GET", "HEAD", "OPTIONS")
+
+
+class _Segment(Convertor[str]):
+    # Starlette's own wants one character; an empty id has an error of its own here.
+    regex = "[^/]*"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("segment", _Segment())
+
+CHAT_PATH: Final = "/chats/{chat:segment}"
+"""Matches an empty id too; `find_chat` tells what is wrong with it."""
+
+
+class CreateChat(BaseModel):
+    """What a new chat is made of."""
+
+    # Control characters would reach terminals and logs; PostgreSQL refuses U+0000 itself.
+    title: Annotated[str, Field(max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
+    workspace_id: UUID | None = None
+
+
+class ChatBody(BaseModel):
+    """A chat."""
+
+    id: UUID
+    owner_id: UUID
+    workspace_id: UUID | None
+    title: str
+    archived: bool
+    created_at: datetime
+    updated_at: datetime
+    parent_id: Annotated[
+        UUID | None, Field(description="Of an agent: the chat that has spawned it.")
+    ] = None
+    mode: Annotated[str, Field(description="chat, or computer_use for an agent.")] = "chat"
+    status: Annotated[str, Field(description="waiting, pending, running or error.")] = "waiting"
+    last_error: Annotated[str | None, Field(description="Why the status is error.")] = None
+    # A browser hides from its pages why an upgrade was refused, so the reason stands here too.
+    desktop_problem: Annotated[
+        str | None,
+        Field(description="Why its desktop could not be opened, if it could not the last time."),
+    ] = None
+
+    @classmethod
+    def of(cls, chat: Chat, services: Services) -> ChatBody:
+        """As clients see `chat`."""
+        body = cls.model_validate(chat, from_attributes=True)
+        if chat.workspace_id is not None:
+            body.desktop_problem = services.desktop_problems.get(chat.workspace_id)
+        return body
+
+
+async def _signed_in(request: Request) -> Identity:
+    services = services_of(request)
+    identity = await authenticate(request, services.store)
+    if request.method not in _SAFE_METHODS:
+        require_same_origin(request, identity, services.settings.origins)
+    return identity
+
+
+SignedIn = Annotated[Identity, Depends(_signed_in)]
+ChatId = Annotated[str, Path(description="The chat's UUID.", json_schema_extra={"format": "uuid"})]
+
+
+def parse_chat_id(text: str) -> UUID | None:
+    """The id in a chat's address; None for what is none."""
+    try:
+        chat_id = UUID(text)
+    except ValueError:
+        return None
+    # UUID() also takes braces, "urn:uuid:" and hyphens anywhere: one chat, one address.
+    return chat_id if str(chat_id) == text.lower() else None
+
+
+async def find_chat(services: Services, identity: Identity, text: str) -> Chat:
+    """The chat of that id, if `identity` may see it. Raises ApiError (400, 404, 500)."""
+    if not text:
+        raise ApiError(400, "Missing UUID in URL.", "The chat's UUID is empty.")
+    chat_id = parse_chat_id(text)
+    if chat_id is None:
+        raise ApiError(
+            400,
+            'Invalid UUID "chat".',
+            "A UUID has the form xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx, in hexadecimal digits.",
+        )
+    try:
+        chat = await services.store.chat(chat_id)
+    except StoreError as error:
+        raise ApiError(500, "Internal error fetching chat.", SEE_LOG) from error
+    if chat is None or chat.owner_id != identity.user_id:
+        raise ApiError(404, NOT_FOUND)
+    return chat
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+async def read_json(request: Request, model: type[_Model], limit_bytes: int = BODY_BYTES) -> _Model:
+    """The body as `model`. Raises ApiError (400, 408, 413)."""
+    body = await read_body(request, limit_bytes)
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_input=False)
+        if problems[0]["type"] == "json_invalid":
+            text = "Request body must be valid JSON."
+            raise ApiError(400, text, problems[0]["msg"]) from None
+        raise validation_failed(problems) from None
+
+
+_CREATE_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": CreateChat.model_json_schema()}},
+    }
+}
+
+router = APIRouter(tags=["chats"])
+
+
+@router.post(
+    "/chats",
+    status_code=201,
+    summary="Create a chat",
+    responses=error_responses(400, 401, 403, 408, 413, 500),
+    openapi_extra=_CREATE_BODY,
+    response_model_exclude_defaults=True,
+)
+async def create_chat(request: Request, identity: SignedIn) -> ChatBody:
+    """A new chat of the caller's; with a workspace, it shows that workspace's desktop."""
+    wanted = await read_json(request, CreateChat)
+    services = services_of(request)
+    store = services.store
+    try:
+        if wanted.workspace_id is not None:
+            workspace = await store.workspace(wanted.workspace_id)
+            if workspace is None or workspace.owner_id != identity.user_id:
+                raise validation_failed([{"loc": ("workspace_id",), "msg": NOT_FOUND}])
+        chat = await store.create_chat(
+            identity.user_id, title=wanted.title, workspace_id=wanted.workspace_id
+        )
+    except StoreError as error:
+        raise ApiError(500, "Failed to create chat.", SEE_LOG) from error
+    return ChatBody.of(chat, services)
+
+
+@router.get(
+    "/chats",
+    summary="List chats",
+    responses=error_responses(400, 401, 500),
+    response_model_exclude_defaults=True,
+)
+async def list_chats(
+    request: Request,
+    identity: SignedIn,
+    archived: Annotated[bool, Query(description="Archived chats too.")] = False,
+) -> list[ChatBody]:
+    """The caller's chats, newest first."""
+    services = services_of(request)
+    try:
+        chats = await services.store.chats(identity.user_id, archived=archived)
+    except StoreError as error:
+        raise ApiError(500, "Internal error fetching chats.", SEE_LOG) from error
+    return [ChatBody.of(chat, services) for chat in chats]
+
+
+@router.get(
+    CHAT_PATH,
+    summary="Get a chat",
+    responses=error_responses(400, 401, 404, 500),
+    response_model_exclude_defaults=True,
+)
+async def get_chat(request: Request, identity: SignedIn, chat: ChatId) -> ChatBody:
+    """One of the caller's chats."""
+    services = services_of(request)
+    return ChatBody.of(await find_chat(services, identity, chat), services)
+
+
+async def _set_archived(
+    request: Request, identity: Identity, chat_text: str, archived: bool
+) -> Response:
+    services = services_of(request)
+    chat = await find_chat(services, identity, chat_text)
+    try:
+        # Nothing is asked of the database behind the change, which its agents are part of.
+        family = [chat, *await services.agents.conversations.children(chat.id)]
+        changed = await services.store.set_archived(chat.id, archived)
+    except StoreError as error:
+        verb = "archive" if archived else "unarchive"
+        raise ApiError(500, f"Failed to {verb} chat.", SEE_LOG) from error
+    if archived:
+        # Also where it was archived already: that request may have come no further.
+        chat_ids = [chat.id for chat in family]
+        for chat_id in chat_ids:
+            services.live.end_chat(chat_id, CloseCode.ARCHIVED, "chat archived")
+        await services.agents.archived(chat_ids)
+    if not changed:
+        raise ApiError(400, f"Chat is {'already' if archived else 'not'} archived.")
+    return Response(status_code=204)
+
+
+_ARCHIVE: Final[dict[str, Any]] = {
+    "status_code": 204,
+    "response_class": Response,
+    "responses": error_responses(400, 401, 403, 404, 500),
+}
+
+
+@router.post(f"{CHAT_PATH}/archive", summary="Archive a chat", **_ARCHIVE)
+async def archive_chat(request: Request, identity: SignedIn, chat: ChatId) -> Response:
+    """Archives a chat and its agents, ends the live sessions on their desktop and what their model
+    does; in other servers within 30 s."""
+    return await _set_archived(request, identity, chat, True)
+
+
+@router.post(f"{CHAT_PATH}/unarchive", summary="Unarchive a chat", **_ARCHIVE)
+async def unarchive_chat(request: Request, identity: SignedIn, chat: ChatId) -> Response:
+    """Makes an archived chat and its agents usable again."""
+    return await _set_archived(request, identity, chat, False)

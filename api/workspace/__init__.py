@@ -1,0 +1,1 @@
+"""`deskrelay agent`: the workspace agent, which runs beside a desktop on another machine."""

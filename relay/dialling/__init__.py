@@ -1,0 +1,1 @@
+"""Reaching a desktop at its address, and logging in to it."""

@@ -1,0 +1,148 @@
+"""Reaches a desktop's address: TCP, a unix socket, or a workspace's agent; one deadline for all
+attempts on an address."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Final
+from urllib.parse import urlsplit
+
+import trio
+
+from relay.dialling.workspace_agent import (
+    DEFAULT_PATH,
+    SCHEMES,
+    AgentAddress,
+    AgentCredentials,
+    upgraded,
+)
+from relay.errors import AgentError, AgentStep, DesktopError
+from relay.limits import Limits
+from relay.net import kernel
+
+
+@dataclass(frozen=True, slots=True)
+class TcpAddress:
+    """A desktop on a TCP port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"tcp://{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """A desktop on a unix socket in the file system."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+Address = TcpAddress | UnixAddress | AgentAddress
+
+FORMS: Final = "tcp://HOST:PORT, unix:PATH, ws://HOST:PORT or wss://HOST:PORT"
+
+
+def parse_address(text: str, agent: AgentCredentials | None = None) -> Address:
+    """Reads `tcp://HOST:PORT`, `unix:PATH`, or where a workspace's agent is, as
+    `wss://HOST:PORT[/PATH]` or `ws://` without TLS; `agent` is for such a one.
+
+    Raises ValueError saying what is wrong.
+    """
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:").removeprefix("//")
+        if not path.startswith("/"):
+            raise ValueError(f"{text!r}: a unix socket needs an absolute path, as in unix:/run/vnc")
+        return UnixAddress(path)
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not an address: {error}") from None
+    if parts.scheme not in ("tcp", *SCHEMES) or not parts.hostname or not port:
+        raise ValueError(f"{text!r} is not an address; use {FORMS}")
+    if parts.query or parts.fragment or parts.username is not None:
+        raise ValueError(f"{text!r} has more than a host, a port and a path; use {FORMS}")
+    if parts.scheme == "tcp":
+        if parts.path:
+            raise ValueError(f"{text!r} has more than a host and a port; use tcp://HOST:PORT")
+        return TcpAddress(parts.hostname, port)
+    path = parts.path if parts.path not in ("", "/") else DEFAULT_PATH
+    if not (path.isascii() and path.isprintable()) or " " in path:
+        raise ValueError(f"{text!r}: the path of an agent is printable ASCII without spaces")
+    return AgentAddress(parts.scheme, parts.hostname, port, path, agent)
+
+
+KEEPALIVE: Final = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 20),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),
+)
+"""Socket options by which a machine that vanished is noticed in half a minute, while something is
+sent to it and while nothing is: a silent desktop is legal."""
+
+
+async def dial(address: Address, *, timeout_s: float) -> trio.abc.Stream:
+    """Connects to `address` within `timeout_s` seconds; an agent, once reached, has a deadline of
+    its own to bring its desktop. Raises DesktopError, which of an agent is an AgentError."""
+    try:
+        with trio.fail_after(timeout_s):
+            if isinstance(address, UnixAddress):
+                return await trio.open_unix_socket(address.path)
+            # trio sets TCP_NODELAY on a stream: a pointer event must not wait for the next.
+            stream = await _open_tcp(address.host, address.port)
+            for option in KEEPALIVE:
+                stream.setsockopt(*option)
+    except trio.TooSlowError:
+        text = f"no answer from {address} within {timeout_s:g} s"
+        raise _failure(address, AgentStep.TIMEOUT, text) from None
+    except (OSError, UnicodeError) as error:
+        # A UnicodeError is a name that cannot be one: a label of more than 63 characters.
+        text = f"cannot connect to {address}: {_reasons(error)}"
+        raise _failure(address, AgentStep.DISCONNECTED, text) from None
+    if not isinstance(address, AgentAddress):
+        return stream
+    # For whoever reads it, it is no socket any more.
+    kernel.hold_unread(stream, Limits().desktop_window_bytes)
+    return await upgraded(stream, address)
+
+
+def _failure(address: Address, step: AgentStep, text: str) -> DesktopError:
+    return AgentError(step, text) if isinstance(address, AgentAddress) else DesktopError(text)
+
+
+async def _open_tcp(host: str, port: int) -> trio.SocketStream:
+    try:
+        family = socket.AF_INET6 if ip_address(host).version == 6 else socket.AF_INET
+    except ValueError:
+        return await trio.open_tcp_stream(host, port)
+    # A name's addresses race each other, in a nursery; one address needs none of that.
+    reached = trio.socket.socket(family)
+    try:
+        await reached.connect((host, port))
+        return trio.SocketStream(reached)
+    except BaseException:
+        reached.close()
+        raise
+
+
+def _reasons(error: Exception) -> str:
+    """Trio groups the attempts on a name's addresses, in the cause of an error without a word."""
+    cause = error.__cause__
+    causes = cause.exceptions if isinstance(cause, ExceptionGroup) else [error]
+    return ", ".join(dict.fromkeys(map(_reason, causes)))
+
+
+def _reason(error: Exception) -> str:
+    # Trio's text repeats the address; that of a name that is not known has a number below 0.
+    number = getattr(error, "errno", None) or 0
+    return os.strerror(number) if number > 0 else getattr(error, "strerror", None) or str(error)

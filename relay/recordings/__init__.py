@@ -1,0 +1,1 @@
+"""Recorded sessions: the file, and what is in it."""
