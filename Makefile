@@ -46,11 +46,11 @@ autobahn: setup
 
 # Hostile desktops and viewers, which lie beside the checkout; about five minutes.
 hostile: setup
-	$(BIN)/python -m tests.hostile
+	$(BIN)/python -m tests.hostile.run
 
 # Takes each check out in turn; about an hour. WORDS=flow for those of one file or function.
 mutants: setup
-	$(BIN)/python tests/mutants.py $(WORDS)
+	$(BIN)/python -m tests.mutants.run $(WORDS)
 
 # Ours and its peers in turn, some minutes; ARGS="--help" for less. Reports in bench/results.
 bench: setup

@@ -23,8 +23,8 @@ from typing import NoReturn
 import trio
 
 from bench import viewer
-from tests.peers import Frames
-from tests.rfb_viewer import COPYRECT, LAST_RECT, TIGHT, OutOfStep, Viewer, set_encodings
+from tests.labs.peers import Frames
+from tests.labs.rfb_viewer import COPYRECT, LAST_RECT, TIGHT, OutOfStep, Viewer, set_encodings
 
 PROGRAMS = {"Xvnc": "tigervnc-standalone-server", "xterm": "xterm"}
 SIZE = "1280x800"

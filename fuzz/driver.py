@@ -3,7 +3,7 @@
 `python -m fuzz.driver --seconds 60` shares the time among all targets, on every core;
 `--seconds 60 viewer` spends it on one. Prints each target's executions. An input that breaks an
 invariant, or takes longer than HANG_S, is saved as fuzz/corpus/<target>/crash-<hash>, where
-tests/test_fuzz.py finds it, and the driver exits with 1.
+tests/fuzz/test_targets.py finds it, and the driver exits with 1.
 """
 
 from __future__ import annotations

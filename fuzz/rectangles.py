@@ -1,7 +1,8 @@
 """What a desktop may put into an update: a payload for every encoding, mostly legal.
 
 Written from RFC 6143, Section 7.7, the community specification (rfbproto), UltraVNC's viewer and
-libvncclient, not from the parsers. Whatever the relay frames must be here (tests/test_fuzz.py).
+libvncclient, not from the parsers. Whatever the relay frames must be here
+(tests/fuzz/test_targets.py).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from trio.testing import MockClock
 from relay.bridge import HEARTBEAT_S, READ_BYTES, SEND_TIMEOUT_S, bridge
 from relay.net.websocket import CLOSE, PONG, close_payload
 from relay.net.websocket_stream import WebSocketStream
-from tests.peers import Frames, client_frame
+from tests.labs.peers import Frames, client_frame
 
 LIMIT = 1_000_000
 

@@ -7,7 +7,6 @@ import lzma
 import os
 import re
 import struct
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -27,9 +26,10 @@ from relay.keysyms import (
     keysym_named,
     keysym_of,
 )
-from tests import captures
+from tests.labs import captures
+from tests.labs.places import ROOT
 
-NOVNC = Path(__file__).resolve().parents[1] / "api/viewer/novnc/core/input/xtscancodes.js"
+NOVNC = ROOT / "api/viewer/novnc/core/input/xtscancodes.js"
 
 CONTROL, SHIFT, ALT, SUPER = 0xFFE3, 0xFFE1, 0xFFE9, 0xFFEB
 

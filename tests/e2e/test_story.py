@@ -24,7 +24,13 @@ from playwright.sync_api import Page
 from tests.e2e.conftest import connected, until
 from tests.e2e.test_browser import INSIDE_THE_TERMINAL, TERMINAL_COLOUR
 from tests.e2e.test_serve import environment, run, server
-from tests.model_server import ModelServer, model_server, text_reply, tool_reply, tool_use
+from tests.labs.language_model.server import (
+    ModelServer,
+    model_server,
+    text_reply,
+    tool_reply,
+    tool_use,
+)
 
 __all__ = ["environment"]  # the fixture
 
