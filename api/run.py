@@ -51,7 +51,7 @@ async def run_server(settings: Settings, store: Store, started: Started) -> None
     the model's key is not there.
     """
     answers = model_of(settings.model)
-    agent = settings.desktop.agent_credentials()
+    agent = settings.desktop.workspace_agent_credentials()
     await reap_leftovers()
     problem: OSError | None = None
     async with trio.open_nursery() as desktops_nursery:

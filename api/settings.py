@@ -37,7 +37,7 @@ from pydantic_settings import (
 from relay.computer.versions import VERSIONS
 from relay.desktops import provider_for
 from relay.dialling.passwords import Password, PasswordFile, PasswordSource
-from relay.dialling.workspace_agent import AgentCredentials, client_tls
+from relay.dialling.workspace_agent import WorkspaceAgentCredentials, client_tls
 from relay.limits import Limits
 from relay.rfb.encodings import LET_THROUGH, RISKY
 
@@ -192,29 +192,31 @@ class DesktopSettings(BaseModel):
     password_file: Path | None = None
     """A file with that password in its first line, read at each login."""
 
-    agent_secret: SecretStr | None = None
+    workspace_agent_secret: SecretStr | None = None
     """What workspaces' agents (ws:// and wss://) want to hear."""
 
-    agent_secret_file: Path | None = None
+    workspace_agent_secret_file: Path | None = None
     """A file with that secret in its first line, read at each dial."""
 
-    agent_ca_file: Path | None = None
+    workspace_agent_ca_file: Path | None = None
     """The authorities whose certificates agents may show; the system's where it is not set."""
 
-    agent_cert_file: Path | None = None
+    workspace_agent_cert_file: Path | None = None
     """The certificate that is shown to agents, and those between it and its authority."""
 
-    agent_key_file: Path | None = None
+    workspace_agent_key_file: Path | None = None
     """The certificate's key."""
 
     @model_validator(mode="after")
     def _one_of_each(self) -> Self:
         if self.password is not None and self.password_file is not None:
             raise ValueError("password and password_file are both set; one is enough")
-        if self.agent_secret is not None and self.agent_secret_file is not None:
-            raise ValueError("agent_secret and agent_secret_file are both set; one is enough")
-        if (self.agent_cert_file is None) is not (self.agent_key_file is None):
-            raise ValueError("agent_cert_file and agent_key_file go together")
+        if self.workspace_agent_secret is not None and self.workspace_agent_secret_file is not None:
+            raise ValueError(
+                "workspace_agent_secret and workspace_agent_secret_file are both set; one is enough"
+            )
+        if (self.workspace_agent_cert_file is None) is not (self.workspace_agent_key_file is None):
+            raise ValueError("workspace_agent_cert_file and workspace_agent_key_file go together")
         return self
 
     @property
@@ -222,15 +224,21 @@ class DesktopSettings(BaseModel):
         """Where the password comes from; None where there is none."""
         return _source(self.password, self.password_file)
 
-    def agent_credentials(self) -> AgentCredentials:
+    def workspace_agent_credentials(self) -> WorkspaceAgentCredentials:
         """For agents. Raises SettingsProblem where the certificates cannot be used."""
         tls = None
-        if self.agent_ca_file is not None or self.agent_cert_file is not None:
+        if self.workspace_agent_ca_file is not None or self.workspace_agent_cert_file is not None:
             try:
-                tls = client_tls(self.agent_ca_file, self.agent_cert_file, self.agent_key_file)
+                tls = client_tls(
+                    self.workspace_agent_ca_file,
+                    self.workspace_agent_cert_file,
+                    self.workspace_agent_key_file,
+                )
             except ValueError as error:
                 raise SettingsProblem(f"settings: desktop: {error}") from None
-        return AgentCredentials(_source(self.agent_secret, self.agent_secret_file), tls)
+        return WorkspaceAgentCredentials(
+            _source(self.workspace_agent_secret, self.workspace_agent_secret_file), tls
+        )
 
 
 class ModelSettings(BaseModel):

@@ -248,7 +248,7 @@ class Peer:
 PEERS = {
     "direct": Peer("no relay", _direct, lambda: "-"),
     "ours": Peer("deskrelay demo", partial(_ours, "tcp"), _ours_version),
-    "ours-agent": Peer(
+    "ours-workspace-agent": Peer(
         "the same, before a desktop that speaks WebSocket, as an agent does",
         partial(_ours, "ws"),
         _ours_version,

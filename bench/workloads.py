@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-EVERY = ("direct", "ours", "ours-agent", "nginx", "haproxy", "haproxy-splice", "node", "websockify")
+EVERY = (
+    "direct",
+    "ours",
+    "ours-workspace-agent",
+    "nginx",
+    "haproxy",
+    "haproxy-splice",
+    "node",
+    "websockify",
+)
 REAL = ("direct", "ours", "websockify")
 """For desktops that are no bench.server: nginx needs one that speaks WebSocket."""
 

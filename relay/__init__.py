@@ -5,9 +5,16 @@ from typing import TYPE_CHECKING
 from relay.dialling.addresses import Address, TcpAddress, UnixAddress, dial, parse_address
 from relay.dialling.login import DesktopEnd, log_in, open_desktop
 from relay.dialling.passwords import Password, PasswordFile, PasswordSource
-from relay.dialling.workspace_agent import AgentAddress, AgentCredentials
+from relay.dialling.workspace_agent import WorkspaceAgentAddress, WorkspaceAgentCredentials
 from relay.ended import Counters, Ended, Reason
-from relay.errors import AgentError, AgentStep, DesktopError, Direction, ProtocolError, RelayError
+from relay.errors import (
+    DesktopError,
+    Direction,
+    ProtocolError,
+    RelayError,
+    WorkspaceAgentError,
+    WorkspaceAgentStep,
+)
 from relay.limits import Limits
 from relay.rfb.errors import CloseCode
 from relay.rfb.rights import FULL, VIEW_ONLY, Rights
@@ -20,10 +27,6 @@ __all__ = [
     "FULL",
     "VIEW_ONLY",
     "Address",
-    "AgentAddress",
-    "AgentCredentials",
-    "AgentError",
-    "AgentStep",
     "CloseCode",
     "Counters",
     "Desktop",
@@ -42,6 +45,10 @@ __all__ = [
     "Session",
     "TcpAddress",
     "UnixAddress",
+    "WorkspaceAgentAddress",
+    "WorkspaceAgentCredentials",
+    "WorkspaceAgentError",
+    "WorkspaceAgentStep",
     "carry",
     "connect",
     "dial",

@@ -9,7 +9,14 @@ import enum
 
 from relay.rfb.errors import Direction, ProtocolError
 
-__all__ = ["AgentError", "AgentStep", "DesktopError", "Direction", "ProtocolError", "RelayError"]
+__all__ = [
+    "DesktopError",
+    "Direction",
+    "ProtocolError",
+    "RelayError",
+    "WorkspaceAgentError",
+    "WorkspaceAgentStep",
+]
 
 
 class RelayError(Exception):
@@ -29,7 +36,7 @@ class DesktopError(RelayError):
         self.fault = fault
 
 
-class AgentStep(enum.Enum):
+class WorkspaceAgentStep(enum.Enum):
     """How far the way to a workspace's agent went."""
 
     DISCONNECTED = "disconnected"
@@ -42,9 +49,9 @@ class AgentStep(enum.Enum):
     """It answered, and the answer is no desktop."""
 
 
-class AgentError(DesktopError):
+class WorkspaceAgentError(DesktopError):
     """A workspace's agent did not bring its desktop."""
 
-    def __init__(self, step: AgentStep, text: str) -> None:
+    def __init__(self, step: WorkspaceAgentStep, text: str) -> None:
         super().__init__(text)
         self.step = step

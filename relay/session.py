@@ -24,7 +24,7 @@ from relay.pumps import switchboard
 from relay.pumps.leg import DownLeg, UpLeg
 from relay.pumps.raw import RawPumps
 from relay.pumps.streams import Pumps, StreamPumps
-from relay.pumps.workspace_agent import AgentDownLeg, AgentPumps
+from relay.pumps.workspace_agent import WorkspaceAgentDownLeg, WorkspaceAgentPumps
 from relay.rfb import handshake
 from relay.rfb.conversation import Conversation
 from relay.rfb.encodings import LET_THROUGH
@@ -207,8 +207,8 @@ class Session:
                 return RawPumps(down, up, self._end, limits, viewer, desktop, board)
             if isinstance(desktop, WebSocketStream) and (taken := desktop.taken_over()):
                 agent, frames = taken
-                down = AgentDownLeg(reader, frames, early)
-                return AgentPumps(down, up, self._end, limits, viewer, agent, board)
+                down = WorkspaceAgentDownLeg(reader, frames, early)
+                return WorkspaceAgentPumps(down, up, self._end, limits, viewer, agent, board)
             kernel.hold_unsent(viewer, limits.low_water_bytes)
         return StreamPumps(DownLeg(reader, early), up, self._end, limits, viewer, desktop)
 

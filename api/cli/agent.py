@@ -23,26 +23,26 @@ from api.http.logs import configure_logging
 from api.settings import check_bind, check_desktop
 from relay.dialling.addresses import Address, TcpAddress, parse_address
 from relay.dialling.passwords import PASSWORD_LINE_BYTES, Password, PasswordFile
-from relay.dialling.workspace_agent import AgentAddress
+from relay.dialling.workspace_agent import WorkspaceAgentAddress
 
-__all__ = ["agent", "check_no_agent"]
+__all__ = ["agent", "check_no_workspace_agent"]
 
 SECRET_LEAST_CHARS: Final = 16
 """Whoever has the secret has the desktop, and nothing slows guesses down."""
 
 
-def check_no_agent(text: str) -> Address | None:
+def check_no_workspace_agent(text: str) -> Address | None:
     """The address in a desktop's specification, if it has one. Raises ValueError for an agent's:
     no option tells its secret."""
     check_desktop(text)
     address = parse_address(text) if ":" in text else None
-    if isinstance(address, AgentAddress):
+    if isinstance(address, WorkspaceAgentAddress):
         raise ValueError(f"{text!r} is an agent; here it has to be the desktop itself")
     return address
 
 
 def _check_own_desktop(text: str) -> None:
-    address = check_no_agent(text)
+    address = check_no_workspace_agent(text)
     if isinstance(address, TcpAddress) and not is_loopback(f"{address.host}:{address.port}"):
         # Whoever reaches it there needs no secret, and nothing is encrypted on the way.
         raise ValueError(f"{text!r} is not on the loopback; run the agent beside the desktop")
@@ -91,18 +91,18 @@ def agent(
     tls = _tls(tls_cert, tls_key, client_ca)
     try:
         # It needs NumPy and Pillow, which are an extra.
-        from api.workspace.server import AgentSettings, run_agent
+        from api.workspace.server import WorkspaceAgentSettings, run_workspace_agent
     except ModuleNotFoundError as error:
         raise typer.TyperException(
             f'{error.name} is not installed; pip install "deskrelay[server,client]" brings it'
         ) from None
 
     password = None if password_file is None else PasswordFile(password_file)
-    settings = AgentSettings(desktop, bind, geometry, secret, tls, password)
+    settings = WorkspaceAgentSettings(desktop, bind, geometry, secret, tls, password)
     configure_logging()
     if tls is None and not bind.startswith("unix:") and not is_loopback(bind):
         print("Nothing is encrypted, the secret neither: see --tls-cert.", file=sys.stderr)
-    trio.run(partial(run_agent, settings, _say))
+    trio.run(partial(run_workspace_agent, settings, _say))
 
 
 def _say(url: str) -> None:

@@ -15,7 +15,7 @@ from uuid import UUID
 import trio
 import typer
 
-from api.cli.agent import agent, check_no_agent
+from api.cli.agent import agent, check_no_workspace_agent
 from api.cli.demo import is_loopback, run_demo
 from api.cli.options import (
     DesktopPasswordFile,
@@ -234,7 +234,7 @@ def mcp(
         str,
         typer.Option(
             metavar="DESKTOP",
-            parser=checked(check_no_agent),
+            parser=checked(check_no_workspace_agent),
             help="pattern, xvnc, portabledesktop, tcp://HOST:PORT or unix:PATH.",
         ),
     ],

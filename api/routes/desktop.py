@@ -27,8 +27,6 @@ from api.store import Access, StoreError, Token, Workspace
 from relay import (
     FULL,
     VIEW_ONLY,
-    AgentError,
-    AgentStep,
     CloseCode,
     DesktopEnd,
     DesktopError,
@@ -36,6 +34,8 @@ from relay import (
     Ended,
     Rights,
     Session,
+    WorkspaceAgentError,
+    WorkspaceAgentStep,
 )
 from relay.net import streams
 
@@ -60,11 +60,11 @@ _ENDINGS: Final[dict[CloseCode, tuple[int, str, str]]] = {
 
 
 # How a session is refused whose desktop was not reached: status and text.
-_AGENT_ERRORS: Final[dict[AgentStep, tuple[int, str]]] = {
-    AgentStep.DISCONNECTED: (400, 'Agent state is "disconnected", must be connected.'),
-    AgentStep.TIMEOUT: (400, 'Agent state is "timeout", must be connected.'),
-    AgentStep.DIAL: (500, "Failed to dial workspace agent."),
-    AgentStep.DESKTOP: (500, "Failed to connect to agent desktop."),
+_AGENT_ERRORS: Final[dict[WorkspaceAgentStep, tuple[int, str]]] = {
+    WorkspaceAgentStep.DISCONNECTED: (400, 'Agent state is "disconnected", must be connected.'),
+    WorkspaceAgentStep.TIMEOUT: (400, 'Agent state is "timeout", must be connected.'),
+    WorkspaceAgentStep.DIAL: (500, "Failed to dial workspace agent."),
+    WorkspaceAgentStep.DESKTOP: (500, "Failed to connect to agent desktop."),
 }
 
 
@@ -239,7 +239,9 @@ async def _open(
             log.warning(
                 "desktop not reached", workspace=str(workspace.id), problem=str(error), **fields
             )
-            step = error.step if isinstance(error, AgentError) else AgentStep.DESKTOP
+            step = (
+                error.step if isinstance(error, WorkspaceAgentError) else WorkspaceAgentStep.DESKTOP
+            )
             raise ApiError(*_AGENT_ERRORS[step], str(error)) from None
     return None
 

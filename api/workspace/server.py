@@ -1,7 +1,8 @@
 """The workspace's side: a small server beside a desktop, which the relay dials.
 
-`run_agent` owns two nurseries: the inner one has the HTTP server and what watches for signals, the
-outer one the desktop, which ends last. It judges nothing of RFB: the relay at the other end does.
+`run_workspace_agent` owns two nurseries: the inner one has the HTTP server and what watches for
+signals, the outer one the desktop, which ends last. It judges nothing of RFB: the relay at the
+other end does.
 """
 
 from __future__ import annotations
@@ -46,7 +47,13 @@ from relay.limits import Limits
 from relay.net import kernel, streams
 from relay.net.websocket_stream import WebSocketStream
 
-__all__ = ["ACTION_PATH", "AgentSettings", "Workspace", "create_agent_app", "run_agent"]
+__all__ = [
+    "ACTION_PATH",
+    "Workspace",
+    "WorkspaceAgentSettings",
+    "create_workspace_agent_app",
+    "run_workspace_agent",
+]
 
 ACTION_PATH: Final = "/api/v0/desktop/action"
 HEALTH_PATH: Final = "/healthz"
@@ -63,7 +70,7 @@ _log = structlog.stdlib.get_logger("api.workspace.server")
 
 
 @dataclass(frozen=True, slots=True)
-class AgentSettings:
+class WorkspaceAgentSettings:
     """Of one agent. At least one of `secret`, and `tls` that demands a client's certificate, is
     there: who makes this sees to it."""
 
@@ -276,7 +283,7 @@ class _Endpoint:
         await self._app(scope, receive, send)
 
 
-def create_agent_app(workspace: Workspace, secret: Password | None) -> FastAPI:
+def create_workspace_agent_app(workspace: Workspace, secret: Password | None) -> FastAPI:
     """The application in front of `workspace`, which stays its maker's to close."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     install_error_handlers(app)
@@ -325,7 +332,9 @@ async def _unless_left(
     return outcome
 
 
-async def run_agent(settings: AgentSettings, started: Callable[[str], object]) -> None:
+async def run_workspace_agent(
+    settings: WorkspaceAgentSettings, started: Callable[[str], object]
+) -> None:
     """Serves until SIGINT or SIGTERM; a second signal ends the process at once. Calls `started`
     with the URL when it serves.
 
@@ -344,7 +353,7 @@ async def run_agent(settings: AgentSettings, started: Callable[[str], object]) -
         workspace = Workspace(Desktops(desktops_nursery, make), settings.desktop, limits)
         serving = partial(
             serve_app,
-            create_agent_app(workspace, settings.secret),
+            create_workspace_agent_app(workspace, settings.secret),
             bind=[settings.bind],
             limit=reserve_capacity() + SPARE_CONNECTIONS,
             end=workspace.end,

@@ -27,7 +27,7 @@ from relay.desktops.provider import RunningDesktop
 from relay.dialling.addresses import Address, UnixAddress, parse_address
 from relay.dialling.login import DesktopEnd
 from relay.dialling.passwords import Password, PasswordSource
-from relay.dialling.workspace_agent import AgentAddress
+from relay.dialling.workspace_agent import WorkspaceAgentAddress
 from relay.errors import DesktopError
 from relay.keysyms import KEYCODES, KEYSYM_LIMIT, combination, keysym_of
 from relay.limits import Limits
@@ -130,7 +130,7 @@ def _kind(keysym: int) -> str:
 
 def encodings_for(address: Address) -> Sequence[int]:
     """The encodings of pixels that suit a desktop at `address`, best first."""
-    if isinstance(address, AgentAddress):
+    if isinstance(address, WorkspaceAgentAddress):
         return ENCODINGS_THERE  # At a loopback address it is the end of a tunnel.
     here = isinstance(address, UnixAddress) or address.host in ("127.0.0.1", "::1", "localhost")
     return ENCODINGS_HERE if here else ENCODINGS_THERE

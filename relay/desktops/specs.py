@@ -15,7 +15,7 @@ from relay.desktops.provider import Provider, RunningDesktop
 from relay.desktops.xvnc import Xvnc
 from relay.dialling.addresses import FORMS, Address, parse_address
 from relay.dialling.passwords import PasswordSource
-from relay.dialling.workspace_agent import AgentCredentials
+from relay.dialling.workspace_agent import WorkspaceAgentCredentials
 from relay.limits import Limits
 
 _PROVIDERS: dict[str, Callable[[tuple[int, int], Limits], Provider]] = {
@@ -63,7 +63,7 @@ def provider_for(
     *,
     geometry: str = "1280x800",
     password: PasswordSource | None = None,
-    agent: AgentCredentials | None = None,
+    agent: WorkspaceAgentCredentials | None = None,
     limits: Limits | None = None,
 ) -> Provider:
     """The provider of `pattern`, `xvnc`, `portabledesktop`, `tcp://HOST:PORT`, `unix:PATH`, or

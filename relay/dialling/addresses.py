@@ -15,11 +15,11 @@ import trio
 from relay.dialling.workspace_agent import (
     DEFAULT_PATH,
     SCHEMES,
-    AgentAddress,
-    AgentCredentials,
+    WorkspaceAgentAddress,
+    WorkspaceAgentCredentials,
     upgraded,
 )
-from relay.errors import AgentError, AgentStep, DesktopError
+from relay.errors import DesktopError, WorkspaceAgentError, WorkspaceAgentStep
 from relay.limits import Limits
 from relay.net import kernel
 
@@ -46,12 +46,12 @@ class UnixAddress:
         return f"unix:{self.path}"
 
 
-Address = TcpAddress | UnixAddress | AgentAddress
+Address = TcpAddress | UnixAddress | WorkspaceAgentAddress
 
 FORMS: Final = "tcp://HOST:PORT, unix:PATH, ws://HOST:PORT or wss://HOST:PORT"
 
 
-def parse_address(text: str, agent: AgentCredentials | None = None) -> Address:
+def parse_address(text: str, agent: WorkspaceAgentCredentials | None = None) -> Address:
     """Reads `tcp://HOST:PORT`, `unix:PATH`, or where a workspace's agent is, as
     `wss://HOST:PORT[/PATH]` or `ws://` without TLS; `agent` is for such a one.
 
@@ -78,7 +78,7 @@ def parse_address(text: str, agent: AgentCredentials | None = None) -> Address:
     path = parts.path if parts.path not in ("", "/") else DEFAULT_PATH
     if not (path.isascii() and path.isprintable()) or " " in path:
         raise ValueError(f"{text!r}: the path of an agent is printable ASCII without spaces")
-    return AgentAddress(parts.scheme, parts.hostname, port, path, agent)
+    return WorkspaceAgentAddress(parts.scheme, parts.hostname, port, path, agent)
 
 
 KEEPALIVE: Final = (
@@ -93,7 +93,8 @@ sent to it and while nothing is: a silent desktop is legal."""
 
 async def dial(address: Address, *, timeout_s: float) -> trio.abc.Stream:
     """Connects to `address` within `timeout_s` seconds; an agent, once reached, has a deadline of
-    its own to bring its desktop. Raises DesktopError, which of an agent is an AgentError."""
+    its own to bring its desktop. Raises DesktopError, for a workspace agent a
+    WorkspaceAgentError."""
     try:
         with trio.fail_after(timeout_s):
             if isinstance(address, UnixAddress):
@@ -104,20 +105,24 @@ async def dial(address: Address, *, timeout_s: float) -> trio.abc.Stream:
                 stream.setsockopt(*option)
     except trio.TooSlowError:
         text = f"no answer from {address} within {timeout_s:g} s"
-        raise _failure(address, AgentStep.TIMEOUT, text) from None
+        raise _failure(address, WorkspaceAgentStep.TIMEOUT, text) from None
     except (OSError, UnicodeError) as error:
         # A UnicodeError is a name that cannot be one: a label of more than 63 characters.
         text = f"cannot connect to {address}: {_reasons(error)}"
-        raise _failure(address, AgentStep.DISCONNECTED, text) from None
-    if not isinstance(address, AgentAddress):
+        raise _failure(address, WorkspaceAgentStep.DISCONNECTED, text) from None
+    if not isinstance(address, WorkspaceAgentAddress):
         return stream
     # For whoever reads it, it is no socket any more.
     kernel.hold_unread(stream, Limits().desktop_window_bytes)
     return await upgraded(stream, address)
 
 
-def _failure(address: Address, step: AgentStep, text: str) -> DesktopError:
-    return AgentError(step, text) if isinstance(address, AgentAddress) else DesktopError(text)
+def _failure(address: Address, step: WorkspaceAgentStep, text: str) -> DesktopError:
+    return (
+        WorkspaceAgentError(step, text)
+        if isinstance(address, WorkspaceAgentAddress)
+        else DesktopError(text)
+    )
 
 
 async def _open_tcp(host: str, port: int) -> trio.SocketStream:

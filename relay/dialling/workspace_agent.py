@@ -22,7 +22,7 @@ import trio_websocket
 import wsproto.utilities
 
 from relay.dialling.passwords import Password, PasswordSource, ask
-from relay.errors import AgentError, AgentStep, DesktopError
+from relay.errors import DesktopError, WorkspaceAgentError, WorkspaceAgentStep
 from relay.net import streams
 from relay.net.tls import TlsStream
 from relay.net.websocket_stream import WebSocketStream
@@ -31,8 +31,8 @@ from relay.rfb import handshake
 __all__ = [
     "DEFAULT_PATH",
     "SCHEMES",
-    "AgentAddress",
-    "AgentCredentials",
+    "WorkspaceAgentAddress",
+    "WorkspaceAgentCredentials",
     "client_tls",
     "upgraded",
 ]
@@ -74,7 +74,7 @@ _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([1-5]\d\d)\b")
 
 
 @dataclass(frozen=True, slots=True)
-class AgentCredentials:
+class WorkspaceAgentCredentials:
     """How a relay proves to agents who it is, and knows them. `secret` is the one they share;
     `tls` is for `wss`, from `client_tls`; without it the system's authorities are trusted."""
 
@@ -83,14 +83,14 @@ class AgentCredentials:
 
 
 @dataclass(frozen=True, slots=True)
-class AgentAddress:
+class WorkspaceAgentAddress:
     """A desktop behind a workspace's agent. `scheme` is "ws" or "wss"."""
 
     scheme: str
     host: str
     port: int
     path: str = DEFAULT_PATH
-    credentials: AgentCredentials | None = field(default=None, compare=False, repr=False)
+    credentials: WorkspaceAgentCredentials | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.authority}"
@@ -121,10 +121,10 @@ def client_tls(
     return context
 
 
-async def upgraded(stream: trio.abc.Stream, address: AgentAddress) -> WebSocketStream:
+async def upgraded(stream: trio.abc.Stream, address: WorkspaceAgentAddress) -> WebSocketStream:
     """The agent's desktop, on a connection to it, which is closed if this raises. Raises
-    AgentError."""
-    credentials = address.credentials or AgentCredentials()
+    WorkspaceAgentError."""
+    credentials = address.credentials or WorkspaceAgentCredentials()
     connection: trio.abc.Stream = stream
     try:
         if address.scheme == "wss":
@@ -136,12 +136,14 @@ async def upgraded(stream: trio.abc.Stream, address: AgentAddress) -> WebSocketS
         await streams.cut(connection)
         if isinstance(error, trio.TooSlowError):
             text = f"{address} did not answer in time"
-            raise AgentError(AgentStep.TIMEOUT, text) from None
+            raise WorkspaceAgentError(WorkspaceAgentStep.TIMEOUT, text) from None
         raise
 
 
 async def _encrypted(
-    stream: trio.SocketStream, address: AgentAddress, credentials: AgentCredentials
+    stream: trio.SocketStream,
+    address: WorkspaceAgentAddress,
+    credentials: WorkspaceAgentCredentials,
 ) -> TlsStream:
     context = credentials.tls or _system_tls()
     encrypted = TlsStream(stream, context, server_hostname=address.host)
@@ -162,17 +164,17 @@ def _system_tls() -> ssl.SSLContext:
     return client_tls(None)
 
 
-async def _secret(credentials: AgentCredentials) -> Password | None:
+async def _secret(credentials: WorkspaceAgentCredentials) -> Password | None:
     if credentials.secret is None:
         return None
     try:
         return await ask(credentials.secret)
     except DesktopError as error:
-        raise AgentError(AgentStep.DIAL, str(error)) from None
+        raise WorkspaceAgentError(WorkspaceAgentStep.DIAL, str(error)) from None
 
 
 async def _switched(
-    stream: trio.abc.Stream, address: AgentAddress, secret: Password | None
+    stream: trio.abc.Stream, address: WorkspaceAgentAddress, secret: Password | None
 ) -> WebSocketStream:
     headers = [] if secret is None else [(b"Authorization", b"Bearer " + secret.reveal())]
     answer = _Answer(stream, address)
@@ -187,7 +189,7 @@ async def _switched(
                 extra_headers=headers,
             )
             nursery.cancel_scope.cancel()
-    except* (AgentError, trio_websocket.ConnectionRejected, *_BAD_ANSWER) as group:
+    except* (WorkspaceAgentError, trio_websocket.ConnectionRejected, *_BAD_ANSWER) as group:
         (failure,) = group.exceptions
     if isinstance(failure, trio_websocket.ConnectionRejected):
         failure = _refused(address, failure.status_code, failure.body or b"")
@@ -202,10 +204,10 @@ class _Answer(trio.abc.Stream):
     """A connection to an agent, as trio-websocket has it: it would parse frames behind a 101, hold
     as much of a refusal as comes, and wait for ever where the answer ends early.
 
-    Raises AgentError. `rest` is what came behind the answer's head.
+    Raises WorkspaceAgentError. `rest` is what came behind the answer's head.
     """
 
-    def __init__(self, stream: trio.abc.Stream, address: AgentAddress) -> None:
+    def __init__(self, stream: trio.abc.Stream, address: WorkspaceAgentAddress) -> None:
         self._stream = stream
         self._address = address
         self._asked = False
@@ -234,18 +236,20 @@ class _Answer(trio.abc.Stream):
     async def aclose(self) -> None:
         """Whoever opened the connection closes it."""
 
-    def misunderstood(self) -> AgentError:
+    def misunderstood(self) -> WorkspaceAgentError:
         """What is wrong where trio-websocket raises one of `_BAD_ANSWER`."""
         if not self._asked:
             # Its text may hold the secret.
             text = f"the secret for {self._address} has characters that a header cannot have"
-            return AgentError(AgentStep.DIAL, text)
+            return WorkspaceAgentError(WorkspaceAgentStep.DIAL, text)
         if self._status == 101:
             text = f"{self._address} answered with a 101 that is none of a WebSocket"
-            return AgentError(AgentStep.DESKTOP, text)
+            return WorkspaceAgentError(WorkspaceAgentStep.DESKTOP, text)
         if self._status:
             return self._refused()
-        return AgentError(AgentStep.DESKTOP, f"{self._address} does not answer as an agent")
+        return WorkspaceAgentError(
+            WorkspaceAgentStep.DESKTOP, f"{self._address} does not answer as an agent"
+        )
 
     async def _head(self) -> bytes:
         while True:
@@ -274,13 +278,13 @@ class _Answer(trio.abc.Stream):
         self.rest += data
         return data
 
-    def _refused(self) -> AgentError:
+    def _refused(self) -> WorkspaceAgentError:
         return _refused(self._address, self._status, bytes(self.rest))
 
 
-def _refused(address: AgentAddress, status: int, body: bytes) -> AgentError:
-    step = AgentStep.DIAL if status in (401, 403) else AgentStep.DESKTOP
-    return AgentError(step, f"{address} answered {status}: {_sentence(body[:BODY_BYTES])}")
+def _refused(address: WorkspaceAgentAddress, status: int, body: bytes) -> WorkspaceAgentError:
+    step = WorkspaceAgentStep.DIAL if status in (401, 403) else WorkspaceAgentStep.DESKTOP
+    return WorkspaceAgentError(step, f"{address} answered {status}: {_sentence(body[:BODY_BYTES])}")
 
 
 def _sentence(body: bytes) -> str:
@@ -296,15 +300,15 @@ def _sentence(body: bytes) -> str:
     return shown[:TEXT_CHARS].strip() or "nothing more"
 
 
-def _lost(address: AgentAddress, error: Exception | None = None) -> AgentError:
+def _lost(address: WorkspaceAgentAddress, error: Exception | None = None) -> WorkspaceAgentError:
     """`error` is what the stream raised; None at its end."""
     cause = error and error.__cause__
     if isinstance(cause, ssl.SSLError):
         reason = getattr(cause, "verify_message", "") or cause.reason or str(cause)
-        return AgentError(AgentStep.DIAL, f"no TLS with {address}: {reason}")
+        return WorkspaceAgentError(WorkspaceAgentStep.DIAL, f"no TLS with {address}: {reason}")
     text = f"{address} closed the connection before it had answered"
     if address.scheme == "wss":
         # With TLS 1.3 it judges our certificate behind our handshake, and not all tell before
         # they close.
         text += ", as agents do that do not take this relay's certificate"
-    return AgentError(AgentStep.DIAL, text)
+    return WorkspaceAgentError(WorkspaceAgentStep.DIAL, text)

@@ -5,7 +5,8 @@ Its bytes are unframed where they were read. The kernel moves none of them: an a
 too short for that.
 
 An update of 33 KB costs 1.3 times what it does without an agent, where the pumps over streams took
-3.7 times, and a session at rest 13 KiB instead of 60 (`python -m bench --peers ours,ours-agent`).
+3.7 times, and a session at rest 13 KiB instead of 60 (`python -m bench --peers
+ours,ours-workspace-agent`).
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from relay.pumps.switchboard import Switchboard
 from relay.rfb.errors import CloseCode
 from relay.rfb.from_desktop import FromDesktop
 
-__all__ = ["AgentDownLeg", "AgentPumps"]
+__all__ = ["WorkspaceAgentDownLeg", "WorkspaceAgentPumps"]
 
 
-class AgentDownLeg(DownLeg):
+class WorkspaceAgentDownLeg(DownLeg):
     """From an agent's WebSocket frames to the viewer's. The agent's control frames collect in
     `frames.controls`; `close_code` is what it is to be told at the end."""
 
@@ -52,7 +53,7 @@ class AgentDownLeg(DownLeg):
         return super().take(buf, view, start, stop)
 
 
-class AgentPumps(RawPumps):
+class WorkspaceAgentPumps(RawPumps):
     """The pumps of one session over two sockets, of which `desktop` is an agent's, behind the
     101."""
 
@@ -60,7 +61,7 @@ class AgentPumps(RawPumps):
 
     def __init__(
         self,
-        down: AgentDownLeg,
+        down: WorkspaceAgentDownLeg,
         up: UpLeg,
         end: Callable[[Ended], None],
         limits: Limits,
@@ -87,13 +88,13 @@ class AgentPumps(RawPumps):
     def _pump_down(self) -> None:
         super()._pump_down()
         if self._leg.frames.controls:
-            self._agent_said()
+            self._workspace_agent_said()
         if self._tls is not None and self._tls.more and not self._desktop_readable:
             # As above; and an agent that has much to say that brings nothing is not the only one.
             self._desktop_readable = True
             self.desktop_rests_until = self._go_on(self._desktop_allowance)
 
-    def _agent_said(self) -> None:
+    def _workspace_agent_said(self) -> None:
         controls = self._leg.frames.controls
         for opcode, payload in controls:
             if opcode == PING:

@@ -18,7 +18,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock, memory_stream_pair
 
-from relay import AgentAddress, AgentCredentials, AgentError, AgentStep, Password, PasswordFile
+from relay import (
+    Password,
+    PasswordFile,
+    WorkspaceAgentAddress,
+    WorkspaceAgentCredentials,
+    WorkspaceAgentError,
+    WorkspaceAgentStep,
+)
 from relay.desktops import provider_for
 from relay.dialling.addresses import dial, parse_address
 from relay.dialling.workspace_agent import ANSWER_TIMEOUT_S, TLS_TIMEOUT_S, client_tls, upgraded
@@ -26,7 +33,7 @@ from relay.net.websocket import BINARY, frame
 from relay.net.websocket_stream import WebSocketStream
 from tests.labs.certificates import Authority
 
-ADDRESS = AgentAddress("ws", "desk.example", 6081)
+ADDRESS = WorkspaceAgentAddress("ws", "desk.example", 6081)
 SECRET = "correct horse battery"
 Answer = Callable[[dict[str, str]], bytes]
 
@@ -43,7 +50,7 @@ def switching(headers: dict[str, str], extra: str = "") -> bytes:
 
 
 async def ask(
-    answer: Answer, address: AgentAddress = ADDRESS
+    answer: Answer, address: WorkspaceAgentAddress = ADDRESS
 ) -> tuple[WebSocketStream, str, dict[str, str]]:
     """What comes of dialling an agent that answers so, its request line, and its headers."""
     near, far = memory_stream_pair()
@@ -65,16 +72,16 @@ async def ask(
     return result[0], line, headers
 
 
-async def refused(answer: Answer, address: AgentAddress = ADDRESS) -> AgentError:
+async def refused(answer: Answer, address: WorkspaceAgentAddress = ADDRESS) -> WorkspaceAgentError:
     with pytest.raises(BaseExceptionGroup) as caught:
         await ask(answer, address)
     (error,) = caught.value.exceptions
-    assert isinstance(error, AgentError)
+    assert isinstance(error, WorkspaceAgentError)
     return error
 
 
 async def test_it_asks_as_rfc_6455_has_it() -> None:
-    address = replace(ADDRESS, credentials=AgentCredentials(Password(SECRET)))
+    address = replace(ADDRESS, credentials=WorkspaceAgentCredentials(Password(SECRET)))
     stream, line, headers = await ask(switching, address)
     assert line == "GET /api/v0/desktop/vnc HTTP/1.1"
     assert len(base64.b64decode(headers.pop("sec-websocket-key"), validate=True)) == 16
@@ -104,83 +111,103 @@ def plain(status: str, body: bytes) -> bytes:
     return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-WRONG: dict[str, tuple[Answer, AgentStep, str]] = {
+WRONG: dict[str, tuple[Answer, WorkspaceAgentStep, str]] = {
     "wrong secret": (
         lambda _: plain("401 Unauthorized", b'{"message": "Unauthorized.", "detail": "Why."}'),
-        AgentStep.DIAL,
+        WorkspaceAgentStep.DIAL,
         "ws://desk.example:6081 answered 401: Unauthorized. Why.",
     ),
-    "forbidden": (lambda _: plain("403 Forbidden", b"no"), AgentStep.DIAL, "answered 403: no"),
+    "forbidden": (
+        lambda _: plain("403 Forbidden", b"no"),
+        WorkspaceAgentStep.DIAL,
+        "answered 403: no",
+    ),
     "its desktop does not start": (
         lambda _: plain(
             "500 Internal Server Error",
             b'{"message": "Failed to start desktop session.", "detail": "Xvnc is not installed"}',
         ),
-        AgentStep.DESKTOP,
+        WorkspaceAgentStep.DESKTOP,
         "answered 500: Failed to start desktop session. Xvnc is not installed",
     ),
     "a page": (
         lambda _: plain("200 OK", b"<html>\x1b[31m" + b"x" * 10_000),
-        AgentStep.DESKTOP,
+        WorkspaceAgentStep.DESKTOP,
         "answered 200: <html> [31mxxx",
     ),
     "half a character": (
         lambda _: plain("500 x", b'{"message": "no \\ud83d"}'),
-        AgentStep.DESKTOP,
+        WorkspaceAgentStep.DESKTOP,
         "answered 500: no ?",
     ),
     "half a character, cut": (
         lambda _: b'HTTP/1.1 500 x\r\nContent-Length: 99\r\n\r\n{"message": "no \\ud83d"}',
-        AgentStep.DESKTOP,
+        WorkspaceAgentStep.DESKTOP,
         "answered 500: no ?",
     ),
-    "a list": (lambda _: plain("200 OK", b"[1]"), AgentStep.DESKTOP, "answered 200: nothing more"),
-    "an empty body": (lambda _: plain("404 x", b""), AgentStep.DESKTOP, "404: nothing more"),
+    "a list": (
+        lambda _: plain("200 OK", b"[1]"),
+        WorkspaceAgentStep.DESKTOP,
+        "answered 200: nothing more",
+    ),
+    "an empty body": (
+        lambda _: plain("404 x", b""),
+        WorkspaceAgentStep.DESKTOP,
+        "404: nothing more",
+    ),
     "a body that is cut": (
         lambda _: b"HTTP/1.1 500 x\r\nContent-Length: 100\r\n\r\nwhat is",
-        AgentStep.DESKTOP,
+        WorkspaceAgentStep.DESKTOP,
         "answered 500: what is",
     ),
     "another key's answer": (
         lambda _: switching({"sec-websocket-key": "x"}),
-        AgentStep.DESKTOP,
+        WorkspaceAgentStep.DESKTOP,
         "answered with a 101 that is none of a WebSocket",
     ),
     "an extension nobody offered": (
         lambda headers: switching(headers, "Sec-WebSocket-Extensions: permessage-deflate\r\n"),
-        AgentStep.DESKTOP,
+        WorkspaceAgentStep.DESKTOP,
         "answered with a 101 that is none of a WebSocket",
     ),
     "a protocol nobody offered": (
         lambda headers: switching(headers, "Sec-WebSocket-Protocol: \xff\r\n"),
-        AgentStep.DESKTOP,
+        WorkspaceAgentStep.DESKTOP,
         "answered with a 101 that is none of a WebSocket",
     ),
     "chunks that are none": (
         lambda _: b"HTTP/1.1 502 x\r\nTransfer-Encoding: chunked\r\n\r\nno chunk\r\n\r\n",
-        AgentStep.DESKTOP,
+        WorkspaceAgentStep.DESKTOP,
         "answered 502: no chunk",
     ),
     "an endless refusal": (
         lambda _: b"HTTP/1.1 403 x\r\n\r\n" + b"no " * 50_000,
-        AgentStep.DIAL,
+        WorkspaceAgentStep.DIAL,
         "answered 403: no no no",
     ),
-    "RFB": (lambda _: b"RFB 003.008\r\n\r\n", AgentStep.DESKTOP, "does not answer as an agent"),
-    "a long line": (
-        lambda _: b"\x1b" * 5_000 + b"\r\n\r\n",
-        AgentStep.DESKTOP,
+    "RFB": (
+        lambda _: b"RFB 003.008\r\n\r\n",
+        WorkspaceAgentStep.DESKTOP,
         "does not answer as an agent",
     ),
-    "nothing": (lambda _: b"", AgentStep.DIAL, "closed the connection before it had answered"),
+    "a long line": (
+        lambda _: b"\x1b" * 5_000 + b"\r\n\r\n",
+        WorkspaceAgentStep.DESKTOP,
+        "does not answer as an agent",
+    ),
+    "nothing": (
+        lambda _: b"",
+        WorkspaceAgentStep.DIAL,
+        "closed the connection before it had answered",
+    ),
     "half a head": (
         lambda _: b"HTTP/1.1 101",
-        AgentStep.DIAL,
+        WorkspaceAgentStep.DIAL,
         "closed the connection before it had answered",
     ),
     "an endless head": (
         lambda _: b"HTTP/1.1 101 x\r\nX: " + b"x" * 20_000,
-        AgentStep.DESKTOP,
+        WorkspaceAgentStep.DESKTOP,
         "does not answer as an agent",
     ),
 }
@@ -218,7 +245,7 @@ def test_a_damaged_answer_is_an_agents_error(name: str, changes: list[Change]) -
     async def dialled() -> None:
         try:
             await ask(answer)
-        except* AgentError:
+        except* WorkspaceAgentError:
             pass  # Of another error the run would end.
 
     trio.run(dialled, clock=MockClock(autojump_threshold=0))
@@ -227,9 +254,9 @@ def test_a_damaged_answer_is_an_agents_error(name: str, changes: list[Change]) -
 async def test_an_agent_that_does_not_answer(autojump_clock: MockClock) -> None:
     near, far = memory_stream_pair()
     began = trio.current_time()
-    with pytest.raises(AgentError, match="did not answer in time") as caught:
+    with pytest.raises(WorkspaceAgentError, match="did not answer in time") as caught:
         await upgraded(near, ADDRESS)
-    assert caught.value.step is AgentStep.TIMEOUT
+    assert caught.value.step is WorkspaceAgentStep.TIMEOUT
     assert trio.current_time() - began == ANSWER_TIMEOUT_S
     assert b"GET " in await far.receive_some()
     assert await far.receive_some() == b"", "the connection was left open"
@@ -248,16 +275,16 @@ async def test_an_agent_that_drips(autojump_clock: MockClock) -> None:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(drip)
-        with pytest.raises(AgentError, match="did not answer in time"):
+        with pytest.raises(WorkspaceAgentError, match="did not answer in time"):
             await upgraded(near, ADDRESS)
 
 
 async def test_an_agent_that_says_nothing_of_tls(autojump_clock: MockClock) -> None:
     near, far = trio.socket.socketpair()
     began = trio.current_time()
-    with far, pytest.raises(AgentError) as caught:
+    with far, pytest.raises(WorkspaceAgentError) as caught:
         await upgraded(trio.SocketStream(near), replace(ADDRESS, scheme="wss"))
-    assert caught.value.step is AgentStep.TIMEOUT
+    assert caught.value.step is WorkspaceAgentStep.TIMEOUT
     assert trio.current_time() - began == TLS_TIMEOUT_S
 
 
@@ -270,9 +297,9 @@ async def test_an_agent_that_is_gone_before_tls_begins(said: bytes) -> None:
         far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         far.sendall(said)
         far.close()
-        with pytest.raises(AgentError) as caught:
+        with pytest.raises(WorkspaceAgentError) as caught:
             await upgraded(near, replace(ADDRESS, scheme="wss"))
-    assert caught.value.step is AgentStep.DIAL
+    assert caught.value.step is WorkspaceAgentStep.DIAL
     assert near.socket.fileno() == -1
 
 
@@ -280,16 +307,18 @@ async def test_nobody_listens() -> None:
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listener.socket.getsockname()[1]
     await listener.aclose()
-    with pytest.raises(AgentError, match="Connection refused") as caught:
+    with pytest.raises(WorkspaceAgentError, match="Connection refused") as caught:
         await dial(parse_address(f"ws://127.0.0.1:{port}"), timeout_s=5)
-    assert caught.value.step is AgentStep.DISCONNECTED
+    assert caught.value.step is WorkspaceAgentStep.DISCONNECTED
 
 
 @pytest.mark.parametrize("secret", ["line\nbreak", "zero\0"])
 async def test_a_secret_that_no_header_can_have_shows_itself_nowhere(secret: str) -> None:
     near, _far = memory_stream_pair()
-    address = replace(ADDRESS, credentials=AgentCredentials(Password(secret)))
-    with pytest.raises(AgentError, match="has characters that a header cannot have") as caught:
+    address = replace(ADDRESS, credentials=WorkspaceAgentCredentials(Password(secret)))
+    with pytest.raises(
+        WorkspaceAgentError, match="has characters that a header cannot have"
+    ) as caught:
         await upgraded(near, address)
     assert secret not in str(caught.value)
     assert caught.value.__suppress_context__
@@ -298,17 +327,17 @@ async def test_a_secret_that_no_header_can_have_shows_itself_nowhere(secret: str
 
 async def test_a_secret_file_that_cannot_be_read(tmp_path: Path) -> None:
     near, _far = memory_stream_pair()
-    credentials = AgentCredentials(PasswordFile(tmp_path / "gone"))
-    with pytest.raises(AgentError, match="cannot read") as caught:
+    credentials = WorkspaceAgentCredentials(PasswordFile(tmp_path / "gone"))
+    with pytest.raises(WorkspaceAgentError, match="cannot read") as caught:
         await upgraded(near, replace(ADDRESS, credentials=credentials))
-    assert caught.value.step is AgentStep.DIAL
+    assert caught.value.step is WorkspaceAgentStep.DIAL
 
 
 # TLS
 
 
 @asynccontextmanager
-async def tls_agent(context: ssl.SSLContext) -> AsyncIterator[int]:
+async def tls_workspace_agent(context: ssl.SSLContext) -> AsyncIterator[int]:
     """The port of an agent that answers every upgrade."""
 
     async def serve(raw: trio.SocketStream) -> None:
@@ -340,7 +369,7 @@ def authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path, "authority")
 
 
-async def said(port: int, credentials: AgentCredentials) -> bytes:
+async def said(port: int, credentials: WorkspaceAgentCredentials) -> bytes:
     address = parse_address(f"wss://127.0.0.1:{port}", credentials)
     stream = await dial(address, timeout_s=5)
     try:
@@ -349,7 +378,7 @@ async def said(port: int, credentials: AgentCredentials) -> bytes:
         await trio.aclose_forcefully(stream)
 
 
-def agent_context(authority: Authority, address: str = "127.0.0.1") -> ssl.SSLContext:
+def workspace_agent_context(authority: Authority, address: str = "127.0.0.1") -> ssl.SSLContext:
     mine = authority.vouch("agent", address)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(mine.cert, mine.key)
@@ -357,23 +386,23 @@ def agent_context(authority: Authority, address: str = "127.0.0.1") -> ssl.SSLCo
 
 
 async def test_tls(authority: Authority) -> None:
-    async with tls_agent(agent_context(authority)) as port:
-        trusting = AgentCredentials(tls=client_tls(authority.cert))
+    async with tls_workspace_agent(workspace_agent_context(authority)) as port:
+        trusting = WorkspaceAgentCredentials(tls=client_tls(authority.cert))
         assert await said(port, trusting) == b"hi"
 
 
 async def test_a_certificate_of_an_authority_nobody_knows(authority: Authority) -> None:
-    async with tls_agent(agent_context(authority)) as port:
-        with pytest.raises(AgentError, match="no TLS with wss:") as caught:
-            await said(port, AgentCredentials())
-    assert caught.value.step is AgentStep.DIAL
+    async with tls_workspace_agent(workspace_agent_context(authority)) as port:
+        with pytest.raises(WorkspaceAgentError, match="no TLS with wss:") as caught:
+            await said(port, WorkspaceAgentCredentials())
+    assert caught.value.step is WorkspaceAgentStep.DIAL
 
 
 async def test_a_certificate_of_another_machine(authority: Authority) -> None:
-    async with tls_agent(agent_context(authority, "127.0.0.2")) as port:
-        with pytest.raises(AgentError, match="IP address mismatch") as caught:
-            await said(port, AgentCredentials(tls=client_tls(authority.cert)))
-    assert caught.value.step is AgentStep.DIAL
+    async with tls_workspace_agent(workspace_agent_context(authority, "127.0.0.2")) as port:
+        with pytest.raises(WorkspaceAgentError, match="IP address mismatch") as caught:
+            await said(port, WorkspaceAgentCredentials(tls=client_tls(authority.cert)))
+    assert caught.value.step is WorkspaceAgentStep.DIAL
 
 
 def test_no_peer_has_a_handshake_repeated() -> None:
@@ -384,7 +413,7 @@ def test_no_peer_has_a_handshake_repeated() -> None:
 async def test_the_agent_wants_a_certificate(
     authority: Authority, tmp_path: Path, known: str
 ) -> None:
-    context = agent_context(authority)
+    context = workspace_agent_context(authority)
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_verify_locations(authority.cert)
     tls = client_tls(authority.cert)
@@ -392,14 +421,14 @@ async def test_the_agent_wants_a_certificate(
         other = authority if known == "right" else Authority(tmp_path, "other")
         mine = other.vouch("relay")
         tls = client_tls(authority.cert, mine.cert, mine.key)
-    async with tls_agent(context) as port:
+    async with tls_workspace_agent(context) as port:
         if known == "right":
-            assert await said(port, AgentCredentials(tls=tls)) == b"hi"
+            assert await said(port, WorkspaceAgentCredentials(tls=tls)) == b"hi"
             return
-        with pytest.raises(AgentError) as caught:
-            await said(port, AgentCredentials(tls=tls))
+        with pytest.raises(WorkspaceAgentError) as caught:
+            await said(port, WorkspaceAgentCredentials(tls=tls))
     # With TLS 1.3 the client's certificate is judged behind the client's handshake.
-    assert caught.value.step is AgentStep.DIAL
+    assert caught.value.step is WorkspaceAgentStep.DIAL
     assert "that do not take this relay's certificate" in str(caught.value)
 
 
@@ -414,10 +443,10 @@ async def test_an_agent_without_tls() -> None:
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.serve_listeners, serve, [listener])
-        with pytest.raises(AgentError, match="no TLS with") as caught:
-            await said(listener.socket.getsockname()[1], AgentCredentials())
+        with pytest.raises(WorkspaceAgentError, match="no TLS with") as caught:
+            await said(listener.socket.getsockname()[1], WorkspaceAgentCredentials())
         nursery.cancel_scope.cancel()
-    assert caught.value.step is AgentStep.DIAL
+    assert caught.value.step is WorkspaceAgentStep.DIAL
 
 
 @pytest.mark.parametrize("wrong", ["ca", "cert", "key"])
@@ -440,10 +469,10 @@ def test_files_that_are_no_certificates(authority: Authority, tmp_path: Path, wr
     [
         ("ws://desk.example:6081", ADDRESS, "ws://desk.example:6081"),
         ("ws://desk.example:6081/", ADDRESS, "ws://desk.example:6081"),
-        ("wss://[::1]:443/x", AgentAddress("wss", "::1", 443, "/x"), "wss://[::1]:443"),
+        ("wss://[::1]:443/x", WorkspaceAgentAddress("wss", "::1", 443, "/x"), "wss://[::1]:443"),
     ],
 )
-def test_addresses(text: str, address: AgentAddress, shown: str) -> None:
+def test_addresses(text: str, address: WorkspaceAgentAddress, shown: str) -> None:
     assert parse_address(text) == address
     assert str(address) == shown
     assert provider_for(text).name == "address"
@@ -468,5 +497,5 @@ def test_texts_that_are_none(text: str) -> None:
 
 
 def test_credentials_show_in_no_text() -> None:
-    address = parse_address("ws://desk.example:1", AgentCredentials(Password(SECRET)))
+    address = parse_address("ws://desk.example:1", WorkspaceAgentCredentials(Password(SECRET)))
     assert SECRET not in repr(address) + str(address)

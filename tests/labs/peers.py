@@ -166,7 +166,7 @@ def socket_lab(limits: Limits | None = None, early: bytes = b"", buffer_bytes: i
     return _lab(viewer, viewer_far, desktop, desktop_far, limits, early)
 
 
-class AgentEnd(WebSocketStream, trio.abc.HalfCloseableStream):
+class WorkspaceAgentEnd(WebSocketStream, trio.abc.HalfCloseableStream):
     """An agent's end of a connection to its desktop."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
@@ -177,13 +177,15 @@ class AgentEnd(WebSocketStream, trio.abc.HalfCloseableStream):
         await self.raw.send_eof()
 
 
-def agent_lab(limits: Limits | None = None, early: bytes = b"", buffer_bytes: int = 0) -> Lab:
+def workspace_agent_lab(
+    limits: Limits | None = None, early: bytes = b"", buffer_bytes: int = 0
+) -> Lab:
     """As `socket_lab`, with a desktop behind an agent."""
     viewer, viewer_far = _socket_pair(buffer_bytes)
     near, far = _socket_pair(buffer_bytes)
     desktop = WebSocketStream(near, client=True, limit_bytes=1 << 20)
     far_ends.append(far)
-    return _lab(viewer, viewer_far, desktop, AgentEnd(far), limits, early)
+    return _lab(viewer, viewer_far, desktop, WorkspaceAgentEnd(far), limits, early)
 
 
 def raw_pumps(viewer: socket.socket, desktop: socket.socket, board: Switchboard) -> RawPumps:
@@ -253,5 +255,5 @@ async def close_far_ends() -> AsyncIterator[None]:
 
 MakeLab = Callable[..., Lab]
 every_driver = pytest.mark.parametrize(
-    "make", [memory_lab, socket_lab, agent_lab], ids=["streams", "sockets", "agents"]
+    "make", [memory_lab, socket_lab, workspace_agent_lab], ids=["streams", "sockets", "agents"]
 )

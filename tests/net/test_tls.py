@@ -25,7 +25,7 @@ from relay.net.tls import ANSWERS_BYTES, WIRE_BYTES, TlsStream
 from relay.net.websocket import CLOSE, close_payload
 from relay.net.websocket_stream import WebSocketStream
 from relay.pumps import slices
-from relay.pumps.workspace_agent import AgentPumps
+from relay.pumps.workspace_agent import WorkspaceAgentPumps
 from tests.labs.certificates import Authority
 from tests.labs.peers import (
     BELL,
@@ -237,7 +237,7 @@ async def session(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(lab.run)
             await lab.greet()
-            assert isinstance(lab.session._pumps, AgentPumps)
+            assert isinstance(lab.session._pumps, WorkspaceAgentPumps)
             yield lab, agent
             nursery.cancel_scope.cancel()
 

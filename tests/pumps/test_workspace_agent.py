@@ -26,18 +26,18 @@ from relay.net.websocket import (
 )
 from relay.net.websocket_stream import FRAME_BYTES, WebSocketStream
 from relay.pumps.streams import StreamPumps
-from relay.pumps.workspace_agent import AgentPumps
+from relay.pumps.workspace_agent import WorkspaceAgentPumps
 from tests.labs.peers import (
     BELL,
     INIT,
     UPDATE_REQUEST,
-    AgentEnd,
     Lab,
-    agent_lab,
+    WorkspaceAgentEnd,
     client_frame,
     close_far_ends,
     memory_lab,
     raw_rectangle,
+    workspace_agent_lab,
 )
 
 __all__ = ["close_far_ends"]  # the fixture
@@ -50,12 +50,12 @@ KEY_UP = bytes.fromhex("0400000000000061")
 @asynccontextmanager
 async def running(limits: Limits | None = None) -> AsyncIterator[tuple[Lab, trio.SocketStream]]:
     """A session behind its handshakes, and the agent's end without its framing."""
-    lab = agent_lab(limits or Limits(close_timeout_s=0.5))
-    assert isinstance(lab.desktop, AgentEnd)
+    lab = workspace_agent_lab(limits or Limits(close_timeout_s=0.5))
+    assert isinstance(lab.desktop, WorkspaceAgentEnd)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(lab.run)
         await lab.greet()
-        assert isinstance(lab.session._pumps, AgentPumps)
+        assert isinstance(lab.session._pumps, WorkspaceAgentPumps)
         yield lab, lab.desktop.raw
         nursery.cancel_scope.cancel()
 
@@ -283,7 +283,7 @@ async def test_a_close_frame_behind_what_the_viewer_has_not_taken() -> None:
     async with running() as (lab, raw), trio.open_nursery() as both:
         assert isinstance(lab.viewer, trio.SocketStream)
         pumps = lab.session._pumps
-        assert isinstance(pumps, AgentPumps)
+        assert isinstance(pumps, WorkspaceAgentPumps)
         pumps._viewer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         await lab.viewer.send_all(client_frame(UPDATE_REQUEST))
         assert await next_frame(raw) == (BINARY, UPDATE_REQUEST)
@@ -313,7 +313,7 @@ async def running_as_streams() -> AsyncIterator[tuple[Lab, trio.abc.Stream]]:
 
 
 async def test_what_is_no_socket_goes_on_as_a_stream() -> None:
-    lab = agent_lab()
+    lab = workspace_agent_lab()
     near, _far = trio.testing.memory_stream_pair()
     encrypted = WebSocketStream(near, client=True, limit_bytes=1000)
     lab.session._desktop = DesktopEnd(encrypted, INIT, version="3.8", security_type=1)

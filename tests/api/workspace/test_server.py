@@ -15,7 +15,7 @@ import trio
 import trio.testing
 
 from api.http.serve import serve_app
-from api.workspace.server import ACTION_PATH, BODY_BYTES, Workspace, create_agent_app
+from api.workspace.server import ACTION_PATH, BODY_BYTES, Workspace, create_workspace_agent_app
 from relay import DesktopError, Password, TcpAddress
 from relay.desktops import Desktops, RunningDesktop
 from relay.desktops.pattern import Pattern
@@ -116,7 +116,7 @@ async def agent(
 ) -> AsyncIterator[Lab]:
     async with trio.open_nursery() as nursery:
         workspace = Workspace(Desktops(nursery, lambda _spec: desktop), "fake", limits)
-        app = create_agent_app(workspace, None if secret is None else Password(secret))
+        app = create_workspace_agent_app(workspace, None if secret is None else Password(secret))
         serving = trio.CancelScope()
 
         async def serve(*, task_status: trio.TaskStatus[list[str]]) -> None:

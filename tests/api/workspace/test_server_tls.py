@@ -10,9 +10,9 @@ import pytest
 import trio
 
 from api.cli.agent import _tls
-from relay import AgentCredentials, AgentError
+from relay import WorkspaceAgentCredentials, WorkspaceAgentError
 from relay.dialling.addresses import dial
-from relay.dialling.workspace_agent import AgentAddress, client_tls
+from relay.dialling.workspace_agent import WorkspaceAgentAddress, client_tls
 from tests.api.workspace.test_server import FakeDesktop, agent
 from tests.labs.certificates import Authority
 from tests.labs.desktop_server import read_all
@@ -60,11 +60,11 @@ async def test_a_certificate_is_asked_for(tmp_path: Path, whose: str) -> None:
             else:
                 with pytest.raises(httpx.TransportError):
                     await client.get("/healthz")
-        credentials = AgentCredentials(tls=known)
-        address = AgentAddress("wss", "127.0.0.1", lab.port, credentials=credentials)
+        credentials = WorkspaceAgentCredentials(tls=known)
+        address = WorkspaceAgentAddress("wss", "127.0.0.1", lab.port, credentials=credentials)
         if whose == "good":
             await (await dial(address, timeout_s=5)).aclose()
         else:
-            with pytest.raises(AgentError):
+            with pytest.raises(WorkspaceAgentError):
                 await dial(address, timeout_s=5)
         assert lab.desktop.starts == (whose == "good")

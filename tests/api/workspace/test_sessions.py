@@ -28,7 +28,13 @@ from PIL import Image
 
 import relay
 from api.cli import commands
-from relay import AgentCredentials, AgentError, AgentStep, Password, parse_address
+from relay import (
+    Password,
+    WorkspaceAgentCredentials,
+    WorkspaceAgentError,
+    WorkspaceAgentStep,
+    parse_address,
+)
 from relay.desktops import Desktops, provider_for
 from relay.dialling.workspace_agent import client_tls
 from tests.labs.certificates import Authority
@@ -116,7 +122,9 @@ async def upgrade(port: int, path: str, token: str) -> tuple[trio.SocketStream, 
 
 
 @asynccontextmanager
-async def relay_to(desktop: str, credentials: AgentCredentials | None) -> AsyncIterator[Relay]:
+async def relay_to(
+    desktop: str, credentials: WorkspaceAgentCredentials | None
+) -> AsyncIterator[Relay]:
     async with trio.open_nursery() as nursery:
         desktops = Desktops(nursery, partial(provider_for, agent=credentials))
         web = await start_web(nursery, desktops=desktops)
@@ -155,8 +163,8 @@ async def see(stream: trio.abc.Stream) -> tuple[Frames, tuple[int, int]]:
     return frames, (width, height)
 
 
-def credentials(secret: str = SECRET) -> AgentCredentials:
-    return AgentCredentials(Password(secret))
+def credentials(secret: str = SECRET) -> WorkspaceAgentCredentials:
+    return WorkspaceAgentCredentials(Password(secret))
 
 
 # One agent for those that need no Xvnc.
@@ -188,14 +196,14 @@ async def test_a_client_through_an_agent(agent: str) -> None:
 
 
 async def test_a_client_without_the_secret(agent: str) -> None:
-    with pytest.raises(AgentError, match="answered 401: Unauthorized") as caught:
+    with pytest.raises(WorkspaceAgentError, match="answered 401: Unauthorized") as caught:
         async with relay.connect(agent):
             pass
-    assert caught.value.step is AgentStep.DIAL
+    assert caught.value.step is WorkspaceAgentStep.DIAL
 
 
 @pytest.mark.parametrize("given", [None, credentials("a wrong secret of a fair length")])
-async def test_a_wrong_secret(agent: str, given: AgentCredentials | None) -> None:
+async def test_a_wrong_secret(agent: str, given: WorkspaceAgentCredentials | None) -> None:
     async with relay_to(agent, given) as lab:
         status, body = await lab.refusal()
         look = (await lab.web.client.get(lab.path.removesuffix("/desktop"))).json()
@@ -280,10 +288,10 @@ async def test_mutual_tls_with_everything_real(
     environment = os.environ | {
         "DESKRELAY_BIND": "127.0.0.1:0",
         "DESKRELAY_DATABASE_URL": f"sqlite:///{tmp_path}/relay.db",
-        "DESKRELAY_DESKTOP__AGENT_SECRET_FILE": str(secret_file),
-        "DESKRELAY_DESKTOP__AGENT_CA_FILE": str(authority.cert),
-        "DESKRELAY_DESKTOP__AGENT_CERT_FILE": str(ours.cert),
-        "DESKRELAY_DESKTOP__AGENT_KEY_FILE": str(ours.key),
+        "DESKRELAY_DESKTOP__WORKSPACE_AGENT_SECRET_FILE": str(secret_file),
+        "DESKRELAY_DESKTOP__WORKSPACE_AGENT_CA_FILE": str(authority.cert),
+        "DESKRELAY_DESKTOP__WORKSPACE_AGENT_CERT_FILE": str(ours.cert),
+        "DESKRELAY_DESKTOP__WORKSPACE_AGENT_KEY_FILE": str(ours.key),
     }
     agent_arguments = (
         *("--desktop", "xvnc", "--geometry", "800x600", "--bind", "127.0.0.1:0"),
@@ -450,11 +458,17 @@ def test_an_address_that_is_not_ours(secret_file: Path) -> None:
     ("lines", "text"),
     [
         (
-            'agent_secret = "a"\nagent_secret_file = "b"',
-            "agent_secret and agent_secret_file are both set; one is enough",
+            'workspace_agent_secret = "a"\nworkspace_agent_secret_file = "b"',
+            "workspace_agent_secret and workspace_agent_secret_file are both set; one is enough",
         ),
-        ('agent_cert_file = "a"', "agent_cert_file and agent_key_file go together"),
-        ('agent_ca_file = "nowhere"', "cannot use the certificates in nowhere: No such file"),
+        (
+            'workspace_agent_cert_file = "a"',
+            "workspace_agent_cert_file and workspace_agent_key_file go together",
+        ),
+        (
+            'workspace_agent_ca_file = "nowhere"',
+            "cannot use the certificates in nowhere: No such file",
+        ),
     ],
 )
 def test_wrong_settings_are_one_line(tmp_path: Path, lines: str, text: str) -> None:
