@@ -158,6 +158,19 @@ class Connection:
         updates = self.messages.updates
         await self.until(lambda: self.messages.updates > updates, math.inf)
 
+    async def settled(self, *, quiet_s: float, limit_s: float) -> bool:
+        """Waits until nothing has been painted for so long; false where `limit_s` came first."""
+        messages = self.messages
+        with trio.move_on_after(limit_s):
+            while True:
+                damages = messages.damages
+                with trio.move_on_after(quiet_s) as quiet:
+                    while messages.damages == damages:
+                        await self.change()
+                if quiet.cancelled_caught:
+                    return True
+        return False
+
     async def sync(self) -> None:
         """Waits until the desktop has taken all that was sent to it."""
         if self.messages.fences:

@@ -12,24 +12,20 @@ desktop's pixels, from the top left. Needs NumPy and Pillow (`pip install "deskr
 
 from __future__ import annotations
 
-import re
-import struct
-from collections import Counter
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
-from operator import index
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
 
 import trio
 
 from relay.client.connection import Connection
+from relay.client.input import Input, letting_go
 from relay.client.pictures import png
+from relay.client.text import Text
 from relay.desktops.provider import RunningDesktop
 from relay.dialling.addresses import Address, UnixAddress, parse_address
 from relay.dialling.login import DesktopEnd
 from relay.dialling.passwords import Password, PasswordSource
 from relay.dialling.workspace_agent import WorkspaceAgentAddress
-from relay.errors import DesktopError
-from relay.keysyms import KEYCODES, KEYSYM_LIMIT, combination, keysym_of
 from relay.limits import Limits
 from relay.net import streams
 from relay.rfb import handshake
@@ -49,37 +45,11 @@ any other that is offered rather than Raw."""
 ENCODINGS_THERE: Sequence[int] = (7, 1, 16, 6, 5, 2, 0)
 """For a desktop behind a network, best first."""
 
-_RELEASE_TIMEOUT_S = 1.0
-
 CLICK_PAUSE_S = 0.02
 """Between the clicks of a double click. Two presses in the same millisecond are one to Chromium,
 which it has been told of twice."""
 
 _WHEEL = range(4, 8)
-
-# Characters behind which the desktop is waited for, so that long text does not fill its buffers.
-_TYPED_AT_ONCE = 64
-
-# With a keycode the desktop's own layout decides what a letter is, so only keys that are the same
-# in every layout have one. Of those not the ones that give several keysyms: on the keypad Num Lock
-# decides, and Sys_Req is on the key of Print.
-_FUNCTIONS = {keysym: keycode for keysym, keycode in KEYCODES.items() if keysym >= 0xFF00}
-_KEYSYMS_ON = Counter(_FUNCTIONS.values())
-_KEYCODES = {keysym: code for keysym, code in _FUNCTIONS.items() if _KEYSYMS_ON[code] == 1}
-
-_UNICODE = 0x01000000
-"""From here on keysyms are those of Unicode's characters beyond Latin-1."""
-
-# Characters of one paste: with two more a line end they stay below what desktops take (256 KiB).
-_PASTED_AT_ONCE = 32_768
-
-_PASTE_TIMEOUT_S = 2.0
-_PASTE_QUIET_S = 0.08
-
-_key_event = struct.Struct(">BBxxI").pack
-_extended_key_event = struct.Struct(">BBHII").pack
-_pointer_event = struct.Struct(">BBHH").pack
-_extended_pointer_event = struct.Struct(">BBHHB").pack
 
 
 @asynccontextmanager
@@ -123,11 +93,6 @@ async def connect(
         await connected.aclose()
 
 
-def _kind(keysym: int) -> str:
-    """u: a character that no Latin keyboard has; c: another; k: a key such as Return."""
-    return "u" if keysym >= _UNICODE else "k" if keysym >= 0xFF00 else "c"
-
-
 def encodings_for(address: Address) -> Sequence[int]:
     """The encodings of pixels that suit a desktop at `address`, best first."""
     if isinstance(address, WorkspaceAgentAddress):
@@ -154,8 +119,8 @@ class Desktop:
     ) -> None:
         self._connection = Connection(end, pixel_format, pixel_encodings, limits)
         self._messages = self._connection.messages
-        self._buttons = 0
-        self._keys: dict[int, None] = {}
+        self._input = Input(self._connection)
+        self._text = Text(self._connection, self._input)
 
     @property
     def width(self) -> int:
@@ -207,16 +172,7 @@ class Desktop:
     async def settled(self, *, quiet_s: float, limit_s: float) -> bool:
         """Waits until the desktop has painted nothing for `quiet_s` seconds; false where
         that did not come about within `limit_s`."""
-        messages = self._messages
-        with trio.move_on_after(limit_s):
-            while True:
-                damages = messages.damages
-                with trio.move_on_after(quiet_s) as quiet:
-                    while messages.damages == damages:
-                        await self._connection.change()
-                if quiet.cancelled_caught:
-                    return True
-        return False
+        return await self._connection.settled(quiet_s=quiet_s, limit_s=limit_s)
 
     async def read_size(self) -> tuple[int, int]:
         """Width and height as they are now. Without it they are those of the last picture, or of
@@ -233,24 +189,15 @@ class Desktop:
     async def move(self, x: int, y: int) -> None:
         """Moves the pointer. Raises ValueError outside the desktop, as large as it was last seen
         (`read_size`)."""
-        self._messages.pointer = self._on_desktop(x, y)
-        await self._connection.send(self._point(self._buttons))
-
-    def _on_desktop(self, x: int, y: int) -> tuple[int, int]:
-        if not (0 <= x < self.width and 0 <= y < self.height):
-            size = f"{self.width}x{self.height}"
-            raise ValueError(f"({x}, {y}) is not on the desktop, which is {size}")
-        # A number that is not whole could not be sent, now or later.
-        return index(x), index(y)
+        await self._input.move(x, y)
 
     async def button_down(self, button: int = 1) -> None:
         """Presses a button where the pointer is. Raises ValueError for one that there is not."""
-        self._buttons |= self._mask(button)
-        await self._connection.send(self._point(self._buttons))
+        await self._input.button_down(button)
 
     async def button_up(self, button: int = 1) -> None:
         """Releases a button where the pointer is."""
-        await self._release_buttons(self._mask(button))
+        await self._input.button_up(button)
 
     async def click(
         self, x: int | None = None, y: int | None = None, *, button: int = 1, count: int = 1
@@ -272,20 +219,20 @@ class Desktop:
                 await self.button_down(button)
                 await self.button_up(button)
         finally:
-            await self._let_go(self._mask(button))
+            await self._input.let_go(button)
         await self.sync()
 
     async def drag(self, x: int, y: int, *, button: int = 1) -> None:
         """From where the pointer is to x, y, with a button held down. Raises ValueError outside
         the desktop, before anything is pressed."""
         await self.read_size()
-        self._on_desktop(x, y)
+        self._input.on_desktop(x, y)
         try:
             await self.button_down(button)
             await self.move(x, y)
             await self.button_up(button)
         finally:
-            await self._let_go(self._mask(button))
+            await self._input.let_go(button)
         await self.sync()
 
     async def scroll(self, right: int = 0, down: int = 0) -> None:
@@ -296,30 +243,16 @@ class Desktop:
 
     async def key_down(self, keysym: int) -> None:
         """Presses a key, by its X keysym. Raises ValueError for a number that is none."""
-        pressed = self._key(keysym, down=True)
-        self._keys[keysym] = None
-        await self._connection.send(pressed)
+        await self._input.key_down(keysym)
 
     async def key_up(self, keysym: int) -> None:
         """Releases a key. Raises ValueError as `key_down`."""
-        await self._connection.send(self._key(keysym, down=False))
-        # Not before: where this is cancelled, it is still down.
-        self._keys.pop(keysym, None)
+        await self._input.key_up(keysym)
 
     async def press(self, keys: str, *, count: int = 1) -> None:
         """Presses and releases a key or combination such as "Return" or "ctrl+shift+t". Raises
         ValueError for a name that is none."""
-        keysyms = combination(keys)
-        for _ in range(count):
-            try:
-                for keysym in keysyms:
-                    await self.key_down(keysym)
-            finally:
-                with _letting_go():
-                    for keysym in reversed(keysyms):
-                        if keysym in self._keys:
-                            await self.key_up(keysym)
-        await self.sync()
+        await self._input.press(keys, count=count)
 
     async def type(self, text: str) -> bool:
         """Types text, of any script. Returns when the desktop has taken it; false where it stopped,
@@ -333,124 +266,31 @@ class Desktop:
         and programs may not notice the first in time. So it is with Latin letters where the
         keyboard has none (a Russian one alone): `paste` those.
         """
-        text = text.replace("\r\n", "\n")
-        keysyms = {character: keysym_of(character) for character in text}
-        pastes = self._messages.clipboard_on_request
-        kinds = "".join(_kind(keysyms[character]) for character in text)
-        # A paste takes its time, so words of a line are one, with what is between them.
-        for run in re.finditer("u(?:c*u)*|[^u]+" if pastes else ".+", kinds):
-            part = text[slice(*run.span())]
-            if not (pastes and run[0].startswith("u")):
-                await self._type([keysyms[character] for character in part])
-            elif not await self.paste(part):
-                return False
-        return True
-
-    async def _type(self, keysyms: list[int]) -> None:
-        for at in range(0, len(keysyms), _TYPED_AT_ONCE):
-            some = keysyms[at : at + _TYPED_AT_ONCE]
-            # In one send: it is whole or the connection is broken, so no key stays down.
-            await self._connection.send(
-                b"".join(self._key(key, down=True) + self._key(key, down=False) for key in some)
-            )
-            await self.sync()
+        return await self._text.type(text)
 
     async def paste(self, text: str) -> bool:
         """Pastes text with Shift and Insert, whatever the keyboard has. What was on the clipboard
         is lost. False where it stopped, because no program asked for the text within 2 s; not every
         desktop can tell. Where it has only the plain form, what is not Latin-1 becomes question
         marks. Raises ValueError for half of a surrogate pair."""
-        text.encode()
-        # Before it is parted, for a part's end could come between the two.
-        text = text.replace("\r\n", "\n")
-        for at in range(0, len(text), _PASTED_AT_ONCE):
-            if not await self._paste(text[at : at + _PASTED_AT_ONCE]):
-                return False
-        return True
-
-    async def _paste(self, text: str) -> bool:
-        messages = self._messages
-        # From here on: a clipboard manager asks at once, and then the desktop has it for all.
-        provided = messages.provided
-        await self.set_clipboard(text)
-        await self.press("shift+Insert")
-        if messages.clipboard_on_request:
-            with trio.move_on_after(_PASTE_TIMEOUT_S):
-                await self._connection.until(lambda: messages.provided > provided)
-            if messages.provided == provided:
-                return False
-        # Programs insert it in their own time, and keys that come behind must not overtake it.
-        await self.settled(quiet_s=_PASTE_QUIET_S, limit_s=_PASTE_TIMEOUT_S)
-        return True
+        return await self._text.paste(text)
 
     async def set_clipboard(self, text: str) -> None:
         """Puts text on the desktop's clipboard. Where the desktop has only the plain form, what is
         not Latin-1 becomes question marks. Raises ValueError for text of more than
         `Limits.clipboard_bytes`, and for half of a surrogate pair."""
-        await self._connection.send(self._messages.offer(text))
-        await self.sync()
+        await self._text.set_clipboard(text)
 
     async def release_all(self) -> None:
         """Every key and button that is held down goes up."""
-        keysyms, buttons = list(reversed(self._keys)), self._buttons
-        released = b"".join(self._key(keysym, down=False) for keysym in keysyms)
-        if buttons:
-            released += self._point(0)
-        if released:
-            await self._connection.send(released)
-            self._buttons &= ~buttons
-            for keysym in keysyms:
-                self._keys.pop(keysym, None)
-
-    async def _let_go(self, mask: int) -> None:
-        """After a click or a drag: a button that is still down was being held when it was cut."""
-        if self._buttons & mask:
-            with _letting_go():
-                await self._release_buttons(mask)
-
-    async def _release_buttons(self, mask: int) -> None:
-        await self._connection.send(self._point(self._buttons & ~mask))
-        # Not before: where this is cancelled, they are still down.
-        self._buttons &= ~mask
-
-    def _point(self, buttons: int) -> bytes:
-        if self._messages.pointer is None:
-            # RFB has no way to ask where it is. X servers put it there at their start.
-            self._messages.pointer = self.width // 2, self.height // 2
-        x, y = self._messages.pointer
-        if buttons > 127 and self._messages.extended_buttons:
-            return _extended_pointer_event(5, 128 | buttons & 127, x, y, buttons >> 7)
-        return _pointer_event(5, buttons, x, y)
-
-    def _mask(self, button: int) -> int:
-        last = 9 if self._messages.extended_buttons else 8
-        if not 1 <= button <= last:
-            raise ValueError(f"there is no button {button}; this desktop's are 1 to {last}")
-        return 1 << (button - 1)
-
-    def _key(self, keysym: int, *, down: bool) -> bytes:
-        if not 0 < keysym <= KEYSYM_LIMIT:
-            raise ValueError(f"{keysym} is no keysym: they go from 1 to {KEYSYM_LIMIT:#x}")
-        keycode = _KEYCODES.get(keysym, 0)
-        if keycode and self._messages.extended_keys:
-            return _extended_key_event(255, 0, down, keysym, keycode)
-        return _key_event(4, down, keysym)
+        await self._input.release_all()
 
     # The connection.
 
     async def aclose(self) -> None:
         """Releases what is held down, and closes. Never raises."""
         try:
-            with _letting_go():
+            with letting_go():
                 await self.release_all()
         finally:
             await self._connection.close()
-
-
-@contextmanager
-def _letting_go() -> Iterator[None]:
-    """Sends although the caller is cancelled, for a while. That the desktop is gone is told by
-    whatever is asked of it next: here it would take the place of a cancellation."""
-    deadline = trio.current_time() + _RELEASE_TIMEOUT_S
-    with trio.CancelScope(shield=True, deadline=deadline), suppress(DesktopError):
-        yield
