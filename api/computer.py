@@ -15,7 +15,7 @@ from relay.limits import Limits
 
 if TYPE_CHECKING:
     from relay.client.desktop import Desktop
-    from relay.computer.tool import Computer, Settings
+    from relay.computer import Computer, Settings
 
 __all__ = ["VOID", "OwnComputer", "result_of"]
 
@@ -63,7 +63,7 @@ class OwnComputer:
         lost. Raises DesktopError."""
         # NumPy and Pillow, which a server without agents need not have.
         from relay.client.desktop import connect
-        from relay.computer.tool import Computer
+        from relay.computer import Computer
 
         async with self._connecting:
             if self.connected:

@@ -33,7 +33,7 @@ class AgentDesktop:
         self, store: Store, desktops: Desktops, limits: Limits, chat: Chat, settings: ModelSettings
     ) -> None:
         # Which needs NumPy and Pillow: a server without agents need not have them.
-        from relay.computer.tool import Settings
+        from relay.computer import Settings
 
         self._store = store
         self._is_agents = chat.mode == "computer_use"

@@ -271,7 +271,7 @@ def mcp(
         # Not at the top: these packages are extras, and no other command needs them.
         from api.mcp.http import HttpFront
         from api.mcp.server import run_mcp, stdio
-        from relay.computer.tool import Settings as ComputerSettings
+        from relay.computer import Settings as ComputerSettings
     except ModuleNotFoundError as error:
         raise typer.TyperException(
             f'{error.name} is not installed; pip install "deskrelay[server,agent]" brings it'

@@ -41,7 +41,7 @@ from api.http.serve import serve_app
 from api.mcp.server import MESSAGE_BYTES, Context, MakeSession, make_server
 from api.mcp.session import ComputerSession
 from api.settings import SettingsProblem
-from relay.computer.tool import Result
+from relay.computer import Result
 
 __all__ = ["HttpFront"]
 

@@ -26,8 +26,8 @@ from api.mcp.session import ComputerSession
 from api.mcp.tools import INSTRUCTIONS, TOOLS, tool_result
 from api.run import end_on_signal
 from api.settings import DesktopSettings, SettingsProblem
-from relay.computer.tool import Result
-from relay.computer.tool import Settings as ComputerSettings
+from relay.computer import Result
+from relay.computer import Settings as ComputerSettings
 from relay.desktops import Desktops, provider_for, reap_leftovers
 from relay.limits import Limits
 

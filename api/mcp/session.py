@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from api.computer import OwnComputer
-from relay.computer.tool import Result, Settings
+from relay.computer import Result, Settings
 from relay.desktops import Desktops
 from relay.errors import DesktopError
 from relay.limits import Limits

@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from mcp_types import CallToolResult, ContentBlock, ImageContent, TextContent, Tool, ToolAnnotations
 
+from relay.computer import LOOKS, TOOLSET, VERSIONS, Result
 from relay.computer import input as given
 from relay.computer.input import PARAMETERS, Check
-from relay.computer.tool import LOOKS, TOOLSET, VERSIONS, Result
 
 __all__ = ["INSTRUCTIONS", "TOOLS", "tool_result"]
 

@@ -20,7 +20,7 @@ import trio
 
 from api.http.errors import ApiError
 from relay.client.pictures import png
-from relay.computer import hands
+from relay.computer import Settings, hands
 from relay.computer.desktop import Desktop
 from relay.computer.geometry import Point, Region, Size, filling, mapped, mapped_region
 from relay.computer.input import (
@@ -35,7 +35,6 @@ from relay.computer.input import (
     modifiers,
     shown,
 )
-from relay.computer.tool import Settings
 from relay.errors import DesktopError
 from relay.rfb.pixels.canvas import Array
 

@@ -26,7 +26,7 @@ from PIL import Image
 import relay
 from relay.client import connection as client_connection
 from relay.client.desktop import RGBX, Desktop
-from relay.computer.tool import Computer
+from relay.computer import Computer
 from relay.desktops import RunningDesktop, provider_for
 from relay.rfb.pixel_format import PixelFormat
 from relay.rfb.pixels import DECODERS, Array, Canvas, Decoder, Steps

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import trio
 
-from relay.computer.tool import TOOLSET, Computer, Settings
+from relay.computer import TOOLSET, Computer, Settings
 from tests.labs.noting_desktop import (
     ALL_VERSIONS,
     CONTROL,

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from relay.computer import VERSIONS, Computer
 from relay.computer.input import PARAMETERS
-from relay.computer.tool import VERSIONS, Computer
 from tests.labs.noting_desktop import ALL_VERSIONS, FakeDesktop, act, click, done, error
 
 WRONG: list[tuple[str, dict[str, Any], list[str]]] = [

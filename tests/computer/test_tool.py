@@ -11,7 +11,7 @@ import pytest
 import trio
 from PIL import Image
 
-from relay.computer.tool import TOOLSET, Computer, Settings
+from relay.computer import TOOLSET, Computer, Settings
 from relay.computer.versions import NOT_EXECUTED
 from tests.labs.noting_desktop import (
     ALL_VERSIONS,

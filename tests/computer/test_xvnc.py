@@ -18,7 +18,7 @@ import trio
 from PIL import Image
 
 import relay
-from relay.computer.tool import Computer, Result
+from relay.computer import Computer, Result
 from relay.desktops import RunningDesktop
 from relay.rfb.pixels.canvas import Array
 from tests.client.test_xvnc import HEIGHT, WIDTH, on, xvnc

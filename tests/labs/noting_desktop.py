@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from relay import DesktopError
-from relay.computer.tool import TOOLSET, Computer, Result, Settings
+from relay.computer import TOOLSET, Computer, Result, Settings
 
 Array = NDArray[np.uint8]
 

@@ -18,7 +18,7 @@ from api.mcp.http import HttpFront
 from api.mcp.session import ComputerSession
 from relay import DesktopError, TcpAddress
 from relay.client.desktop import RGBX
-from relay.computer.tool import Result
+from relay.computer import Result
 from relay.computer.versions import NOT_EXECUTED, TOOLSET
 from relay.desktops import Desktops, RunningDesktop
 from relay.dialling.login import DesktopEnd

@@ -12,8 +12,8 @@ import pytest
 
 from api.cli.commands import run
 from api.mcp.tools import TOOLS, tool_result
+from relay.computer import LOOKS, TOOLSET, VERSIONS
 from relay.computer.input import PARAMETERS, Refused, arguments
-from relay.computer.tool import LOOKS, TOOLSET, VERSIONS
 from tests.labs.mcp_clients import COMMAND
 
 jsonschema: Any = pytest.importorskip("jsonschema")
