@@ -51,7 +51,7 @@ async def run_server(settings: Settings, store: Store, started: Started) -> None
     the model's key is not there.
     """
     answers = model_of(settings.model)
-    agent = settings.desktop.workspace_agent_credentials()
+    credentials = settings.desktop.workspace_agent_credentials()
     await reap_leftovers()
     problem: OSError | None = None
     async with trio.open_nursery() as desktops_nursery:
@@ -59,7 +59,7 @@ async def run_server(settings: Settings, store: Store, started: Started) -> None
             provider_for,
             geometry=settings.desktop.geometry,
             password=settings.desktop.password_source,
-            agent=agent,
+            workspace_agent=credentials,
             limits=settings.limits,
         )
         desktops = Desktops(desktops_nursery, make)

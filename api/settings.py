@@ -186,23 +186,24 @@ class DesktopSettings(BaseModel):
     """Width and height in pixels of a desktop's screen when it starts."""
 
     password: SecretStr | None = None
-    """What desktops at an address (tcp:// and unix:) or behind an agent are told when they ask for
-    a password."""
+    """What desktops at an address (tcp:// and unix:) or behind a workspace agent are told when they
+    ask for a password."""
 
     password_file: Path | None = None
     """A file with that password in its first line, read at each login."""
 
     workspace_agent_secret: SecretStr | None = None
-    """What workspaces' agents (ws:// and wss://) want to hear."""
+    """What workspace agents (ws:// and wss://) want to hear."""
 
     workspace_agent_secret_file: Path | None = None
     """A file with that secret in its first line, read at each dial."""
 
     workspace_agent_ca_file: Path | None = None
-    """The authorities whose certificates agents may show; the system's where it is not set."""
+    """The authorities whose certificates workspace agents may show; the system's where it is not
+    set."""
 
     workspace_agent_cert_file: Path | None = None
-    """The certificate that is shown to agents, and those between it and its authority."""
+    """The certificate that is shown to workspace agents, and those between it and its authority."""
 
     workspace_agent_key_file: Path | None = None
     """The certificate's key."""
@@ -225,7 +226,7 @@ class DesktopSettings(BaseModel):
         return _source(self.password, self.password_file)
 
     def workspace_agent_credentials(self) -> WorkspaceAgentCredentials:
-        """For agents. Raises SettingsProblem where the certificates cannot be used."""
+        """For workspace agents. Raises SettingsProblem where the certificates cannot be used."""
         tls = None
         if self.workspace_agent_ca_file is not None or self.workspace_agent_cert_file is not None:
             try:

@@ -249,7 +249,7 @@ PEERS = {
     "direct": Peer("no relay", _direct, lambda: "-"),
     "ours": Peer("deskrelay demo", partial(_ours, "tcp"), _ours_version),
     "ours-workspace-agent": Peer(
-        "the same, before a desktop that speaks WebSocket, as an agent does",
+        "the same, before a desktop that speaks WebSocket, as a workspace agent does",
         partial(_ours, "ws"),
         _ours_version,
     ),

@@ -72,7 +72,9 @@ async def bridge(relay_end: WebSocketStream, desktop: trio.abc.Stream, hello: by
             nursery.start_soon(carry, relay_end, desktop, "the relay", "the desktop")
             nursery.start_soon(beat)
     finally:
-        code, why = ended[0] if ended else (CloseCode.GOING_AWAY, "the agent is going away")
+        code, why = (
+            ended[0] if ended else (CloseCode.GOING_AWAY, "the workspace agent is going away")
+        )
         await streams.cut(desktop)
         with trio.CancelScope(shield=True):  # it has its own deadlines
             await relay_end.close(code, why)

@@ -37,20 +37,20 @@ class DesktopError(RelayError):
 
 
 class WorkspaceAgentStep(enum.Enum):
-    """How far the way to a workspace's agent went."""
+    """How far the way to a workspace agent went."""
 
     DISCONNECTED = "disconnected"
     """Nothing listens there."""
     TIMEOUT = "timeout"
     """It does not answer in time."""
     DIAL = "dial"
-    """It is not the agent it should be, or does not take this relay for who it is."""
+    """It is not the workspace agent it should be, or does not take this relay for who it is."""
     DESKTOP = "desktop"
     """It answered, and the answer is no desktop."""
 
 
 class WorkspaceAgentError(DesktopError):
-    """A workspace's agent did not bring its desktop."""
+    """A workspace agent did not bring its desktop."""
 
     def __init__(self, step: WorkspaceAgentStep, text: str) -> None:
         super().__init__(text)

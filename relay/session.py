@@ -206,9 +206,9 @@ class Session:
                 down = DownLeg(reader, early)
                 return RawPumps(down, up, self._end, limits, viewer, desktop, board)
             if isinstance(desktop, WebSocketStream) and (taken := desktop.taken_over()):
-                agent, frames = taken
+                connection, frames = taken
                 down = WorkspaceAgentDownLeg(reader, frames, early)
-                return WorkspaceAgentPumps(down, up, self._end, limits, viewer, agent, board)
+                return WorkspaceAgentPumps(down, up, self._end, limits, viewer, connection, board)
             kernel.hold_unsent(viewer, limits.low_water_bytes)
         return StreamPumps(DownLeg(reader, early), up, self._end, limits, viewer, desktop)
 

@@ -1,4 +1,4 @@
-"""The plain pump of a workspace's agent: what it carries, what it holds, how it ends."""
+"""The plain pump of a workspace agent: what it carries, what it holds, how it ends."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ async def test_cancelled_it_says_goodbye() -> None:
         nursery.cancel_scope.cancel()
         with trio.CancelScope(shield=True):
             await lab.relay.send_all(client_frame(close_payload(1001, ""), CLOSE)[1:])
-    assert await lab.frames.close() == (1001, "the agent is going away")
+    assert await lab.frames.close() == (1001, "the workspace agent is going away")
     assert await lab.desktop.receive_some() == b""
 
 

@@ -32,12 +32,12 @@ SECRET_LEAST_CHARS: Final = 16
 
 
 def check_no_workspace_agent(text: str) -> Address | None:
-    """The address in a desktop's specification, if it has one. Raises ValueError for an agent's:
-    no option tells its secret."""
+    """The address in a desktop's specification, if it has one. Raises ValueError for a workspace
+    agent's: no option tells its secret."""
     check_desktop(text)
     address = parse_address(text) if ":" in text else None
     if isinstance(address, WorkspaceAgentAddress):
-        raise ValueError(f"{text!r} is an agent; here it has to be the desktop itself")
+        raise ValueError(f"{text!r} is a workspace agent; here it has to be the desktop itself")
     return address
 
 
@@ -45,7 +45,9 @@ def _check_own_desktop(text: str) -> None:
     address = check_no_workspace_agent(text)
     if isinstance(address, TcpAddress) and not is_loopback(f"{address.host}:{address.port}"):
         # Whoever reaches it there needs no secret, and nothing is encrypted on the way.
-        raise ValueError(f"{text!r} is not on the loopback; run the agent beside the desktop")
+        raise ValueError(
+            f"{text!r} is not on the loopback; run the workspace agent beside the desktop"
+        )
 
 
 def agent(

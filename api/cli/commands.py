@@ -93,7 +93,7 @@ Desktop = Annotated[
     typer.Option(
         metavar="DESKTOP",
         parser=checked(check_desktop),
-        help="pattern, xvnc, portabledesktop, tcp://HOST:PORT, unix:PATH, or a workspace's agent "
+        help="pattern, xvnc, portabledesktop, tcp://HOST:PORT, unix:PATH, or a workspace agent "
         "at ws://HOST:PORT or wss://HOST:PORT.",
     ),
 ]

@@ -60,7 +60,7 @@ _ENDINGS: Final[dict[CloseCode, tuple[int, str, str]]] = {
 
 
 # How a session is refused whose desktop was not reached: status and text.
-_AGENT_ERRORS: Final[dict[WorkspaceAgentStep, tuple[int, str]]] = {
+_WORKSPACE_AGENT_ERRORS: Final[dict[WorkspaceAgentStep, tuple[int, str]]] = {
     WorkspaceAgentStep.DISCONNECTED: (400, 'Agent state is "disconnected", must be connected.'),
     WorkspaceAgentStep.TIMEOUT: (400, 'Agent state is "timeout", must be connected.'),
     WorkspaceAgentStep.DIAL: (500, "Failed to dial workspace agent."),
@@ -242,7 +242,7 @@ async def _open(
             step = (
                 error.step if isinstance(error, WorkspaceAgentError) else WorkspaceAgentStep.DESKTOP
             )
-            raise ApiError(*_AGENT_ERRORS[step], str(error)) from None
+            raise ApiError(*_WORKSPACE_AGENT_ERRORS[step], str(error)) from None
     return None
 
 

@@ -71,8 +71,8 @@ _log = structlog.stdlib.get_logger("api.workspace.server")
 
 @dataclass(frozen=True, slots=True)
 class WorkspaceAgentSettings:
-    """Of one agent. At least one of `secret`, and `tls` that demands a client's certificate, is
-    there: who makes this sees to it."""
+    """Of one workspace agent. At least one of `secret`, and `tls` that demands a client's
+    certificate, is there: who makes this sees to it."""
 
     desktop: str
     bind: str

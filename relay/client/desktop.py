@@ -62,7 +62,7 @@ async def connect(
     limits: Limits | None = None,
 ) -> AsyncIterator[Desktop]:
     """A connection to a desktop, while the block runs: at an address ("tcp://HOST:PORT",
-    "unix:PATH", or "wss://HOST:PORT" of a workspace's agent, for whose secret and certificates
+    "unix:PATH", or "wss://HOST:PORT" of a workspace agent, for whose secret and certificates
     there is `parse_address`), or one that a provider has started.
 
     `password` is for an address; a desktop that was started brings its own. `encodings` are those

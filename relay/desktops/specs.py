@@ -63,21 +63,21 @@ def provider_for(
     *,
     geometry: str = "1280x800",
     password: PasswordSource | None = None,
-    agent: WorkspaceAgentCredentials | None = None,
+    workspace_agent: WorkspaceAgentCredentials | None = None,
     limits: Limits | None = None,
 ) -> Provider:
     """The provider of `pattern`, `xvnc`, `portabledesktop`, `tcp://HOST:PORT`, `unix:PATH`, or
-    of a workspace's agent at `ws://HOST:PORT` or `wss://HOST:PORT`.
+    of a workspace agent at `ws://HOST:PORT` or `wss://HOST:PORT`.
 
-    `geometry` is for a desktop that is started here, `password` for one at an address, `agent` for
-    one behind an agent. Raises ValueError for any other spec and for a wrong geometry; whether the
-    desktop's program is installed shows at its start.
+    `geometry` is for a desktop that is started here, `password` for one at an address,
+    `workspace_agent` for one behind a workspace agent. Raises ValueError for any other spec and for
+    a wrong geometry; whether the desktop's program is installed shows at its start.
     """
     size = parse_geometry(geometry)
     if make := _PROVIDERS.get(spec):
         return make(size, limits or Limits())
     if ":" in spec:
-        return AtAddress(parse_address(spec, agent), password)
+        return AtAddress(parse_address(spec, workspace_agent), password)
     names = ", ".join(_PROVIDERS)
     raise ValueError(f"{spec!r} is no desktop; use {names}, {FORMS}")
 

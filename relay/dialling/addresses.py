@@ -1,4 +1,4 @@
-"""Reaches a desktop's address: TCP, a unix socket, or a workspace's agent; one deadline for all
+"""Reaches a desktop's address: TCP, a unix socket, or a workspace agent; one deadline for all
 attempts on an address."""
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ Address = TcpAddress | UnixAddress | WorkspaceAgentAddress
 FORMS: Final = "tcp://HOST:PORT, unix:PATH, ws://HOST:PORT or wss://HOST:PORT"
 
 
-def parse_address(text: str, agent: WorkspaceAgentCredentials | None = None) -> Address:
-    """Reads `tcp://HOST:PORT`, `unix:PATH`, or where a workspace's agent is, as
-    `wss://HOST:PORT[/PATH]` or `ws://` without TLS; `agent` is for such a one.
+def parse_address(text: str, workspace_agent: WorkspaceAgentCredentials | None = None) -> Address:
+    """Reads `tcp://HOST:PORT`, `unix:PATH`, or where a workspace agent is, as
+    `wss://HOST:PORT[/PATH]` or `ws://` without TLS; `workspace_agent` is for such a one.
 
     Raises ValueError saying what is wrong.
     """
@@ -77,8 +77,10 @@ def parse_address(text: str, agent: WorkspaceAgentCredentials | None = None) -> 
         return TcpAddress(parts.hostname, port)
     path = parts.path if parts.path not in ("", "/") else DEFAULT_PATH
     if not (path.isascii() and path.isprintable()) or " " in path:
-        raise ValueError(f"{text!r}: the path of an agent is printable ASCII without spaces")
-    return WorkspaceAgentAddress(parts.scheme, parts.hostname, port, path, agent)
+        raise ValueError(
+            f"{text!r}: the path of a workspace agent is printable ASCII without spaces"
+        )
+    return WorkspaceAgentAddress(parts.scheme, parts.hostname, port, path, workspace_agent)
 
 
 KEEPALIVE: Final = (
@@ -92,8 +94,8 @@ sent to it and while nothing is: a silent desktop is legal."""
 
 
 async def dial(address: Address, *, timeout_s: float) -> trio.abc.Stream:
-    """Connects to `address` within `timeout_s` seconds; an agent, once reached, has a deadline of
-    its own to bring its desktop. Raises DesktopError, for a workspace agent a
+    """Connects to `address` within `timeout_s` seconds; a workspace agent, once reached, has a
+    deadline of its own to bring its desktop. Raises DesktopError, for a workspace agent a
     WorkspaceAgentError."""
     try:
         with trio.fail_after(timeout_s):

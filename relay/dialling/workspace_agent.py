@@ -1,4 +1,4 @@
-"""The way to a desktop by its workspace's agent: TLS, an upgrade to WebSocket, then RFB in it.
+"""The way to a desktop by its workspace agent: TLS, an upgrade to WebSocket, then RFB in it.
 
 The upgrade is trio-websocket's, which is shown the answer and no byte more. Then the stream is
 taken over, and the frames are `relay.net.websocket`'s.
@@ -45,12 +45,12 @@ TLS_TIMEOUT_S: Final = 10.0
 """For the TLS handshake."""
 
 ANSWER_TIMEOUT_S: Final = 30.0
-"""From our request to the end of the answer. Before it the agent starts its desktop, which takes an
-Xvnc up to 15 s on a loaded machine."""
+"""From our request to the end of the answer. Before it the workspace agent starts its desktop,
+which takes an Xvnc up to 15 s on a loaded machine."""
 
 FRAME_BYTES: Final = 67_108_864
-"""Of one message of the agent: twice a screen of 3840x2160. Its content streams; this only refuses
-absurd announcements."""
+"""Of one message of the workspace agent: twice a screen of 3840x2160. Its content streams; this
+only refuses absurd announcements."""
 
 BODY_BYTES: Final = 4_096
 """What is read of the body of an answer that is no 101: one sentence, as JSON."""
@@ -75,8 +75,9 @@ _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([1-5]\d\d)\b")
 
 @dataclass(frozen=True, slots=True)
 class WorkspaceAgentCredentials:
-    """How a relay proves to agents who it is, and knows them. `secret` is the one they share;
-    `tls` is for `wss`, from `client_tls`; without it the system's authorities are trusted."""
+    """How a relay proves to workspace agents who it is, and knows them. `secret` is the one they
+    share; `tls` is for `wss`, from `client_tls`; without it the system's authorities are trusted.
+    """
 
     secret: PasswordSource | None = field(default=None, repr=False)
     tls: ssl.SSLContext | None = field(default=None, repr=False)
@@ -84,7 +85,7 @@ class WorkspaceAgentCredentials:
 
 @dataclass(frozen=True, slots=True)
 class WorkspaceAgentAddress:
-    """A desktop behind a workspace's agent. `scheme` is "ws" or "wss"."""
+    """A desktop behind a workspace agent. `scheme` is "ws" or "wss"."""
 
     scheme: str
     host: str
@@ -122,7 +123,7 @@ def client_tls(
 
 
 async def upgraded(stream: trio.abc.Stream, address: WorkspaceAgentAddress) -> WebSocketStream:
-    """The agent's desktop, on a connection to it, which is closed if this raises. Raises
+    """The workspace agent's desktop, on a connection to it, which is closed if this raises. Raises
     WorkspaceAgentError."""
     credentials = address.credentials or WorkspaceAgentCredentials()
     connection: trio.abc.Stream = stream
@@ -201,8 +202,8 @@ async def _switched(
 
 
 class _Answer(trio.abc.Stream):
-    """A connection to an agent, as trio-websocket has it: it would parse frames behind a 101, hold
-    as much of a refusal as comes, and wait for ever where the answer ends early.
+    """A connection to a workspace agent, as trio-websocket has it: it would parse frames behind a
+    101, hold as much of a refusal as comes, and wait for ever where the answer ends early.
 
     Raises WorkspaceAgentError. `rest` is what came behind the answer's head.
     """
@@ -248,7 +249,7 @@ class _Answer(trio.abc.Stream):
         if self._status:
             return self._refused()
         return WorkspaceAgentError(
-            WorkspaceAgentStep.DESKTOP, f"{self._address} does not answer as an agent"
+            WorkspaceAgentStep.DESKTOP, f"{self._address} does not answer as a workspace agent"
         )
 
     async def _head(self) -> bytes:
@@ -288,7 +289,7 @@ def _refused(address: WorkspaceAgentAddress, status: int, body: bytes) -> Worksp
 
 
 def _sentence(body: bytes) -> str:
-    """What an answer's body says, in the form of the agent's errors or in another."""
+    """What an answer's body says, in the form of the workspace agent's errors or in another."""
     try:
         told = json.loads(body)
         words = [told[name] for name in ("message", "detail") if name in told]
@@ -310,5 +311,5 @@ def _lost(address: WorkspaceAgentAddress, error: Exception | None = None) -> Wor
     if address.scheme == "wss":
         # With TLS 1.3 it judges our certificate behind our handshake, and not all tell before
         # they close.
-        text += ", as agents do that do not take this relay's certificate"
+        text += ", as workspace agents do that do not take this relay's certificate"
     return WorkspaceAgentError(WorkspaceAgentStep.DIAL, text)

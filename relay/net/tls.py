@@ -1,11 +1,13 @@
-"""TLS toward an agent, as a Trio stream that raw pumps can take over.
+"""TLS toward a workspace agent, as a Trio stream that raw pumps can take over.
 
 trio.SSLStream keeps its bytes from whoever would move them without Trio. Through it an update of
-33 KB from an agent cost 257 us of the relay's CPU, and costs 101 now (74 without TLS, beside it).
+33 KB from a workspace agent cost 257 us of the relay's CPU, and costs 101 now (74 without TLS,
+beside it).
 
 OpenSSL has no socket here. From one it would read as long as there are records that bring nothing:
-an agent that sends one KeyUpdate after the other kept every session of the process waiting for as
-long as it liked. For that a connection that has had a large update holds 45 KiB instead of 25.
+a workspace agent that sends one KeyUpdate after the other kept every session of the process waiting
+for as long as it liked. For that a connection that has had a large update holds 45 KiB instead of
+25.
 """
 
 from __future__ import annotations

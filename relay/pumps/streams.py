@@ -250,7 +250,7 @@ class StreamPumps(Pumps):
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             fault = error.__cause__
             if isinstance(fault, ProtocolError):
-                # Of an agent's framing; it has been told the code.
+                # Of a workspace agent's framing; it has been told the code.
                 fault.close_code = CloseCode.DESKTOP_FAULT
                 return self._end(ended_by_fault(fault))
             self._end(ended(Reason.DESKTOP_CLOSED, "connection reset"))

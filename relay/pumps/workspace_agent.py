@@ -1,11 +1,11 @@
-"""The pumps of a session whose desktop is behind an agent, over raw sockets.
+"""The pumps of a session whose desktop is behind a workspace agent, over raw sockets.
 
 They are those of `relay.pumps.raw`, with a desktop whose RFB comes and goes in WebSocket frames.
-Its bytes are unframed where they were read. The kernel moves none of them: an agent's frames are
-too short for that.
+Its bytes are unframed where they were read. The kernel moves none of them: a workspace agent's
+frames are too short for that.
 
-An update of 33 KB costs 1.3 times what it does without an agent, where the pumps over streams took
-3.7 times, and a session at rest 13 KiB instead of 60 (`python -m bench --peers
+An update of 33 KB costs 1.3 times what it does without a workspace agent, where the pumps over
+streams took 3.7 times, and a session at rest 13 KiB instead of 60 (`python -m bench --peers
 ours,ours-workspace-agent`).
 """
 
@@ -32,8 +32,8 @@ __all__ = ["WorkspaceAgentDownLeg", "WorkspaceAgentPumps"]
 
 
 class WorkspaceAgentDownLeg(DownLeg):
-    """From an agent's WebSocket frames to the viewer's. The agent's control frames collect in
-    `frames.controls`; `close_code` is what it is to be told at the end."""
+    """From a workspace agent's WebSocket frames to the viewer's. The workspace agent's control
+    frames collect in `frames.controls`; `close_code` is what it is to be told at the end."""
 
     __slots__ = ("close_code", "frames")
 
@@ -54,8 +54,8 @@ class WorkspaceAgentDownLeg(DownLeg):
 
 
 class WorkspaceAgentPumps(RawPumps):
-    """The pumps of one session over two sockets, of which `desktop` is an agent's, behind the
-    101."""
+    """The pumps of one session over two sockets, of which `desktop` is a workspace agent's, behind
+    the 101."""
 
     __slots__ = ("_leg", "_pong", "_tls")
 
@@ -72,7 +72,7 @@ class WorkspaceAgentPumps(RawPumps):
         super().__init__(down, up, end, limits, viewer, desktop, board)
         self._leg = down
         self._tls = desktop if isinstance(desktop, TlsStream) else None
-        # The newest that waits until the agent has taken what is before it.
+        # The newest that waits until the workspace agent has taken what is before it.
         self._pong = b""
 
     def start(self) -> None:
@@ -90,7 +90,8 @@ class WorkspaceAgentPumps(RawPumps):
         if self._leg.frames.controls:
             self._workspace_agent_said()
         if self._tls is not None and self._tls.more and not self._desktop_readable:
-            # As above; and an agent that has much to say that brings nothing is not the only one.
+            # As above; and a workspace agent that has much to say that brings nothing is not the
+            # only one.
             self._desktop_readable = True
             self.desktop_rests_until = self._go_on(self._desktop_allowance)
 

@@ -1,4 +1,4 @@
-"""The way to a workspace's agent, against agents that answer what they like."""
+"""The way to a workspace agent, against some that answer what they like."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def switching(headers: dict[str, str], extra: str = "") -> bytes:
 async def ask(
     answer: Answer, address: WorkspaceAgentAddress = ADDRESS
 ) -> tuple[WebSocketStream, str, dict[str, str]]:
-    """What comes of dialling an agent that answers so, its request line, and its headers."""
+    """What comes of dialling a workspace agent that answers so, the request line, the headers."""
     near, far = memory_stream_pair()
     result: list[WebSocketStream] = []
     async with trio.open_nursery() as nursery:
@@ -188,12 +188,12 @@ WRONG: dict[str, tuple[Answer, WorkspaceAgentStep, str]] = {
     "RFB": (
         lambda _: b"RFB 003.008\r\n\r\n",
         WorkspaceAgentStep.DESKTOP,
-        "does not answer as an agent",
+        "does not answer as a workspace agent",
     ),
     "a long line": (
         lambda _: b"\x1b" * 5_000 + b"\r\n\r\n",
         WorkspaceAgentStep.DESKTOP,
-        "does not answer as an agent",
+        "does not answer as a workspace agent",
     ),
     "nothing": (
         lambda _: b"",
@@ -208,7 +208,7 @@ WRONG: dict[str, tuple[Answer, WorkspaceAgentStep, str]] = {
     "an endless head": (
         lambda _: b"HTTP/1.1 101 x\r\nX: " + b"x" * 20_000,
         WorkspaceAgentStep.DESKTOP,
-        "does not answer as an agent",
+        "does not answer as a workspace agent",
     ),
 }
 
@@ -235,7 +235,7 @@ Change = tuple[float, int]
     st.sampled_from(sorted(BASES)),
     st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), max_size=4),
 )
-def test_a_damaged_answer_is_an_agents_error(name: str, changes: list[Change]) -> None:
+def test_a_damaged_answer_is_a_workspace_agents_error(name: str, changes: list[Change]) -> None:
     def answer(headers: dict[str, str]) -> bytes:
         data = bytearray(BASES[name](headers))
         for where, byte in changes:
@@ -251,7 +251,7 @@ def test_a_damaged_answer_is_an_agents_error(name: str, changes: list[Change]) -
     trio.run(dialled, clock=MockClock(autojump_threshold=0))
 
 
-async def test_an_agent_that_does_not_answer(autojump_clock: MockClock) -> None:
+async def test_a_workspace_agent_that_does_not_answer(autojump_clock: MockClock) -> None:
     near, far = memory_stream_pair()
     began = trio.current_time()
     with pytest.raises(WorkspaceAgentError, match="did not answer in time") as caught:
@@ -262,7 +262,7 @@ async def test_an_agent_that_does_not_answer(autojump_clock: MockClock) -> None:
     assert await far.receive_some() == b"", "the connection was left open"
 
 
-async def test_an_agent_that_drips(autojump_clock: MockClock) -> None:
+async def test_a_workspace_agent_that_drips(autojump_clock: MockClock) -> None:
     near, far = memory_stream_pair()
 
     async def drip() -> None:
@@ -279,7 +279,7 @@ async def test_an_agent_that_drips(autojump_clock: MockClock) -> None:
             await upgraded(near, ADDRESS)
 
 
-async def test_an_agent_that_says_nothing_of_tls(autojump_clock: MockClock) -> None:
+async def test_a_workspace_agent_that_says_nothing_of_tls(autojump_clock: MockClock) -> None:
     near, far = trio.socket.socketpair()
     began = trio.current_time()
     with far, pytest.raises(WorkspaceAgentError) as caught:
@@ -289,7 +289,7 @@ async def test_an_agent_that_says_nothing_of_tls(autojump_clock: MockClock) -> N
 
 
 @pytest.mark.parametrize("said", [b"", b"busy\r\n"])
-async def test_an_agent_that_is_gone_before_tls_begins(said: bytes) -> None:
+async def test_a_workspace_agent_that_is_gone_before_tls_begins(said: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         near = await trio.open_tcp_stream(*listener.getsockname())
         far, _ = listener.accept()
@@ -338,7 +338,7 @@ async def test_a_secret_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 @asynccontextmanager
 async def tls_workspace_agent(context: ssl.SSLContext) -> AsyncIterator[int]:
-    """The port of an agent that answers every upgrade."""
+    """The port of a workspace agent that answers every upgrade."""
 
     async def serve(raw: trio.SocketStream) -> None:
         stream = trio.SSLStream(raw, context, server_side=True, https_compatible=True)
@@ -379,7 +379,7 @@ async def said(port: int, credentials: WorkspaceAgentCredentials) -> bytes:
 
 
 def workspace_agent_context(authority: Authority, address: str = "127.0.0.1") -> ssl.SSLContext:
-    mine = authority.vouch("agent", address)
+    mine = authority.vouch("workspace", address)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(mine.cert, mine.key)
     return context
@@ -410,7 +410,7 @@ def test_no_peer_has_a_handshake_repeated() -> None:
 
 
 @pytest.mark.parametrize("known", ["none", "another authority's", "right"])
-async def test_the_agent_wants_a_certificate(
+async def test_the_workspace_agent_wants_a_certificate(
     authority: Authority, tmp_path: Path, known: str
 ) -> None:
     context = workspace_agent_context(authority)
@@ -432,7 +432,7 @@ async def test_the_agent_wants_a_certificate(
     assert "that do not take this relay's certificate" in str(caught.value)
 
 
-async def test_an_agent_without_tls() -> None:
+async def test_a_workspace_agent_without_tls() -> None:
     async def serve(stream: trio.SocketStream) -> None:
         await read_some(stream)
         await stream.send_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")

@@ -167,7 +167,7 @@ def socket_lab(limits: Limits | None = None, early: bytes = b"", buffer_bytes: i
 
 
 class WorkspaceAgentEnd(WebSocketStream, trio.abc.HalfCloseableStream):
-    """An agent's end of a connection to its desktop."""
+    """A workspace agent's end of a connection to its desktop."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         super().__init__(stream, client=False, limit_bytes=1 << 20)
@@ -180,7 +180,7 @@ class WorkspaceAgentEnd(WebSocketStream, trio.abc.HalfCloseableStream):
 def workspace_agent_lab(
     limits: Limits | None = None, early: bytes = b"", buffer_bytes: int = 0
 ) -> Lab:
-    """As `socket_lab`, with a desktop behind an agent."""
+    """As `socket_lab`, with a desktop behind a workspace agent."""
     viewer, viewer_far = _socket_pair(buffer_bytes)
     near, far = _socket_pair(buffer_bytes)
     desktop = WebSocketStream(near, client=True, limit_bytes=1 << 20)
@@ -255,5 +255,7 @@ async def close_far_ends() -> AsyncIterator[None]:
 
 MakeLab = Callable[..., Lab]
 every_driver = pytest.mark.parametrize(
-    "make", [memory_lab, socket_lab, workspace_agent_lab], ids=["streams", "sockets", "agents"]
+    "make",
+    [memory_lab, socket_lab, workspace_agent_lab],
+    ids=["streams", "sockets", "workspace agents"],
 )

@@ -1,4 +1,4 @@
-"""TLS toward an agent: a stream of Trio's, and what raw pumps do with it."""
+"""TLS toward a workspace agent: a stream of Trio's, and what raw pumps do with it."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ NAME = "127.0.0.1"
 
 @cache
 def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """A relay's and an agent's."""
+    """A relay's and a workspace agent's."""
     with TemporaryDirectory() as folder:
         authority = Authority(Path(folder), "authority")
-        mine = authority.vouch("agent")
-        agent = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        agent.load_cert_chain(mine.cert, mine.key)
-        return client_tls(authority.cert), agent
+        mine = authority.vouch("workspace")
+        workspace_agent = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        workspace_agent.load_cert_chain(mine.cert, mine.key)
+        return client_tls(authority.cert), workspace_agent
 
 
 def sockets(buffer_bytes: int = 0) -> tuple[trio.SocketStream, trio.SocketStream]:
@@ -66,11 +66,11 @@ def sockets(buffer_bytes: int = 0) -> tuple[trio.SocketStream, trio.SocketStream
 async def connected(
     buffer_bytes: int = 0,
 ) -> AsyncIterator[tuple[TlsStream, trio.SSLStream[trio.SocketStream]]]:
-    """A relay's end and an agent's, behind their handshake."""
-    relay, agent = contexts()
+    """A relay's end and a workspace agent's, behind their handshake."""
+    relay, workspace_agent = contexts()
     near, far = sockets(buffer_bytes)
     client = TlsStream(near, relay, server_hostname=NAME)
-    server = trio.SSLStream(far, agent, server_side=True, https_compatible=True)
+    server = trio.SSLStream(far, workspace_agent, server_side=True, https_compatible=True)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.do_handshake)
         await client.do_handshake()
@@ -143,10 +143,10 @@ async def test_bytes_that_are_no_tls_break_it() -> None:
 
 
 async def test_a_name_that_is_not_its() -> None:
-    relay, agent = contexts()
+    relay, workspace_agent = contexts()
     near, far = sockets()
     client = TlsStream(near, relay, server_hostname="127.0.0.2")
-    server = trio.SSLStream(far, agent, server_side=True)
+    server = trio.SSLStream(far, workspace_agent, server_side=True)
     async with client, trio.open_nursery() as nursery:
 
         async def handshake() -> None:
@@ -210,35 +210,35 @@ def carried(
     buffer_bytes: int = 0,
     early: bytes = b"",
 ) -> tuple[Lab, WebSocketStream]:
-    """A session that has not begun, and the agent's end."""
+    """A session that has not begun, and the workspace agent's end."""
     viewer, viewer_far = sockets(buffer_bytes)
     far_ends.append(viewer_far)
     desktop = WebSocketStream(client, client=True, limit_bytes=1 << 24)
-    agent = WebSocketStream(server, client=False, limit_bytes=1 << 24)
+    workspace_agent = WebSocketStream(server, client=False, limit_bytes=1 << 24)
     end = DesktopEnd(desktop, INIT, version="3.8", security_type=1, early=early)
     limits = Limits(clipboard_bytes=1 << 20, close_timeout_s=0.5)
     session = Session(viewer, end, limits=limits)
     lab = Lab(session, viewer_far, server, Frames(viewer_far), [], desktop)  # type: ignore[arg-type]
-    return lab, agent
+    return lab, workspace_agent
 
 
 @asynccontextmanager
 async def session(
     buffer_bytes: int = 0, early: bytes = b""
 ) -> AsyncIterator[tuple[Lab, WebSocketStream]]:
-    """A session behind its handshakes, and the agent's end. `early` the agent has said before the
-    session begins; a login reads 4 KiB at a time."""
+    """A session behind its handshakes, and the workspace agent's end. `early` it has said before
+    the session begins; a login reads 4 KiB at a time."""
     async with connected(buffer_bytes) as (client, server):
-        lab, agent = carried(client, server, buffer_bytes)
+        lab, workspace_agent = carried(client, server, buffer_bytes)
         if early:
-            await agent.send_all(early)
+            await workspace_agent.send_all(early)
             lab.session._desktop.early = bytes(await lab.desktop_near.receive_some(4096))
             assert client.more
         async with trio.open_nursery() as nursery:
             nursery.start_soon(lab.run)
             await lab.greet()
             assert isinstance(lab.session._pumps, WorkspaceAgentPumps)
-            yield lab, agent
+            yield lab, workspace_agent
             nursery.cancel_scope.cancel()
 
 
@@ -246,29 +246,29 @@ async def test_a_large_update_comes_down_and_a_large_text_goes_up() -> None:
     update = raw_rectangle(640, 400)
     text = b"x" * 400_000
     message = struct.pack(">BxxxI", 6, len(text)) + text
-    async with session(4096) as (lab, agent), trio.open_nursery() as nursery:
+    async with session(4096) as (lab, workspace_agent), trio.open_nursery() as nursery:
         await lab.viewer.send_all(client_frame(UPDATE_REQUEST))
-        assert await read(agent, 10) == UPDATE_REQUEST
-        nursery.start_soon(agent.send_all, update)
+        assert await read(workspace_agent, 10) == UPDATE_REQUEST
+        nursery.start_soon(workspace_agent.send_all, update)
         frames = [client_frame(message[at : at + 60_000]) for at in range(0, len(message), 60_000)]
         nursery.start_soon(lab.viewer.send_all, b"".join(frames))
-        assert await read(agent, len(message)) == message
+        assert await read(workspace_agent, len(message)) == message
         assert await lab.frames.binary(len(update)) == update
 
 
 async def test_what_was_decrypted_before_the_pumps_began_comes_down() -> None:
     # RFC 6143, Section 7.6.4: ServerCutText.
     message = struct.pack(">BxxxI", 3, 5_000) + b"x" * 5_000
-    async with session(early=message) as (lab, _agent):
+    async with session(early=message) as (lab, _workspace_agent):
         with trio.fail_after(5):
             assert await lab.frames.binary(len(message)) == message
 
 
 async def test_it_ends_with_a_close_frame() -> None:
-    async with session() as (lab, agent):
+    async with session() as (lab, workspace_agent):
         await lab.viewer.send_all(client_frame(close_payload(1000, ""), CLOSE))
-        assert await agent.receive_some() == b""
-        assert agent.closed == (1000, "")
+        assert await workspace_agent.receive_some() == b""
+        assert workspace_agent.closed == (1000, "")
 
 
 async def test_the_end_of_tls_is_told_behind_the_last_bytes() -> None:
@@ -322,8 +322,8 @@ async def test_half_a_record_and_the_end() -> None:
 
 async def test_a_session_ends_where_tls_does() -> None:
     async with connected() as (client, server), trio.open_nursery() as nursery:
-        lab, agent = carried(client, server)
-        await agent.send_all(raw_rectangle())
+        lab, workspace_agent = carried(client, server)
+        await workspace_agent.send_all(raw_rectangle())
         nursery.start_soon(server.unwrap)
         await trio.testing.wait_all_tasks_blocked()
         nursery.start_soon(lab.run)
@@ -342,21 +342,21 @@ TICKETS = 500
 
 @asynccontextmanager
 async def with_tickets() -> AsyncIterator[tuple[TlsStream, trio.SSLStream[trio.SocketStream]]]:
-    """As `connected`, with an agent whose tickets go out before the first that it says."""
-    authority, agent = contexts()
+    """As `connected`, with a workspace agent whose tickets go out before the first that it says."""
+    authority, workspace_agent = contexts()
     near, far = sockets()
     for end in (near, far):
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
     client = TlsStream(near, authority, server_hostname=NAME)
-    agent.num_tickets = TICKETS
+    workspace_agent.num_tickets = TICKETS
     try:
-        server = trio.SSLStream(far, agent, server_side=True, https_compatible=True)
+        server = trio.SSLStream(far, workspace_agent, server_side=True, https_compatible=True)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(server.do_handshake)
             await client.do_handshake()
         yield client, server
     finally:
-        agent.num_tickets = 2
+        workspace_agent.num_tickets = 2
         await trio.aclose_forcefully(client)
         await trio.aclose_forcefully(server)
 
@@ -392,8 +392,8 @@ async def test_what_is_behind_them_comes() -> None:
 async def test_a_session_goes_on_behind_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slices, "FREE_SLICES", 2)
     async with with_tickets() as (client, server), trio.open_nursery() as nursery:
-        lab, agent = carried(client, server)
-        await agent.send_all(raw_rectangle())
+        lab, workspace_agent = carried(client, server)
+        await workspace_agent.send_all(raw_rectangle())
         nursery.start_soon(lab.run)
         await lab.greet()
         with trio.fail_after(5):
@@ -418,15 +418,17 @@ async def test_a_peer_that_takes_no_answers_is_not_collected_for() -> None:
             client.readv(-1, (view,))
 
 
-async def test_an_agent_of_large_updates_does_not_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_workspace_agent_of_large_updates_does_not_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(slices, "FREE_SLICES", 0)
     update = raw_rectangle(640, 400)
-    async with session() as (lab, agent), trio.open_nursery() as nursery:
-        await agent.send_all(BELL)
+    async with session() as (lab, workspace_agent), trio.open_nursery() as nursery:
+        await workspace_agent.send_all(BELL)
         assert await lab.frames.binary(1) == BELL
         await lab.viewer.send_all(client_frame(UPDATE_REQUEST))
-        assert await read(agent, 10) == UPDATE_REQUEST
-        nursery.start_soon(agent.send_all, update)
+        assert await read(workspace_agent, 10) == UPDATE_REQUEST
+        nursery.start_soon(workspace_agent.send_all, update)
         pumps = lab.session._pumps
         assert pumps is not None
         for at in range(0, len(update), 1_000):

@@ -1,5 +1,5 @@
-"""Sessions whose desktop is behind an agent: frames on both sides (tests/session/test_session.py
-has what they do as any other)."""
+"""Sessions whose desktop is behind a workspace agent: frames on both sides
+(tests/session/test_session.py has what they do as any other)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ KEY_UP = bytes.fromhex("0400000000000061")
 
 @asynccontextmanager
 async def running(limits: Limits | None = None) -> AsyncIterator[tuple[Lab, trio.SocketStream]]:
-    """A session behind its handshakes, and the agent's end without its framing."""
+    """A session behind its handshakes, and the workspace agent's end without its framing."""
     lab = workspace_agent_lab(limits or Limits(close_timeout_s=0.5))
     assert isinstance(lab.desktop, WorkspaceAgentEnd)
     async with trio.open_nursery() as nursery:
@@ -120,7 +120,7 @@ async def test_every_message_up_has_a_mask_of_its_own() -> None:
         assert len(seen) == 3
 
 
-async def test_a_large_text_goes_up_in_frames_that_agents_take() -> None:
+async def test_a_large_text_goes_up_in_frames_that_workspace_agents_take() -> None:
     text = b"x" * (FRAME_BYTES * 2)
     message = struct.pack(">BxxxI", 6, len(text)) + text
     async with running(Limits(clipboard_bytes=1 << 20)) as (lab, raw), trio.open_nursery() as both:
@@ -146,7 +146,7 @@ async def test_pings_are_answered_between_messages() -> None:
         assert await lab.frames.binary(1) == BELL
 
 
-async def test_an_agent_that_pings_and_reads_nothing_collects_one_pong() -> None:
+async def test_a_workspace_agent_that_pings_and_reads_nothing_collects_one_pong() -> None:
     async with running(Limits(clipboard_bytes=1 << 20)) as (lab, raw), trio.open_nursery() as both:
         for end in (raw.socket, lab.desktop_near._stream.socket):  # type: ignore[attr-defined]
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
@@ -175,7 +175,7 @@ async def test_an_agent_that_pings_and_reads_nothing_collects_one_pong() -> None
         assert len(pongs) < 5
 
 
-async def test_a_close_frame_of_the_agents_ends_the_session_behind_what_it_said() -> None:
+async def test_a_close_frame_of_the_workspace_agents_ends_the_session_behind_what_it_said() -> None:
     async with running() as (lab, raw):
         await raw.send_all(
             frame(BINARY, BELL)
@@ -193,7 +193,7 @@ async def test_a_close_frame_of_the_agents_ends_the_session_behind_what_it_said(
         assert lab.ended.detail == "close code 4503"
 
 
-async def test_the_agent_is_told_that_the_session_has_ended() -> None:
+async def test_the_workspace_agent_is_told_that_the_session_has_ended() -> None:
     async with running() as (lab, raw):
         await lab.viewer.send_all(client_frame(KEY))
         assert await next_frame(raw) == (BINARY, KEY)
@@ -217,10 +217,10 @@ async def test_the_agent_is_told_that_the_session_has_ended() -> None:
         (frame(BINARY, b"\x63"), "message-type", 1000),
     ],
 )
-async def test_an_agent_that_breaks_a_rule(said: bytes, rule: str, code: int) -> None:
+async def test_a_workspace_agent_that_breaks_a_rule(said: bytes, rule: str, code: int) -> None:
     async with running() as (lab, raw):
         await raw.send_all(said)
-        # The viewer hears that it was the desktop, and the agent which rule of the framing.
+        # The viewer hears that it was the desktop, the workspace agent which rule of the framing.
         told = f"the desktop broke the protocol: {rule}"
         assert await lab.frames.close() == (CloseCode.DESKTOP_FAULT, told)
         assert await next_frame(raw) == (CLOSE, close_payload(code, ""))
@@ -242,7 +242,7 @@ async def test_heartbeats_of_a_day_are_no_flood(
         assert await lab.frames.binary(1) == BELL
 
 
-async def test_the_kernel_moves_nothing_of_an_agents() -> None:
+async def test_the_kernel_moves_nothing_of_a_workspace_agents() -> None:
     update = raw_rectangle(640, 400)
     async with running() as (lab, raw), trio.open_nursery() as both:
         await lab.viewer.send_all(client_frame(UPDATE_REQUEST))
@@ -255,7 +255,7 @@ def in_parts(data: bytes) -> list[bytes]:
     return [data[at : at + 1_000] for at in range(0, len(data), 1_000)]
 
 
-async def test_what_the_agent_had_not_taken_comes_before_the_last_words() -> None:
+async def test_what_the_workspace_agent_had_not_taken_comes_before_the_last_words() -> None:
     text = b"x" * 300_000
     message = struct.pack(">BxxxI", 6, len(text)) + text
     framed = b"".join(client_frame(one) for one in in_parts(message))
@@ -325,7 +325,7 @@ async def test_what_is_no_socket_goes_on_as_a_stream() -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_streams_tell_the_agent_that_the_session_has_ended() -> None:
+async def test_streams_tell_the_workspace_agent_that_the_session_has_ended() -> None:
     async with running_as_streams() as (lab, far):
         await lab.viewer.send_all(client_frame(KEY))
         assert await next_frame(far) == (BINARY, KEY)
@@ -334,7 +334,7 @@ async def test_streams_tell_the_agent_that_the_session_has_ended() -> None:
         assert await next_frame(far) == (CLOSE, close_payload(1000, ""))
 
 
-async def test_streams_tell_the_viewer_of_an_agents_framing() -> None:
+async def test_streams_tell_the_viewer_of_a_workspace_agents_framing() -> None:
     async with running_as_streams() as (lab, far):
         await far.send_all(client_frame(BELL))
         told = "the desktop broke the protocol: frame-mask"

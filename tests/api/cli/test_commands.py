@@ -79,7 +79,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("workspace add dev --user bob --desktop x", "'x' is no desktop"),
         (
             "mcp --desktop wss://a:1",
-            "'wss://a:1' is an agent; here it has to be the desktop itself",
+            "'wss://a:1' is a workspace agent; here it has to be the desktop itself",
         ),
         ("serve --config nowhere.toml", "nowhere.toml: there is no such file"),
     ],
@@ -193,13 +193,13 @@ def test_without_the_servers_packages_it_says_what_to_install(folder: Path) -> N
     assert done.stderr.endswith("pip install 'deskrelay[server]'\n")
 
 
-def test_without_pictures_packages_the_agent_and_the_client_say_what_to_install(
+def test_without_pictures_packages_the_workspace_agent_and_the_client_say_what_to_install(
     folder: Path,
 ) -> None:
     (folder / "secret").write_text("0123456789abcdef\n")
     without = "import sys; sys.modules['PIL'] = None; "
-    agent = "from api.cli.commands import run; sys.exit(run(['agent', '--secret-file', 'secret']))"
-    for code, extras in ((agent, "server,client"), ("import relay; relay.connect", "client")):
+    served = "from api.cli.commands import run; sys.exit(run(['agent', '--secret-file', 'secret']))"
+    for code, extras in ((served, "server,client"), ("import relay; relay.connect", "client")):
         command = [sys.executable, "-c", without + code]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode

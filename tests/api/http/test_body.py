@@ -9,7 +9,7 @@ import structlog
 import trio
 
 from api.workspace.server import ACTION_PATH, BODY_BYTES
-from tests.api.workspace.test_server import SECRET, FakeDesktop, Lab, agent
+from tests.api.workspace.test_server import SECRET, FakeDesktop, Lab, workspace_agent
 from tests.labs.desktop_server import parse, read_all
 
 
@@ -34,7 +34,7 @@ async def test_its_rest_is_no_request(
 ) -> None:
     """The connection ends with the answer, and the client is told."""
     monkeypatch.setattr("api.http.body.BODY_S", 0.3)
-    async with agent(FakeDesktop()) as lab, await began(lab, length, body) as stream:
+    async with workspace_agent(FakeDesktop()) as lab, await began(lab, length, body) as stream:
         with trio.fail_after(5):
             found, headers, answer = parse(await read_all(stream))
         assert (found, json.loads(answer)["message"]) == (status, message)
@@ -43,7 +43,7 @@ async def test_its_rest_is_no_request(
 
 
 async def test_a_client_that_leaves_in_the_middle_is_no_bug() -> None:
-    async with agent(FakeDesktop()) as lab:
+    async with workspace_agent(FakeDesktop()) as lab:
         with structlog.testing.capture_logs() as lines:
             async with await began(lab, 10, b"{"):
                 pass

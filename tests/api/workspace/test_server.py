@@ -1,4 +1,4 @@
-"""A workspace's agent over HTTP: who is let in, what comes first, and what it answers."""
+"""A workspace agent over HTTP: who is let in, what comes first, and what it answers."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class FakeDesktop:
 
 @dataclass
 class Lab:
-    """An agent, and a client of it that knows the secret."""
+    """A workspace agent, and a client of it that knows the secret."""
 
     port: int
     desktop: FakeDesktop
@@ -108,7 +108,7 @@ class Lab:
 
 
 @asynccontextmanager
-async def agent(
+async def workspace_agent(
     desktop: Any,
     secret: str | None = SECRET,
     tls: ssl.SSLContext | None = None,
@@ -141,7 +141,7 @@ async def agent(
 
 @pytest.fixture
 async def lab() -> AsyncIterator[Lab]:
-    async with agent(FakeDesktop()) as made:
+    async with workspace_agent(FakeDesktop()) as made:
         yield made
 
 
@@ -184,7 +184,7 @@ async def test_a_page_is_not_let_in(lab: Lab) -> None:
 
 
 async def test_without_a_secret_tls_has_judged() -> None:
-    async with agent(FakeDesktop(), secret=None) as lab:
+    async with workspace_agent(FakeDesktop(), secret=None) as lab:
         answer = await lab.client.post(ACTION_PATH, content=b"{", headers={"Authorization": ""})
         assert answer.json()["message"] == "Failed to decode request body."
 
@@ -224,7 +224,7 @@ async def test_other_requests(lab: Lab) -> None:
 
 
 async def test_the_longest_text_is_taken() -> None:
-    async with agent(Pattern((64, 64), LIMITS)) as lab:
+    async with workspace_agent(Pattern((64, 64), LIMITS)) as lab:
         answer = await lab.act(action="type", text="😀" * 10_000)
         assert answer.json() == {"output": "type action performed"}
 
@@ -263,7 +263,7 @@ async def test_a_desktop_that_is_just_ending_is_started_again() -> None:
                 nursery.cancel_scope.cancel()
 
     desktop = Ending()
-    async with agent(desktop) as lab:
+    async with workspace_agent(desktop) as lab:
         stream, head = await lab.upgrade()
         async with stream:
             assert b" 101 " in head
@@ -276,7 +276,7 @@ async def test_a_desktop_that_says_nothing() -> None:
         async def _serve(self, stream: trio.SocketStream) -> None:
             await stream.receive_some(1)
 
-    async with agent(Silent(), limits=Limits(handshake_timeout_s=0.2)) as lab:
+    async with workspace_agent(Silent(), limits=Limits(handshake_timeout_s=0.2)) as lab:
         status, body = await lab.refusal()
     assert (status, body["message"]) == (500, "Failed to connect to VNC server.")
     assert body["detail"] == "the desktop says nothing"
@@ -295,7 +295,7 @@ async def test_a_desktop_that_cannot_be_reached(lab: Lab, how: str) -> None:
 
 
 async def test_a_client_that_leaves_holds_no_key() -> None:
-    async with agent(Pattern((640, 480), LIMITS)) as lab:
+    async with workspace_agent(Pattern((640, 480), LIMITS)) as lab:
         await lab.act(action="mouse_move", coordinate=[1, 1])
         with trio.move_on_after(0.3) as left:
             await lab.act(action="hold_key", text="shift", duration=60_000)
@@ -353,7 +353,7 @@ async def test_the_desktop_hears_that_the_relay_has_ended(lab: Lab) -> None:
     await Frames(stream).binary(12)
     await stream.aclose()
     with trio.fail_after(5):
-        # The fake serves until the agent has closed.
+        # The fake serves until the workspace agent has closed.
         while lab.desktop.streams[0].socket.fileno() >= 0:
             await trio.sleep(0.01)
 
@@ -371,7 +371,7 @@ async def test_a_relay_that_reads_nothing_holds_the_desktop_up() -> None:
                 pass
 
     desktop = Flooding()
-    async with agent(desktop) as lab:
+    async with workspace_agent(desktop) as lab:
         stream, _ = await lab.upgrade()
         async with stream:
             await trio.sleep(0.5)
@@ -383,16 +383,16 @@ async def test_a_relay_that_reads_nothing_holds_the_desktop_up() -> None:
             await Frames(stream).binary(20_000_000)
 
 
-async def test_an_agent_that_ends_says_goodbye(lab: Lab) -> None:
+async def test_a_workspace_agent_that_ends_says_goodbye(lab: Lab) -> None:
     stream, _ = await lab.upgrade()
     async with stream:
         frames = Frames(stream)
         await frames.binary(12)
         lab.serving.cancel()
-        assert await frames.close() == (1001, "the agent is going away")
+        assert await frames.close() == (1001, "the workspace agent is going away")
 
 
-async def test_an_agent_that_ends_refuses_who_waits(lab: Lab) -> None:
+async def test_a_workspace_agent_that_ends_refuses_who_waits(lab: Lab) -> None:
     lab.desktop.hold = trio.Event()
     async with await trio.open_tcp_stream("127.0.0.1", lab.port) as stream:
         await stream.send_all(lab.head())
@@ -406,8 +406,8 @@ async def test_an_agent_that_ends_refuses_who_waits(lab: Lab) -> None:
     [{"action": "wait"}, {"action": "hold_key", "text": "shift"}],
     ids=lambda action: action["action"],
 )
-async def test_an_agent_that_ends_cuts_actions_short(action: dict[str, Any]) -> None:
-    async with agent(Pattern((640, 480), LIMITS)) as lab:
+async def test_a_workspace_agent_that_ends_cuts_actions_short(action: dict[str, Any]) -> None:
+    async with workspace_agent(Pattern((640, 480), LIMITS)) as lab:
         answers = []
 
         async def act() -> None:
@@ -430,7 +430,7 @@ async def test_an_agent_that_ends_cuts_actions_short(action: dict[str, Any]) -> 
 
 
 async def test_actions_over_rfb() -> None:
-    async with agent(Pattern((640, 480), LIMITS)) as lab:
+    async with workspace_agent(Pattern((640, 480), LIMITS)) as lab:
         answer = await lab.act(action="mouse_move", coordinate=[0, 0])
         assert (answer.status_code, answer.json()) == (
             200,
@@ -453,7 +453,7 @@ async def test_a_desktop_that_was_restarted_is_acted_on() -> None:
                 ended.append(scope)
                 await super().run(task_status=task_status)
 
-    async with agent(Restarting((640, 480), LIMITS)) as lab:
+    async with workspace_agent(Restarting((640, 480), LIMITS)) as lab:
         assert (await lab.act(action="mouse_move", coordinate=[5, 5])).status_code == 200
         ended[0].cancel()
         await trio.testing.wait_all_tasks_blocked(0.05)

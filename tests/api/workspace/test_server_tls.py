@@ -1,4 +1,4 @@
-"""A workspace's agent behind TLS: who gets as far as HTTP."""
+"""A workspace agent behind TLS: who gets as far as HTTP."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from api.cli.agent import _tls
 from relay import WorkspaceAgentCredentials, WorkspaceAgentError
 from relay.dialling.addresses import dial
 from relay.dialling.workspace_agent import WorkspaceAgentAddress, client_tls
-from tests.api.workspace.test_server import FakeDesktop, agent
+from tests.api.workspace.test_server import FakeDesktop, workspace_agent
 from tests.labs.certificates import Authority
 from tests.labs.desktop_server import read_all
 
@@ -24,10 +24,10 @@ async def test_a_client_that_does_not_speak_tls(
 ) -> None:
     monkeypatch.setattr("api.http.serve.HEAD_TIMEOUT_S", 0.2)
     authority = Authority(tmp_path, "authority")
-    mine = authority.vouch("agent")
+    mine = authority.vouch("workspace")
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(mine.cert, mine.key)
-    async with agent(FakeDesktop(), tls=tls) as lab:
+    async with workspace_agent(FakeDesktop(), tls=tls) as lab:
         async with await trio.open_tcp_stream("127.0.0.1", lab.port) as stream:
             if said:
                 await stream.send_all(said)
@@ -43,7 +43,7 @@ async def test_a_client_that_does_not_speak_tls(
 async def test_a_certificate_is_asked_for(tmp_path: Path, whose: str) -> None:
     """Whoever has no good one gets no answer, not even of its health."""
     authority, other = Authority(tmp_path, "authority"), Authority(tmp_path, "other")
-    mine = authority.vouch("agent")
+    mine = authority.vouch("workspace")
     theirs = {
         "another authority's": other.vouch("stranger"),
         "expired": authority.vouch("late", expired=True),
@@ -52,7 +52,7 @@ async def test_a_certificate_is_asked_for(tmp_path: Path, whose: str) -> None:
     files = (theirs[whose].cert, theirs[whose].key) if whose in theirs else ()
     known = client_tls(authority.cert, *files)
     tls = _tls(mine.cert, mine.key, authority.cert)
-    async with agent(FakeDesktop(), secret=None, tls=tls) as lab:
+    async with workspace_agent(FakeDesktop(), secret=None, tls=tls) as lab:
         url = f"https://127.0.0.1:{lab.port}"
         async with httpx.AsyncClient(base_url=url, verify=known, trust_env=False) as client:
             if whose == "good":

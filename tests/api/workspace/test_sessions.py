@@ -91,7 +91,7 @@ def ws(url: str) -> str:
 
 @dataclass
 class Relay:
-    """A relay in this process, and a chat whose desktop is behind an agent."""
+    """A relay in this process, and a chat whose desktop is behind a workspace agent."""
 
     web: Web
     chat: UUID
@@ -126,7 +126,7 @@ async def relay_to(
     desktop: str, credentials: WorkspaceAgentCredentials | None
 ) -> AsyncIterator[Relay]:
     async with trio.open_nursery() as nursery:
-        desktops = Desktops(nursery, partial(provider_for, agent=credentials))
+        desktops = Desktops(nursery, partial(provider_for, workspace_agent=credentials))
         web = await start_web(nursery, desktops=desktops)
         workspace = await web.store.add_workspace(web.alice.id, "far", desktop)
         chat = await web.store.create_chat(web.alice.id, title="", workspace_id=workspace.id)
@@ -167,20 +167,20 @@ def credentials(secret: str = SECRET) -> WorkspaceAgentCredentials:
     return WorkspaceAgentCredentials(Password(secret))
 
 
-# One agent for those that need no Xvnc.
+# One workspace agent for those that need no Xvnc.
 
 
 @pytest.fixture(scope="module")
-def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    file = tmp_path_factory.mktemp("agent") / "secret"
+def workspace_agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    file = tmp_path_factory.mktemp("workspace") / "secret"
     file.write_text(SECRET)
     bind = ("--bind", "127.0.0.1:0")
     with serving("agent", "--desktop", "pattern", *bind, "--secret-file", str(file)) as (_, url):
         yield ws(url)
 
 
-async def test_a_viewer_through_relay_and_agent(agent: str) -> None:
-    async with relay_to(agent, credentials()) as lab:
+async def test_a_viewer_through_relay_and_workspace_agent(workspace_agent: str) -> None:
+    async with relay_to(workspace_agent, credentials()) as lab:
         stream, head = await lab.upgrade()
         async with stream:
             assert b" 101 " in head
@@ -189,22 +189,24 @@ async def test_a_viewer_through_relay_and_agent(agent: str) -> None:
         assert size == (1280, 800)
 
 
-async def test_a_client_through_an_agent(agent: str) -> None:
-    async with relay.connect(parse_address(agent, credentials())) as desktop:
+async def test_a_client_through_a_workspace_agent(workspace_agent: str) -> None:
+    async with relay.connect(parse_address(workspace_agent, credentials())) as desktop:
         await desktop.click(10, 20)
         assert len(await desktop.screenshot()) > 1000
 
 
-async def test_a_client_without_the_secret(agent: str) -> None:
+async def test_a_client_without_the_secret(workspace_agent: str) -> None:
     with pytest.raises(WorkspaceAgentError, match="answered 401: Unauthorized") as caught:
-        async with relay.connect(agent):
+        async with relay.connect(workspace_agent):
             pass
     assert caught.value.step is WorkspaceAgentStep.DIAL
 
 
 @pytest.mark.parametrize("given", [None, credentials("a wrong secret of a fair length")])
-async def test_a_wrong_secret(agent: str, given: WorkspaceAgentCredentials | None) -> None:
-    async with relay_to(agent, given) as lab:
+async def test_a_wrong_secret(
+    workspace_agent: str, given: WorkspaceAgentCredentials | None
+) -> None:
+    async with relay_to(workspace_agent, given) as lab:
         status, body = await lab.refusal()
         look = (await lab.web.client.get(lab.path.removesuffix("/desktop"))).json()
     assert (status, body["message"]) == (500, "Failed to dial workspace agent.")
@@ -224,7 +226,7 @@ async def test_nobody_listens() -> None:
     }
 
 
-async def test_an_agent_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_workspace_agent_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("relay.dialling.workspace_agent.ANSWER_TIMEOUT_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"ws://127.0.0.1:{silent.getsockname()[1]}"
@@ -234,7 +236,7 @@ async def test_an_agent_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     assert body["detail"] == f"{address} did not answer in time"
 
 
-async def test_an_agent_whose_desktop_does_not_start(secret_file: Path) -> None:
+async def test_a_workspace_agent_whose_desktop_does_not_start(secret_file: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         address = f"tcp://127.0.0.1:{closed.getsockname()[1]}"
     arguments = ("--bind", "127.0.0.1:0", "--secret-file", str(secret_file))
@@ -245,14 +247,14 @@ async def test_an_agent_whose_desktop_does_not_start(secret_file: Path) -> None:
     assert "answered 500: Failed to connect to VNC server. cannot connect to" in body["detail"]
 
 
-async def test_an_agent_on_a_unix_socket(secret_file: Path, tmp_path: Path) -> None:
-    bind = f"unix:{tmp_path}/agent.sock"
+async def test_a_workspace_agent_on_a_unix_socket(secret_file: Path, tmp_path: Path) -> None:
+    bind = f"unix:{tmp_path}/workspace.sock"
     arguments = ("--desktop", "pattern", "--bind", bind, "--secret-file", str(secret_file))
     with serving("agent", *arguments) as (_, url):
         assert url == bind
-        transport = httpx.AsyncHTTPTransport(uds=f"{tmp_path}/agent.sock")
+        transport = httpx.AsyncHTTPTransport(uds=f"{tmp_path}/workspace.sock")
         async with httpx.AsyncClient(transport=transport) as client:
-            assert (await client.get("http://agent/healthz")).text == "OK"
+            assert (await client.get("http://workspace/healthz")).text == "OK"
 
 
 # Xvnc
@@ -284,7 +286,7 @@ async def test_mutual_tls_with_everything_real(
     desktops_home: Path, secret_file: Path, tmp_path: Path
 ) -> None:
     authority = Authority(tmp_path, "authority")
-    theirs, ours = authority.vouch("agent"), authority.vouch("relay")
+    theirs, ours = authority.vouch("workspace"), authority.vouch("relay")
     environment = os.environ | {
         "DESKRELAY_BIND": "127.0.0.1:0",
         "DESKRELAY_DATABASE_URL": f"sqlite:///{tmp_path}/relay.db",
@@ -293,12 +295,12 @@ async def test_mutual_tls_with_everything_real(
         "DESKRELAY_DESKTOP__WORKSPACE_AGENT_CERT_FILE": str(ours.cert),
         "DESKRELAY_DESKTOP__WORKSPACE_AGENT_KEY_FILE": str(ours.key),
     }
-    agent_arguments = (
+    workspace_arguments = (
         *("--desktop", "xvnc", "--geometry", "800x600", "--bind", "127.0.0.1:0"),
         *("--secret-file", str(secret_file), "--client-ca", str(authority.cert)),
         *("--tls-cert", str(theirs.cert), "--tls-key", str(theirs.key)),
     )
-    with serving("agent", *agent_arguments) as (agent_process, url):
+    with serving("agent", *workspace_arguments) as (workspace_process, url):
         assert url.startswith("https://127.0.0.1:")
         token = run(environment, "token", "create", "--user", "ann")
         run(environment, "workspace", "add", "far", "--user", "ann", "--desktop", ws(url))
@@ -326,12 +328,12 @@ async def test_mutual_tls_with_everything_real(
                 async with client_of(url, known) as client:
                     await act_on_it(client)
 
-                os.kill(agent_process.pid, signal.SIGKILL)
+                os.kill(workspace_process.pid, signal.SIGKILL)
                 with trio.fail_after(10):
                     code, _ = await frames.close()
                 assert code == relay.CloseCode.DESKTOP_GONE
             # Its listener may outlive its connections, until it has ended whole.
-            await trio.to_thread.run_sync(agent_process.wait)
+            await trio.to_thread.run_sync(workspace_process.wait)
             stream, head = await upgrade(port, path, token)
             async with stream:
                 status, _, body = parse(head + await read_all(stream))
@@ -381,7 +383,9 @@ async def test_a_desktop_that_ends_is_started_again(desktops_home: Path, secret_
 
 @pytest.mark.e2e
 @needs_xvnc
-async def test_its_desktop_ends_with_the_agent(desktops_home: Path, secret_file: Path) -> None:
+async def test_its_desktop_ends_with_the_workspace_agent(
+    desktops_home: Path, secret_file: Path
+) -> None:
     arguments = ("--desktop", "xvnc", "--bind", "127.0.0.1:0", "--secret-file", str(secret_file))
     with serving("agent", *arguments) as (process, url):
         async with relay.connect(parse_address(ws(url), credentials())):
@@ -405,10 +409,10 @@ async def test_its_desktop_ends_with_the_agent(desktops_home: Path, secret_file:
         ),
         ("--client-ca {short} --tls-cert {ca} --tls-key {ca}", "--client-ca: cannot use the cert"),
         ("--secret-file {short}", "is not 16 or more characters of printable ASCII"),
-        ("--secret-file {secret} --desktop ws://a:1", "'ws://a:1' is an agent"),
+        ("--secret-file {secret} --desktop ws://a:1", "'ws://a:1' is a workspace agent"),
         ("--secret-file {secret} --desktop tcp://192.0.2.1:5900", "is not on the loopback"),
         ("--secret-file {secret} --desktop tcp://desk:5900", "is not on the loopback"),
-        ("--secret-file {secret} --desktop WS://a:1", "'WS://a:1' is an agent"),
+        ("--secret-file {secret} --desktop WS://a:1", "'WS://a:1' is a workspace agent"),
         ("--secret-file {secret} --desktop x", "'x' is no desktop"),
         ("--secret-file {secret} --bind 6081", "'6081' is not HOST:PORT"),
         ("--secret-file {secret} --password-file {short}", "the desktop xvnc has no password"),
