@@ -105,11 +105,12 @@ class _Secret:
             scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
             good = hmac.compare_digest(_digest(given.strip()), self._digest)
             if scheme.lower() != b"bearer" or not good:
-                detail = "The header Authorization must be Bearer and the agent's secret."
+                detail = "The header Authorization must be Bearer and the workspace agent's secret."
                 wanted = {"WWW-Authenticate": "Bearer"}
                 return ApiError(401, "Unauthorized.", detail, headers=wanted)
         if b"origin" in headers:
-            return ApiError(403, FORBIDDEN, "An agent takes no requests of a browser's pages.")
+            detail = "A workspace agent takes no requests of a browser's pages."
+            return ApiError(403, FORBIDDEN, detail)
         return None
 
 

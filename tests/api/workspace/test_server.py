@@ -163,7 +163,7 @@ async def test_without_the_secret_nothing_is_looked_at(lab: Lab, path: str, give
     assert answer.headers["www-authenticate"] == "Bearer"
     assert answer.json() == {
         "message": "Unauthorized.",
-        "detail": "The header Authorization must be Bearer and the agent's secret.",
+        "detail": "The header Authorization must be Bearer and the workspace agent's secret.",
     }
     status, body = await lab.refusal(path, Authorization=given)
     assert (status, body["message"]) == (401, "Unauthorized.")
