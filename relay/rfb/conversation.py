@@ -37,14 +37,14 @@ class Conversation:
     ) -> None:
         if passive:
             let_through = REGISTRY.keys() | SIGNALS
-        self.state = state = State(init, bounds, REGISTRY[0], rights, let_through)
+        self.state = state = State(init, bounds, rights, let_through)
         self.flow = Flow(state, passive=passive)
         self.down = FromDesktop(state, self.flow, clock)
         self.up = FromViewer(state, self.flow, clock)
         if passive:
-            state.allowed = REGISTRY
-            state.measures = measures(REGISTRY)
-            state.offered = frozenset(SIGNALS)
+            self.flow.offers.allowed = REGISTRY
+            self.flow.offers.measures = measures(REGISTRY)
+            state.offered = frozenset(let_through)
             state.jpeg_offered = True
 
     def set_rights(self, rights: Rights) -> None:

@@ -22,16 +22,14 @@ may change in the part that was asked for.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
 
 from relay.rfb import encodings
 from relay.rfb.area import Area, contains, has_pixels, union
+from relay.rfb.ends import End, Ends
 from relay.rfb.errors import Violation
 from relay.rfb.offers import Offers
 from relay.rfb.pixel_format import PixelFormat
-
-if TYPE_CHECKING:
-    from relay.rfb.state import State
+from relay.rfb.state import State
 
 _request = struct.Struct(">BBHHHH").pack
 _enable = _request
@@ -51,22 +49,6 @@ UNREQUESTED_LIMIT = 64
 _NOT_ASKED, _ASKED, _ANSWERED, _SILENT = range(4)
 
 
-ENDS_LIMIT = 256
-"""EndOfContinuousUpdates that may be due at a time: a viewer's switching off costs memory until the
-desktop has answered it."""
-
-
-class _End:
-    """An EndOfContinuousUpdates that is due: the format that holds from it on, and whether the
-    relay asked for it, not the viewer."""
-
-    __slots__ = ("ours", "pixel_format")
-
-    def __init__(self, pixel_format: PixelFormat | None, *, ours: bool) -> None:
-        self.pixel_format = pixel_format
-        self.ours = ours
-
-
 class Flow:
     """Shared by both readers of a conversation.
 
@@ -84,9 +66,7 @@ class Flow:
         "_asked",
         "_bare",
         "_bare_answers",
-        "_enables",
         "_ends",
-        "_ends_seen",
         "_fenced",
         "_fences",
         "_flush",
@@ -96,7 +76,6 @@ class Flow:
         "_late",
         "_list_fence",
         "_next",
-        "_offers",
         "_paused",
         "_state",
         "_unrequested",
@@ -105,6 +84,7 @@ class Flow:
         "desktop_behind",
         "in_update",
         "injected",
+        "offers",
         "passive",
         "releases",
         "requests",
@@ -141,10 +121,8 @@ class Flow:
         # Whether the desktop has been told to stop them until the viewer is not behind any more.
         self._paused = False
         self._area: Area = (0, 0, 0, 0)
-        self._held_enables: list[tuple[bool, Area]] = []
-        self._ends: list[_End] = []
-        self._enables = 0
-        self._ends_seen = 0
+        self._held_enables: tuple[tuple[bool, Area], ...] = ()
+        self._ends = Ends()
         # A format held back, one behind a fence of ours, and one that holds from the end of this
         # update on (passive).
         self._wanted: PixelFormat | None = None
@@ -156,7 +134,7 @@ class Flow:
         self._flush = _NOT_ASKED
         # Whether the viewer believes in it already.
         self._hides = False
-        self._offers = Offers(state)
+        self.offers = Offers(state)
         self._list_fence = 0
         self._fences = 0
 
@@ -171,7 +149,7 @@ class Flow:
 
     def _quiet(self) -> bool:
         """Whether no pixel can come before something is asked for."""
-        return not (self.requests or self.in_update or self.continuous or self._ends)
+        return not (self.requests or self.in_update or self.continuous or self._ends.due)
 
     def _owed(self) -> bool:
         """Whether the viewer waits for an update: it has asked since the last one."""
@@ -228,7 +206,7 @@ class Flow:
         asked[0] = asked[1] = None
         # QEMU sends cursors and sizes on its own schedule, in updates of their own; TigerVNC and
         # libvncserver answer a request with them. Until `expire` has told which, nobody knows.
-        if self.continuous or self._ends:
+        if self.continuous or self._ends.due:
             # Nobody can tell whether it answers a request as well.
             self._bare = None if self.requests else 0
         elif not painted and not self._bare_answers:
@@ -250,8 +228,8 @@ class Flow:
         held = self._held  # not by `holding`: a call less for every update
         if held[0] or held[1] or self._paused or self._wanted is not None:
             self.wake = True
-        if self._offers.dropping and self._quiet():
-            self._offers.quiet()
+        if self.offers.dropping and self._quiet():
+            self.offers.quiet()
 
     # Pixel formats.
 
@@ -260,8 +238,8 @@ class Flow:
         Raises Violation."""
         state = self._state
         if self.passive:
-            if self._ends:
-                self._ends[-1].pixel_format = wanted
+            if self._ends.due:
+                self._ends.due[-1].pixel_format = wanted
             elif self.in_update:
                 self._next = wanted
             else:
@@ -270,15 +248,15 @@ class Flow:
         if self._wanted is not None:
             self._wanted = wanted
             return b""
-        coming = [due.pixel_format for due in self._ends if due.pixel_format is not None]
+        coming = self._ends.last_format
         # A fence of ours goes behind an end that brings a format, never before it.
-        last = self._fenced or (coming[-1] if coming else state.pixel_format)
+        last = self._fenced or coming or state.pixel_format
         if wanted.sizes == last.sizes:
             # Nothing about the framing changes.
             if self._fenced is not None:
                 self._fenced = wanted
-            elif coming:
-                self._ends[-1].pixel_format = wanted
+            elif coming is not None:
+                self._ends.due[-1].pixel_format = wanted
             else:
                 state.set_pixel_format(wanted)
             return None
@@ -312,14 +290,14 @@ class Flow:
             return b""
         message = _set_pixel_format(wanted)
         if self.continuous:
-            if self._ends:
+            if self._ends.due:
                 return b""
             self._expect_end(wanted, ours=True)
-            self._enables += 2
+            self._ends.enables += 2
             self._paused = False
             return _enable(150, 0, *self._area) + message + _enable(150, 1, *self._area)
-        if self._ends:
-            self._ends[-1].pixel_format = wanted
+        if self._ends.due:
+            self._ends.due[-1].pixel_format = wanted
             return message
         if self.in_update:
             return b""
@@ -383,7 +361,7 @@ class Flow:
             self._fenced = None
             self.wake = self.wake or self._wanted is not None
         elif purpose == _FOR_LIST and number == self._list_fence:
-            self._offers.read()
+            self.offers.read()
 
     # Continuous updates.
 
@@ -397,14 +375,14 @@ class Flow:
                 # another.
                 self._check_room(2)
             elif held and held[-1][0]:
-                held.pop()
-            held.append((on, area))
+                held = held[:-1]
+            self._held_enables = (*held, (on, area))
             return False
         self._enable(on, area)
         return True
 
     def _enable(self, on: bool, area: Area) -> None:
-        self._enables += 1
+        self._ends.enables += 1
         self.continuous = on
         self._paused = False
         if on:
@@ -416,29 +394,23 @@ class Flow:
 
     def _expect_end(self, pixel_format: PixelFormat | None, *, ours: bool) -> None:
         self._check_room(1)
-        self._ends.append(_End(pixel_format, ours=ours))
+        self._ends.due.append(End(pixel_format, ours=ours))
 
     def _check_room(self, ends: int) -> None:
-        held = sum(not on for on, _ in self._held_enables)
-        if len(self._ends) + held + ends > ENDS_LIMIT:
-            raise Violation("continuous-updates-flood", f"{ENDS_LIMIT} ends are due already")
+        self._ends.check_room(ends + sum(not on for on, _ in self._held_enables))
 
     def updates_end(self) -> bool:
         """An EndOfContinuousUpdates; whether it is the viewer's to see. Raises Violation."""
-        # The first one announces that the desktop can do it.
-        self._ends_seen += 1
-        if self._ends_seen > self._enables + 1:
-            raise Violation("continuous-updates-end", "one more end than there can be")
-        if not self._ends:
+        end = self._ends.come()
+        if end is None:
             self._state.continuous_updates = True
             return True
-        end = self._ends.pop(0)
         if end.pixel_format is not None:
             self._state.set_pixel_format(end.pixel_format)
         if self._wanted is not None:
             self.wake = True
-        if self._offers.dropping and self._quiet():
-            self._offers.quiet()
+        if self.offers.dropping and self._quiet():
+            self.offers.quiet()
         return not end.ours
 
     # Lists of encodings.
@@ -450,10 +422,10 @@ class Flow:
             return b""
         # A fence behind an earlier list tells nothing of this one.
         self._list_fence = 0
-        if not self._offers.replace(listed):
+        if not self.offers.replace(listed):
             return b""
         if self._quiet():
-            self._offers.quiet()
+            self.offers.quiet()
         if not self._can_fence():
             return b""
         fence = self._our_fence(_REQUEST | _BLOCK_BEFORE, _FOR_LIST)
@@ -476,13 +448,13 @@ class Flow:
                 messages.append(change)
                 self._wanted = None
             elif self._can_fence() and (
-                self._late or not (self._owed() or self.in_update or self._ends)
+                self._late or not (self._owed() or self.in_update or self._ends.due)
             ):
                 # It has waited for long enough; or what was asked for has come, perhaps all of
                 # it: nothing to wait for.
                 messages.append(self._fence_format(self._wanted))
         if self._wanted is None:
-            held, self._held_enables = self._held_enables, []
+            held, self._held_enables = self._held_enables, ()
             for on, area in held:
                 self._enable(on, area)
                 messages.append(_enable(150, on, *self._state.crop(*area)))
@@ -496,11 +468,11 @@ class Flow:
         """Stops continuous updates while the viewer is behind, or has them go on: the desktop's
         socket would fill with them. Not again before the end of the last stop has come."""
         if self.viewer_behind:
-            if self._ends:
+            if self._ends.due:
                 return b""
             self._expect_end(None, ours=True)
         self._paused = self.viewer_behind
-        self._enables += 1
+        self._ends.enables += 1
         return _enable(150, not self._paused, *self._state.crop(*self._area))
 
     def _held_requests(self) -> list[bytes]:

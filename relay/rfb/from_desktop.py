@@ -57,6 +57,7 @@ class FromDesktop(Reader):
         "_bells",
         "_count",
         "_hidden",
+        "_offers",
         "_painted",
         "_pseudo_room_bytes",
         "_rects",
@@ -70,6 +71,7 @@ class FromDesktop(Reader):
 
     def __init__(self, state: State, flow: Flow, clock: Callable[[], float] | None) -> None:
         super().__init__(state, flow)
+        self._offers = flow.offers
         self.cuts: list[int] = []
         self._bells = Rate(BELLS_PER_S, BELLS_PER_S, clock)
         # Rectangles left in the FramebufferUpdate being read, and how many it announced.
@@ -143,8 +145,8 @@ class FromDesktop(Reader):
     def _rectangles(self, buf: bytearray, pos: int, stop: int, start: int) -> int:
         """Reads on in an update; returns how far, or NEED when it got nowhere."""
         state = self.state
-        allowed = state.allowed
-        measures = state.measures
+        allowed = self._offers.allowed
+        measures = self._offers.measures
         width, height = state.width, state.height
         left = self._rects
         room = self._room_bytes

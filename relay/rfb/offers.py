@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from relay.rfb import encodings
-
-if TYPE_CHECKING:
-    from relay.rfb.encodings.base import Encoding, Measure
-    from relay.rfb.state import State
-
+from relay.rfb.encodings.base import Encoding, Measure
+from relay.rfb.state import State
 
 LISTS_KEPT = 64
 """A list of 30 encodings takes 3.5 KiB. All viewers of one version and quality send the same."""
@@ -26,12 +22,19 @@ def _in_pixels(number: int) -> bool:
 class Offers:
     """Sets the offers in the state. Pixels that a list drops may come until nothing is under way
     (`quiet`); all else, which no request brings, until the desktop has answered a fence behind
-    the list (`read`), and where it answers none for good."""
+    the list (`read`), and where it answers none for good.
 
-    __slots__ = ("_state", "dropping")
+    `allowed` maps the encodings that the desktop may use to their framing; Raw always is. Of those
+    of pixels that one look measures, `measures` has what does it.
+    """
+
+    __slots__ = ("_state", "allowed", "dropping", "measures")
 
     def __init__(self, state: State) -> None:
         self._state = state
+        raw = encodings.REGISTRY[0]
+        self.allowed: Mapping[int, Encoding] = {0: raw}
+        self.measures: Mapping[int, Measure] = {0: raw.measure}
         # Whether pixels are still to be dropped.
         self.dropping = False
 
@@ -57,14 +60,14 @@ class Offers:
 
     def _offer(self, offered: frozenset[int]) -> None:
         state = self._state
-        state.offered, state.allowed, state.measures, state.jpeg_offered = _permits(offered)
+        state.offered, self.allowed, self.measures, state.jpeg_offered = _permits(offered)
 
 
 @lru_cache(LISTS_KEPT)
 def _permits(
     offered: frozenset[int],
 ) -> tuple[frozenset[int], Mapping[int, Encoding], Mapping[int, Measure], bool]:
-    """What sessions with the same offers share: them, what they allow (see `State`), and whether
-    JPEG is allowed."""
+    """What sessions with the same offers share: them, what they allow, and whether JPEG is
+    allowed."""
     allowed = {n: encodings.REGISTRY[n] for n in (0, *offered) if n in encodings.REGISTRY}
     return offered, allowed, encodings.measures(allowed), any(map(encodings.is_quality, offered))

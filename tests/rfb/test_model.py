@@ -77,7 +77,7 @@ def conversation(known: Known, way: str, *, passive: bool) -> Conversation:
         state.fence_replies_due = known.answers
         made.flow.requests = known.requests
         made.flow.continuous = known.continuous
-        made.flow._enables = known.enables
+        made.flow._ends.enables = known.enables
     else:
         state.listed = frozenset(known.offered)
         state.fence_answers_due = known.answers
