@@ -19,13 +19,15 @@ from typing import Final
 import trio
 
 from api.agents.model import Model
-from api.agents.runs import Agents
+from api.agents.runs import Runs
+from api.agents.turns import converse
+from api.agents.watch import Followers
 from api.app import create_app
 from api.http.serve import serve
 from api.live import LiveSessions, reserve_capacity
 from api.services import Services
 from api.settings import ModelSettings, Settings, SettingsProblem
-from api.store import Store
+from api.store import Conversations, Store
 from relay.desktops import Desktops, provider_for
 from relay.desktops.runtime import reap_leftovers
 
@@ -50,7 +52,7 @@ async def run_server(settings: Settings, store: Store, started: Started) -> None
     Raises SettingsProblem where an address can't be listened on, certificates can't be used, or
     the model's key is not there.
     """
-    answers = model_of(settings.model)
+    model = model_of(settings.model)
     credentials = settings.desktop.workspace_agent_credentials()
     await reap_leftovers()
     problem: OSError | None = None
@@ -64,14 +66,20 @@ async def run_server(settings: Settings, store: Store, started: Started) -> None
         )
         desktops = Desktops(desktops_nursery, make)
         async with trio.open_nursery() as nursery:
-            agents = Agents(nursery, store, desktops, settings.limits, settings.model, answers)
+            work = None
+            if model is not None:
+                work = partial(converse, store, desktops, settings.limits, settings.model, model)
+            conversations, followers = Conversations(store), Followers()
+            runs = Runs(nursery, store, conversations, followers, work)
             services = Services(
                 settings=settings,
                 store=store,
+                conversations=conversations,
                 desktops=desktops,
                 limits=settings.limits,
                 live=LiveSessions(reserve_capacity()),
-                agents=agents,
+                followers=followers,
+                runs=runs,
             )
             app = create_app(services)
             await nursery.start(end_on_signal, nursery.cancel_scope)
@@ -81,12 +89,12 @@ async def run_server(settings: Settings, store: Store, started: Started) -> None
                 problem = error
                 nursery.cancel_scope.cancel()
             else:
-                nursery.start_soon(agents.watch_abandoned)
+                nursery.start_soon(runs.watch_abandoned)
                 _settle_memory()
                 await started(services, urls[0])
         desktops_nursery.cancel_scope.cancel()
-    if answers is not None:
-        await answers.aclose()
+    if model is not None:
+        await model.aclose()
     if problem is not None:
         text = problem.strerror or str(problem)
         raise SettingsProblem(f"cannot listen on {', '.join(settings.bind)}: {text}")

@@ -8,11 +8,12 @@ from uuid import UUID
 
 from starlette.requests import HTTPConnection
 
-from api.agents.runs import Agents
+from api.agents.runs import Runs
+from api.agents.watch import Followers
 from api.live import LiveSessions
 from api.metrics import Metrics
 from api.settings import Settings
-from api.store import Store
+from api.store import Conversations, Store
 from relay.desktops import Desktops
 from relay.limits import Limits
 
@@ -25,10 +26,12 @@ class Services:
 
     settings: Settings
     store: Store
+    conversations: Conversations
     desktops: Desktops
     limits: Limits
     live: LiveSessions
-    agents: Agents
+    followers: Followers
+    runs: Runs
     metrics: Metrics = field(default_factory=Metrics)
     # By workspace: why its desktop could not be opened when it was last tried.
     desktop_problems: dict[UUID, str] = field(default_factory=dict)

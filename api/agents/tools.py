@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from api.agents.runs import Busy, Runs
 from api.store import Chat, Store, StoreError
 from api.store.conversations import BUSY
 
-if TYPE_CHECKING:
-    from api.agents.runs import Agents
-
-__all__ = ["WAIT_S", "AgentTools", "Busy", "ToolError", "title_of"]
+__all__ = ["WAIT_S", "AgentTools", "ToolError", "title_of"]
 
 WAIT_S: Final = 300.0
 """What `wait_agent` waits where it is not told otherwise."""
@@ -34,10 +32,6 @@ _TITLE_CHARS: Final = 80
 
 
 DATABASE: Final = "the server's database failed. Try again later."
-
-
-class Busy(Exception):
-    """The chat cannot take this now; the text says why."""
 
 
 class ToolError(Exception):
@@ -92,8 +86,8 @@ def _plain(title: str) -> str:
 class AgentTools:
     """Those tools, for one chat."""
 
-    def __init__(self, agents: Agents, store: Store, chat: Chat) -> None:
-        self._agents = agents
+    def __init__(self, runs: Runs, store: Store, chat: Chat) -> None:
+        self._runs = runs
         self._store = store
         self._chat = chat
         self._tools: Mapping[
@@ -156,7 +150,7 @@ class AgentTools:
         title = _plain(wanted.title or "") or title_of(prompt)
         content = [{"type": "text", "text": prompt}]
         try:
-            child = await self._agents.spawn(self._chat, title, content)
+            child = await self._runs.spawn(self._chat, title, content)
         except Busy as busy:
             raise ToolError(f"create child chat: {busy}") from None
         except StoreError:
@@ -170,7 +164,7 @@ class AgentTools:
             wanted.chat_id, "target chat is not a subagent of the current chat"
         )
         asked_s = wanted.timeout_seconds or 0
-        done = await self._agents.wait_idle(child.id, asked_s if asked_s > 0 else WAIT_S)
+        done = await self._runs.wait_idle(child.id, asked_s if asked_s > 0 else WAIT_S)
         if done is None:
             raise ToolError("timed out waiting for delegated subagent completion")
         report = await self._report(done)
@@ -180,7 +174,7 @@ class AgentTools:
 
     async def _report(self, child: Chat) -> str:
         """The last thing that it said."""
-        for message in reversed(await self._agents.conversations.messages(child.id)):
+        for message in reversed(await self._runs.conversations.messages(child.id)):
             if message.role == "assistant":
                 texts = [block["text"] for block in message.content if block["type"] == "text"]
                 if text := "\n".join(texts).strip():
@@ -193,21 +187,21 @@ class AgentTools:
         child = await self._child(wanted.chat_id)
         if child.status not in BUSY:
             await self._check_work()
-        interrupted = wanted.interrupt and await self._agents.interrupt(child.id)
+        interrupted = wanted.interrupt and await self._runs.interrupt(child.id)
         try:
-            await self._agents.say(child.id, wanted.message)
+            await self._runs.say(child.id, wanted.message)
         except Busy as busy:
             raise ToolError(str(busy)) from None
         return _told(await self._again(child)) | {"interrupted": interrupted}
 
     async def _interrupt(self, wanted: _Agent) -> dict[str, Any]:
         child = await self._child(wanted.chat_id)
-        interrupted = await self._agents.interrupt(child.id)
+        interrupted = await self._runs.interrupt(child.id)
         return _told(await self._again(child)) | {"interrupted": interrupted}
 
     async def _close(self, wanted: _Agent) -> dict[str, Any]:
         child = await self._child(wanted.chat_id)
-        await self._agents.interrupt(child.id)
+        await self._runs.interrupt(child.id)
         found = await self._again(child)
         if found.status in BUSY:
             # Whatever process ran it has died, or does not reach the database.
@@ -215,7 +209,7 @@ class AgentTools:
         return _told(found) | {"terminated": True}
 
     async def _list(self, wanted: _List) -> dict[str, Any]:
-        children = await self._agents.conversations.children(self._chat.id)
+        children = await self._runs.conversations.children(self._chat.id)
         shown = children[wanted.offset : wanted.offset + wanted.limit]
         return {
             "agents": [_told(child) for child in shown],
@@ -241,7 +235,7 @@ class AgentTools:
         return child
 
     async def _check_work(self) -> None:
-        children = await self._agents.conversations.children(self._chat.id)
+        children = await self._runs.conversations.children(self._chat.id)
         if sum(child.status in BUSY for child in children) >= AT_WORK_LIMIT:
             raise ToolError(
                 f"{AT_WORK_LIMIT} agents are at work already. Wait for one of them, or close one."

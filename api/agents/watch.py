@@ -1,12 +1,15 @@
-"""Who watches a chat that a model works in, and what they have not heard yet."""
+"""Who follows a chat that a model works in, and what they have not heard yet."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final, NamedTuple
+from uuid import UUID
 
 import trio
 
-__all__ = ["Watch", "Words"]
+__all__ = ["Followers", "Watch", "Words"]
 
 LOOK_AGAIN_S: Final = 5.0
 """Other processes change chats without telling."""
@@ -54,3 +57,39 @@ class Watch:
         news = self._changed or late.cancelled_caught, self._words
         self._changed, self._words = False, Words()
         return news
+
+
+class Followers:
+    """Who follows chats in this process, whichever process runs them."""
+
+    def __init__(self) -> None:
+        self._watches: dict[UUID, list[Watch]] = {}
+        self.closing = False
+
+    @property
+    def count(self) -> int:
+        """How many watch a chat now."""
+        return sum(map(len, self._watches.values()))
+
+    @contextmanager
+    def watch(self, chat_id: UUID) -> Iterator[Watch]:
+        """Tells of changes of a chat's while the block runs."""
+        watch = Watch()
+        self._watches.setdefault(chat_id, []).append(watch)
+        try:
+            yield watch
+        finally:
+            self._watches[chat_id].remove(watch)
+            if not self._watches[chat_id]:
+                del self._watches[chat_id]
+
+    def tell(self, chat_id: UUID, words: Words | None = None) -> None:
+        """Tells those who watch a chat that it has changed, or what its model says."""
+        for watch in self._watches.get(chat_id, ()):
+            watch.tell(words)
+
+    def close(self) -> None:
+        """The server ends: nobody follows any chat."""
+        self.closing = True
+        for chat_id in self._watches:
+            self.tell(chat_id)

@@ -218,7 +218,7 @@ async def serve(
 
     def end() -> None:
         live.end_all(CloseCode.GOING_AWAY, "the server is going away")
-        services.agents.close_watches()
+        services.followers.close()
 
     await serve_app(
         app,

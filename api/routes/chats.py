@@ -223,7 +223,7 @@ async def _set_archived(
     chat = await find_chat(services, identity, chat_text)
     try:
         # Nothing is asked of the database behind the change, which its agents are part of.
-        family = [chat, *await services.agents.conversations.children(chat.id)]
+        family = [chat, *await services.conversations.children(chat.id)]
         changed = await services.store.set_archived(chat.id, archived)
     except StoreError as error:
         verb = "archive" if archived else "unarchive"
@@ -233,7 +233,7 @@ async def _set_archived(
         chat_ids = [chat.id for chat in family]
         for chat_id in chat_ids:
             services.live.end_chat(chat_id, CloseCode.ARCHIVED, "chat archived")
-        await services.agents.archived(chat_ids)
+        await services.runs.archived(chat_ids)
     if not changed:
         raise ApiError(400, f"Chat is {'already' if archived else 'not'} archived.")
     return Response(status_code=204)

@@ -96,10 +96,10 @@ async def say(request: Request, identity: SignedIn, chat: ChatId) -> ChatBody:
     found = await find_chat(services, identity, chat)
     if found.archived:
         raise ApiError(400, "Chat is archived.", "Unarchive it first.")
-    if not services.agents.available:
+    if not services.runs.available:
         raise ApiError(400, NO_MODEL, "Set model.api_key_file in the server's settings.")
     try:
-        await services.agents.say(found.id, body.text)
+        await services.runs.say(found.id, body.text)
     except Busy as busy:
         raise ApiError(409, str(busy)) from None
     except StoreError as error:
@@ -109,7 +109,7 @@ async def say(request: Request, identity: SignedIn, chat: ChatId) -> ChatBody:
 
 async def _messages(services: Services, chat: Chat, after: int, limit: int) -> list[MessageBody]:
     try:
-        found = await services.agents.conversations.messages(chat.id, after=after, limit=limit)
+        found = await services.conversations.messages(chat.id, after=after, limit=limit)
     except StoreError as error:
         raise ApiError(500, "Internal error fetching messages.", SEE_LOG) from error
     return [MessageBody.of(message) for message in found]
@@ -152,7 +152,7 @@ async def get_file(
     services = services_of(request)
     found = await find_chat(services, identity, chat)
     try:
-        picture = await services.agents.conversations.picture(file)
+        picture = await services.conversations.picture(file)
     except StoreError as error:
         raise ApiError(500, "Internal error fetching the file.", SEE_LOG) from error
     if picture is None or picture.chat_id != found.id:
@@ -175,7 +175,7 @@ async def interrupt(request: Request, identity: SignedIn, chat: ChatId) -> Respo
     services = services_of(request)
     found = await find_chat(services, identity, chat)
     try:
-        await services.agents.interrupt(found.id)
+        await services.runs.interrupt(found.id)
     except StoreError as error:
         raise ApiError(500, "Failed to interrupt the chat.", SEE_LOG) from error
     return Response(status_code=204)
@@ -223,7 +223,7 @@ async def stream(
     services = services_of(request)
     found = await find_chat(services, identity, chat)
     # Each is a connection that stays, as a session is.
-    if services.agents.watchers + services.live.count >= services.live.capacity:
+    if services.followers.count + services.live.count >= services.live.capacity:
         text = "This server has as many as it takes. Try again later."
         raise ApiError(503, "Too many streams.", text, headers={"Retry-After": "10"})
     last = request.headers.get("Last-Event-ID", "")
@@ -250,7 +250,7 @@ async def _follow(
 ) -> AsyncGenerator[str]:
     status: object = None
     alive_at = trio.current_time() + ALIVE_S
-    with services.agents.watch(chat.id) as watch:
+    with services.followers.watch(chat.id) as watch:
         words = Words()
         while True:
             try:
@@ -271,7 +271,7 @@ async def _follow(
             # Otherwise the message that the words became has been sent.
             if words.behind == after:
                 yield _events(words)
-            if found is None or found.archived or services.agents.closing:
+            if found is None or found.archived or services.followers.closing:
                 return
             now = {"status": found.status}
             if found.last_error is not None:

@@ -6,15 +6,18 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 from uuid import UUID
 
 import trio
 
 from api.agents.model import Model, Reply
-from api.agents.runs import Agents
+from api.agents.runs import Runs
+from api.agents.turns import converse
+from api.agents.watch import Followers
 from api.settings import ModelSettings
-from api.store import Chat, Message, Store, User, Workspace
+from api.store import Chat, Conversations, Message, Store, User, Workspace
 from relay.desktops import Desktops, provider_for
 from relay.limits import Limits
 from tests.labs.clock import ManualClock
@@ -27,7 +30,7 @@ SPAWN = ("spawn_computer_use_agent", {"prompt": "Look at the screen and say what
 
 @dataclass
 class AgentsLab:
-    agents: Agents
+    runs: Runs
     store: Store
     clock: ManualClock
     talker: Talker
@@ -42,19 +45,19 @@ class AgentsLab:
 
     async def ask(self, chat: Chat, text: str = "Do it.") -> Chat:
         """Says something, and waits until the chat is idle."""
-        await self.agents.say(chat.id, text)
+        await self.runs.say(chat.id, text)
         return await self.idle(chat.id)
 
     async def idle(self, chat_id: UUID) -> Chat:
         with trio.fail_after(PATIENCE_S):
-            while chat_id in self.agents._runs:
-                await self.agents._runs[chat_id].over.wait()
+            while chat_id in self.runs._runs:
+                await self.runs._runs[chat_id].over.wait()
             found = await self.store.chat(chat_id)
         assert found is not None
         return found
 
     async def messages(self, chat_id: UUID) -> list[Message]:
-        return await self.agents.conversations.messages(chat_id)
+        return await self.runs.conversations.messages(chat_id)
 
     async def results(self, chat_id: UUID) -> list[dict[str, Any]]:
         """All tool results of a chat, in order."""
@@ -66,8 +69,17 @@ class AgentsLab:
         ]
 
     async def only_child(self, chat: Chat) -> Chat:
-        (child,) = await self.agents.conversations.children(chat.id)
+        (child,) = await self.runs.conversations.children(chat.id)
         return child
+
+
+def runs_of(
+    nursery: trio.Nursery, store: Store, desktops: Desktops, model: Model | Talker, **settings: Any
+) -> Runs:
+    """The chats at work in a process."""
+    answers = cast(Model, model)
+    work = partial(converse, store, desktops, Limits(), ModelSettings(**settings), answers)
+    return Runs(nursery, store, Conversations(store), Followers(), work)
 
 
 @asynccontextmanager
@@ -78,10 +90,8 @@ async def agents_lab(desktop: str = "pattern", **settings: Any) -> AsyncIterator
     workspace = await store.add_workspace(user.id, "dev", desktop)
     async with trio.open_nursery() as nursery:
         desktops = Desktops(nursery, provider_for)
-        agents = Agents(
-            nursery, store, desktops, Limits(), ModelSettings(**settings), cast(Model, talker)
-        )
-        yield AgentsLab(agents, store, clock, talker, desktops, user, workspace, nursery)
+        runs = runs_of(nursery, store, desktops, talker, **settings)
+        yield AgentsLab(runs, store, clock, talker, desktops, user, workspace, nursery)
         nursery.cancel_scope.cancel()
     await store.aclose()
 
@@ -118,6 +128,5 @@ async def running_tool(lab: AgentsLab, *answers: Any) -> Any:
     return chat, child
 
 
-def other_process(lab: AgentsLab) -> Agents:
-    settings, model = ModelSettings(), cast(Model, lab.talker)
-    return Agents(lab.nursery, lab.store, lab.desktops, Limits(), settings, model)
+def other_process(lab: AgentsLab) -> Runs:
+    return runs_of(lab.nursery, lab.store, lab.desktops, lab.talker)

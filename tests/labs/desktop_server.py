@@ -17,13 +17,14 @@ from uuid import UUID
 import pytest
 import trio
 
-from api.agents.runs import Agents
+from api.agents.runs import Runs
+from api.agents.watch import Followers
 from api.app import create_app
 from api.http.serve import serve
 from api.live import LiveSessions
 from api.services import Services
 from api.settings import Settings
-from api.store import Store
+from api.store import Conversations, Store
 from relay import DesktopError, TcpAddress
 from relay.desktops import Desktops, RunningDesktop
 from relay.dialling.login import DesktopEnd
@@ -176,14 +177,16 @@ async def lab() -> AsyncIterator[Lab]:
     settings = Settings.model_construct()
     async with trio.open_nursery() as nursery:
         limits = Limits(close_timeout_s=0.2)
-        agents = Agents(nursery, store, cast(Desktops, desktops), limits, settings.model, None)
+        conversations, followers = Conversations(store), Followers()
         services = Services(
             settings=settings,
             store=store,
+            conversations=conversations,
             desktops=cast(Desktops, desktops),
             limits=limits,
             live=live,
-            agents=agents,
+            followers=followers,
+            runs=Runs(nursery, store, conversations, followers, None),
         )
         app = create_app(services)
         made = Lab(0, store, desktops, live, await store.create_token(user.id), chat.id)

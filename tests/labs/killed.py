@@ -8,22 +8,20 @@ from __future__ import annotations
 import itertools
 import sys
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import trio
 
-from api.agents.model import Model, Reply
-from api.agents.runs import Agents
-from api.settings import ModelSettings
+from api.agents.model import Reply
+from api.agents.runs import Runs
 from api.store import Chat, Store
 from relay.desktops import Desktops, provider_for
-from relay.limits import Limits
-from tests.labs.agents import to_spawned
+from tests.labs.agents import runs_of, to_spawned
 from tests.labs.language_model.scripted import Talker, call, calls, on_screen, said
 
 
-async def more(agents: Agents, chat: Chat, _asked: dict[str, Any]) -> Reply:
-    await agents.say(chat.id, "And more.")
+async def more(runs: Runs, chat: Chat, _asked: dict[str, Any]) -> Reply:
+    await runs.say(chat.id, "And more.")
     return said("Done.")
 
 
@@ -33,14 +31,7 @@ async def main(url: str) -> None:
     workspace = await store.add_workspace(user.id, "dev", "pattern")
     talker = Talker()
     async with trio.open_nursery() as nursery:
-        agents = Agents(
-            nursery,
-            store,
-            Desktops(nursery, provider_for),
-            Limits(),
-            ModelSettings(),
-            cast(Model, talker),
-        )
+        runs = runs_of(nursery, store, Desktops(nursery, provider_for), talker)
         sys.stdout.write("working\n")
         sys.stdout.flush()
         for _ in itertools.count():
@@ -48,11 +39,11 @@ async def main(url: str) -> None:
             talker.parent = [
                 calls(call("spawn_computer_use_agent", {"prompt": "Look."})),
                 to_spawned("wait_agent"),
-                partial(more, agents, chat),
+                partial(more, runs, chat),
             ]
             talker.agent = [calls(on_screen("screenshot")), said("Seen.")]
-            await agents.say(chat.id, "Do it.")
-            await agents.wait_idle(chat.id)
+            await runs.say(chat.id, "Do it.")
+            await runs.wait_idle(chat.id)
 
 
 if __name__ == "__main__":

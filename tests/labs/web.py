@@ -12,13 +12,15 @@ import trio
 from fastapi import FastAPI
 
 from api.agents.model import Model
-from api.agents.runs import Agents
+from api.agents.runs import Runs
+from api.agents.turns import converse
+from api.agents.watch import Followers
 from api.app import create_app
 from api.http.serve import serve
 from api.live import LiveSessions
 from api.services import Services
 from api.settings import Settings
-from api.store import Store, User, Workspace
+from api.store import Conversations, Store, User, Workspace
 from relay.desktops import Desktops
 from relay.limits import Limits
 from relay.rfb.errors import CloseCode
@@ -93,13 +95,19 @@ async def start_web(
     workspace = await store.add_workspace(alice.id, "dev", "pattern")
     these = Settings.model_construct(**settings)
     desktops = desktops or cast(Desktops, NoDesktops())
+    work = None
+    if answers is not None:
+        work = partial(converse, store, desktops, Limits(), these.model, cast(Model, answers))
+    conversations, followers = Conversations(store), Followers()
     services = Services(
         settings=these,
         store=store,
+        conversations=conversations,
         desktops=desktops,
         limits=Limits(),
         live=live,
-        agents=Agents(nursery, store, desktops, Limits(), these.model, cast(Model | None, answers)),
+        followers=followers,
+        runs=Runs(nursery, store, conversations, followers, work),
     )
     app = create_app(services)
     (url,) = await nursery.start(partial(serve, app, bind=["127.0.0.1:0"]))

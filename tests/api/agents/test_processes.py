@@ -9,22 +9,20 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 import trio
 from sqlalchemy import Connection
 
-from api.agents.model import Model, Reply
-from api.agents.runs import FENCE_S, LOOK_S, LOST, Agents
-from api.settings import ModelSettings
+from api.agents.model import Reply
+from api.agents.runs import FENCE_S, LOOK_S, LOST, Runs
 from api.store import Chat, Store, StoreError
 from api.store.conversations import ABANDONED, BUSY, LEASE_S
 from api.store.store import ANSWER_S
 from relay.desktops import Desktops, provider_for
-from relay.limits import Limits
-from tests.labs.agents import agents_lab, other_process, running_tool
+from tests.labs.agents import agents_lab, other_process, running_tool, runs_of
 from tests.labs.clock import ManualClock
 from tests.labs.databases import postgresql, url
 from tests.labs.language_model.scripted import Talker, said
@@ -54,17 +52,16 @@ class Slow(Talker):
 
 
 @asynccontextmanager
-async def process(url: str, talker: Talker) -> AsyncIterator[Agents]:
+async def process(url: str, talker: Talker) -> AsyncIterator[Runs]:
     store = await Store.open(url)
     async with trio.open_nursery() as nursery:
-        desktops, settings = Desktops(nursery, provider_for), ModelSettings()
-        yield Agents(nursery, store, desktops, Limits(), settings, cast(Model, talker))
+        yield runs_of(nursery, store, Desktops(nursery, provider_for), talker)
         nursery.cancel_scope.cancel()
     await store.aclose()
 
 
 @asynccontextmanager
-async def two_processes(url: str, slow: Slow) -> AsyncIterator[tuple[Agents, Agents, Chat]]:
+async def two_processes(url: str, slow: Slow) -> AsyncIterator[tuple[Runs, Runs, Chat]]:
     """One that runs a chat, and another; the chat."""
     async with process(url, slow) as one, process(url, Talker()) as other:
         user = await one._store.ensure_user("alice")
@@ -74,8 +71,8 @@ async def two_processes(url: str, slow: Slow) -> AsyncIterator[tuple[Agents, Age
         yield one, other, chat
 
 
-async def status(agents: Agents, chat: Chat) -> str:
-    found = await agents._store.chat(chat.id)
+async def status(runs: Runs, chat: Chat) -> str:
+    found = await runs._store.chat(chat.id)
     assert found is not None
     return found.status
 
@@ -175,10 +172,10 @@ async def test_what_was_said_before_an_interrupt_is_not_answered() -> None:
         slow = Slow()
         lab.talker.parent = list(slow.parent)
         chat = await lab.chat()
-        await lab.agents.say(chat.id, "Do it.")
+        await lab.runs.say(chat.id, "Do it.")
         await slow.asked.wait()
-        await lab.agents.say(chat.id, "And that.")
-        assert await lab.agents.interrupt(chat.id)
+        await lab.runs.say(chat.id, "And that.")
+        assert await lab.runs.interrupt(chat.id)
         assert (await lab.idle(chat.id)).status == "waiting"
         assert len(await lab.messages(chat.id)) == 1
 
@@ -218,16 +215,16 @@ async def test_a_chat_that_another_process_runs_is_left_to_it() -> None:
 async def test_what_another_process_was_told_at_the_very_end_is_heard() -> None:
     async with agents_lab() as lab:
         chat, other = await lab.chat(), other_process(lab)
-        finish = lab.agents.conversations.finish
+        finish = lab.runs.conversations.finish
 
         async def slow(*ending: Any, **options: Any) -> bool:
-            lab.agents.conversations.finish = finish  # type: ignore[method-assign]
+            lab.runs.conversations.finish = finish  # type: ignore[method-assign]
             await other.say(chat.id, "One more.")
             while chat.id in other._runs:
                 await trio.sleep(0.01)
             return await finish(*ending, **options)
 
-        lab.agents.conversations.finish = slow  # type: ignore[method-assign]
+        lab.runs.conversations.finish = slow  # type: ignore[method-assign]
         lab.talker.parent = [said("First."), said("Second.")]
         await lab.ask(chat)
         assert [m.role for m in await lab.messages(chat.id)] == ["user", "assistant"] * 2
@@ -236,7 +233,7 @@ async def test_what_another_process_was_told_at_the_very_end_is_heard() -> None:
 async def test_a_lease_is_not_taken_for_anothers() -> None:
     async with agents_lab() as lab:
         chat = await lab.chat()
-        conversations = lab.agents.conversations
+        conversations = lab.runs.conversations
         first, second = uuid4(), uuid4()
         assert await conversations.begin(chat.id, first)
         lab.clock.advance(seconds=LEASE_S + 1)
@@ -271,7 +268,7 @@ async def test_a_run_whose_lease_cannot_be_renewed_ends(monkeypatch: pytest.Monk
         async def fail(chat_id: UUID, run_id: UUID) -> bool:
             raise StoreError("gone")
 
-        lab.agents.conversations.renew = fail  # type: ignore[method-assign]
+        lab.runs.conversations.renew = fail  # type: ignore[method-assign]
         found = await lab.idle(child.id)
         assert (found.status, found.last_error) == ("error", LOST)
 
@@ -285,7 +282,7 @@ async def test_a_database_that_hangs_ends_a_run_before_its_lease_is_over(
     let_go = threading.Event()
     async with agents_lab() as lab:
         _, child = await running_tool(lab)
-        run = lab.agents._runs[child.id]
+        run = lab.runs._runs[child.id]
         monkeypatch.setattr("api.store.store.ANSWER_S", 0.3)
 
         def hang(_connection: Connection) -> None:
@@ -318,7 +315,7 @@ async def test_a_suspended_users_run_ends(monkeypatch: pytest.MonkeyPatch) -> No
         await lab.store.set_user_status(lab.user.id, "suspended")
         assert (await lab.idle(child.id)).status == "waiting"
         asked = len(lab.talker.requests)
-        lab.agents.start(child.id)
+        lab.runs.start(child.id)
         assert (await lab.idle(child.id)).status == "waiting"
         assert len(lab.talker.requests) == asked
 
@@ -329,7 +326,7 @@ async def test_a_suspended_users_run_ends(monkeypatch: pytest.MonkeyPatch) -> No
 async def test_a_chat_that_was_left_running_is_found() -> None:
     async with agents_lab() as lab:
         chat, other = await lab.chat(), await lab.chat()
-        conversations = lab.agents.conversations
+        conversations = lab.runs.conversations
         assert await conversations.begin(chat.id, uuid4())
         assert not await conversations.begin(chat.id, uuid4())
         lab.clock.now += timedelta(seconds=LEASE_S - 1)
@@ -345,7 +342,7 @@ async def test_a_chat_that_was_left_running_is_found() -> None:
 
 async def test_a_chat_whose_process_died_before_it_began_is_found() -> None:
     async with agents_lab() as lab:
-        chat, conversations = await lab.chat(), lab.agents.conversations
+        chat, conversations = await lab.chat(), lab.runs.conversations
         assert await conversations.ask(chat.id, said("Do it.").content, limit=1)
         found = await lab.store.chat(chat.id)
         assert found is not None
@@ -358,13 +355,13 @@ async def test_a_chat_whose_process_died_before_it_began_is_found() -> None:
 async def test_what_was_said_while_nobody_noticed_is_answered() -> None:
     async with agents_lab() as lab:
         chat, quiet = await lab.chat(), await lab.chat()
-        conversations = lab.agents.conversations
+        conversations = lab.runs.conversations
         for killed in (chat, quiet):
             assert await conversations.begin(killed.id, uuid4())
-        await lab.agents.say(chat.id, "Are you there?")
+        await lab.runs.say(chat.id, "Are you there?")
         assert (await lab.idle(chat.id)).status == "running"
         lab.clock.advance(seconds=LEASE_S + 1)
-        lab.nursery.start_soon(lab.agents.watch_abandoned)
+        lab.nursery.start_soon(lab.runs.watch_abandoned)
         with trio.fail_after(PATIENCE_S):
             while not await lab.messages(chat.id):
                 await trio.sleep(0.01)
@@ -389,14 +386,12 @@ async def test_no_chat_stays_busy_with_nobody_who_runs_it(tmp_path: Path, after_
     store = await Store.open(url, clock=later)
     left = [chat for chat in await store.chats() if chat.status in BUSY]
     async with trio.open_nursery() as nursery:
-        desktops, settings = Desktops(nursery, provider_for), ModelSettings()
-        talker = cast(Model, Talker())
-        agents = Agents(nursery, store, desktops, Limits(), settings, talker)
-        assert sorted(await agents.conversations.mark_abandoned()) == sorted(c.id for c in left)
+        runs = runs_of(nursery, store, Desktops(nursery, provider_for), Talker())
+        assert sorted(await runs.conversations.mark_abandoned()) == sorted(c.id for c in left)
         assert {chat.status for chat in await store.chats()} <= {"waiting", "error"}
         for chat in left:
-            await agents.say(chat.id, "Go on.")
-            idle = await agents.wait_idle(chat.id, PATIENCE_S)
+            await runs.say(chat.id, "Go on.")
+            idle = await runs.wait_idle(chat.id, PATIENCE_S)
             assert idle is not None
             assert (idle.status, idle.last_error) == ("waiting", None)
         nursery.cancel_scope.cancel()

@@ -20,7 +20,7 @@ NOT_BELOW = "target chat is not a descendant of current chat"
 
 
 def tools_of(lab: AgentsLab, chat: Chat) -> AgentTools:
-    return AgentTools(lab.agents, lab.store, chat)
+    return AgentTools(lab.runs, lab.store, chat)
 
 
 async def answer(tools: AgentTools, name: str, **given: object) -> dict[str, Any]:
@@ -63,7 +63,7 @@ async def test_without_a_workspace_there_is_no_desktop() -> None:
         chat = await lab.chat(workspace=False)
         with pytest.raises(ToolError, match="the chat has no workspace"):
             await tools_of(lab, chat).run("spawn_computer_use_agent", {"prompt": "x"})
-        assert await lab.agents.conversations.children(chat.id) == []
+        assert await lab.runs.conversations.children(chat.id) == []
 
 
 async def test_a_model_cannot_spawn_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,10 +78,10 @@ async def test_a_model_cannot_spawn_without_end(monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(ToolError, match="create child chat: Too many chats are at work"):
             await tools.run("spawn_computer_use_agent", {"prompt": "x"})
         with pytest.raises(Busy, match="Too many chats are at work"):
-            await lab.agents.say((await lab.chat()).id, "Hello.")
+            await lab.runs.say((await lab.chat()).id, "Hello.")
         # Who is at work already can be talked to.
-        await lab.agents.say(child.id, "Hello.")
-        await lab.agents.interrupt(child.id)
+        await lab.runs.say(child.id, "Hello.")
+        await lab.runs.interrupt(child.id)
         assert (await answer(tools, "spawn_computer_use_agent", prompt="x"))["status"] == "pending"
 
 
@@ -93,14 +93,14 @@ async def test_of_many_at_once_only_so_many_start(monkeypatch: pytest.MonkeyPatc
 
         async def say() -> None:
             try:
-                await lab.agents.say((await lab.chat()).id, "Hello.")
+                await lab.runs.say((await lab.chat()).id, "Hello.")
             except Busy as error:
                 busy.append(error)
 
         async with trio.open_nursery() as nursery:
             for _ in range(5):
                 nursery.start_soon(say)
-        assert (len(busy), len(lab.agents._runs)) == (3, 2)
+        assert (len(busy), len(lab.runs._runs)) == (3, 2)
 
 
 async def hang(_asked: dict[str, Any]) -> Reply:
@@ -127,9 +127,9 @@ async def test_a_database_that_fails_is_told(
             raise StoreError("gone")
 
         monkeypatch.setattr(lab.store, "chat", fail)
-        monkeypatch.setattr(lab.agents.conversations, "create_child", fail)
+        monkeypatch.setattr(lab.runs.conversations, "create_child", fail)
         if name == "list_agents":
-            monkeypatch.setattr(lab.agents.conversations, "children", fail)
+            monkeypatch.setattr(lab.runs.conversations, "children", fail)
         with pytest.raises(ToolError, match=f"^{text}"):
             await tools_of(lab, chat).run(name, given.get(name, {}))
 
@@ -163,7 +163,7 @@ async def test_how_long_is_waited(monkeypatch: pytest.MonkeyPatch, timeout_s: fl
 
     async with agents_lab() as lab:
         chat, child = await running_tool(lab)
-        monkeypatch.setattr(lab.agents, "wait_idle", wait_idle)
+        monkeypatch.setattr(lab.runs, "wait_idle", wait_idle)
         about = {"chat_id": str(child.id), "timeout_seconds": timeout_s}
         for given in (about, about | {"timeout_seconds": 7}, {"chat_id": str(child.id)}):
             with pytest.raises(ToolError, match="timed out"):
@@ -226,13 +226,13 @@ async def test_waiting_for_an_agent_that_was_told_something_just_now() -> None:
     async with agents_lab() as lab:
         chat, child = await running_tool(lab, said("Heard."))
         tools, about = tools_of(lab, chat), {"chat_id": str(child.id)}
-        begin = lab.agents.conversations.begin
+        begin = lab.runs.conversations.begin
 
         async def slow(chat_id: UUID, run_id: UUID) -> bool:
             await trio.sleep(0.05)
             return await begin(chat_id, run_id)
 
-        lab.agents.conversations.begin = slow  # type: ignore[method-assign]
+        lab.runs.conversations.begin = slow  # type: ignore[method-assign]
         await answer(tools, "message_agent", message="Stop that.", interrupt=True, **about)
         assert (await answer(tools, "wait_agent", **about))["report"] == "Heard."
 
@@ -240,7 +240,7 @@ async def test_waiting_for_an_agent_that_was_told_something_just_now() -> None:
 async def test_an_agent_that_failed_says_what_it_had() -> None:
     async with agents_lab(turns_limit=1) as lab:
         chat, child = await running_tool(lab)
-        await lab.agents.interrupt(child.id)
+        await lab.runs.interrupt(child.id)
         lab.talker.agent = [calls(on_screen("screenshot"))]
         await lab.ask(child, "Once more.")
         with pytest.raises(ToolError, match="Stopped after 1 turns"):
@@ -265,7 +265,7 @@ async def test_a_title_that_was_given(given: str, title: str) -> None:
 async def another_process_runs(lab: AgentsLab) -> tuple[AgentTools, dict[str, str]]:
     """The tools of a chat whose agent another process runs, and which it is."""
     chat, child = await running_tool(lab, calls(on_screen("wait", {"duration": 60})))
-    await lab.agents.interrupt(child.id)
+    await lab.runs.interrupt(child.id)
     await other_process(lab).say(child.id, "Go on.")
     with trio.fail_after(5):
         while len(await lab.messages(child.id)) < 4:
@@ -304,7 +304,7 @@ async def test_so_many_agents_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     async with agents_lab() as lab:
         chat, child = await running_tool(lab)
         tools, about = tools_of(lab, chat), {"chat_id": str(child.id)}
-        await lab.agents.interrupt(child.id)
+        await lab.runs.interrupt(child.id)
         lab.talker.agent = [calls(on_screen("wait", {"duration": 60})) for _ in range(3)]
         for _ in range(2):
             await answer(tools, "spawn_computer_use_agent", prompt="Look.")
@@ -314,7 +314,7 @@ async def test_so_many_agents_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         ):
             with pytest.raises(ToolError, match="2 agents are at work already"):
                 await call
-        children = await lab.agents.conversations.children(chat.id)
+        children = await lab.runs.conversations.children(chat.id)
         at_work = next(other for other in children if other.id != child.id)
         await answer(tools, "close_agent", chat_id=str(at_work.id))
         await answer(tools, "message_agent", message="Go on.", **about)

@@ -47,7 +47,7 @@ class App:
 
     state = SimpleNamespace(
         services=SimpleNamespace(
-            live=LiveSessions(), store=None, agents=SimpleNamespace(close_watches=lambda: None)
+            live=LiveSessions(), store=None, followers=SimpleNamespace(close=lambda: None)
         )
     )
     __call__ = staticmethod(app)

@@ -13,7 +13,6 @@ import pytest
 import trio
 
 from api.agents.model import Reply
-from api.agents.runs import Agents
 from api.http.serve import serve_app
 from api.services import Services
 from api.store import Chat, Message
@@ -43,8 +42,8 @@ async def new_chat(server: Web) -> str:
     return f"{CHATS}/{(await server.client.post(CHATS, json=body)).json()['id']}"
 
 
-def agents_of(server: Web) -> Agents:
-    return cast(Services, server.app.state.services).agents
+def services_of(server: Web) -> Services:
+    return cast(Services, server.app.state.services)
 
 
 class Events:
@@ -243,7 +242,7 @@ async def test_who_follows_a_chat_need_not_say_anything(
 
 
 async def test_who_has_left_is_not_told(server: Web) -> None:
-    chat, agents = await new_chat(server), agents_of(server)
+    chat, followers = await new_chat(server), services_of(server).followers
     url = urlsplit(server.url)
     head = f"GET {chat}/stream HTTP/1.1\r\nHost: {url.netloc}\r\n"
     head += f"Coder-Session-Token: {server.token}\r\n\r\n"
@@ -251,26 +250,26 @@ async def test_who_has_left_is_not_told(server: Web) -> None:
         await client.send_all(head.encode())
         await client.receive_some()
         with trio.fail_after(PATIENCE_S):
-            while not agents._watches:
+            while not followers._watches:
                 await trio.sleep(0.02)
     with trio.fail_after(PATIENCE_S):
-        while agents._watches:
+        while followers._watches:
             await trio.sleep(0.02)
 
 
 async def test_words_of_a_message_do_not_come_behind_it(
     server: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    agents = agents_of(server)
-    messages = agents.conversations.messages
+    services = services_of(server)
+    messages = services.conversations.messages
 
     async def slow(chat_id: UUID, *, after: int = 0, limit: int | None = None) -> list[Message]:
         # Of the run the follower sees the end only.
-        while agents._runs and limit is not None:
+        while services.runs._runs and limit is not None:
             await trio.sleep(0.01)
         return await messages(chat_id, after=after, limit=limit)
 
-    monkeypatch.setattr(agents.conversations, "messages", slow)
+    monkeypatch.setattr(services.conversations, "messages", slow)
     chat = await new_chat(server)
     async with follow(server, chat) as events:
         await events.next()
@@ -352,9 +351,9 @@ async def test_archiving_again_ends_what_the_first_time_left(server: Web, talker
     assert await server.store.set_archived(chat_id, True)
     refused = await server.client.post(f"{chat}/archive")
     assert (refused.status_code, refused.json()) == (400, {"message": "Chat is already archived."})
-    (child,) = await agents_of(server).conversations.children(chat_id)
+    (child,) = await services_of(server).conversations.children(chat_id)
     assert {ended[0] for ended in server.live.ended} == {chat_id, child.id}
-    assert agents_of(server)._runs == {}
+    assert services_of(server).runs._runs == {}
 
 
 async def test_a_long_conversation_is_followed_whole(
@@ -364,7 +363,7 @@ async def test_a_long_conversation_is_followed_whole(
     chat = await new_chat(server)
     chat_id = UUID(chat.rpartition("/")[2])
     for _ in range(5):
-        await agents_of(server).conversations.add(chat_id, "user", said("Hello.").content)
+        await services_of(server).conversations.add(chat_id, "user", said("Hello.").content)
     async with follow(server, chat) as events:
         assert [(await events.next())[0] for _ in range(6)] == ["message"] * 5 + ["status"]
         await server.client.post(f"{chat}/archive")
