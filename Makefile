@@ -50,7 +50,7 @@ hostile: setup
 
 # Takes each check out in turn; about an hour. WORDS=flow for those of one file or function.
 mutants: setup
-	$(BIN)/python -m tests.mutants.run $(WORDS)
+	$(BIN)/python tests/mutants/run.py $(WORDS)
 
 # Ours and its peers in turn, some minutes; ARGS="--help" for less. Reports in bench/results.
 bench: setup
