@@ -14,8 +14,8 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from bench.load import Record
-from bench.peers import install
-from bench.report import Figure, line
+from bench.peers.install import install
+from bench.report.tables import Figure, line
 from bench.runs import Run, available, rounds
 
 

@@ -39,7 +39,7 @@ from multiprocessing.context import ForkProcess as Process
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from bench.peers import announced
+from bench.peers.processes import announced
 from bench.wire import KEY, frame, masked
 
 RATIO_BAR = 1.10

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.load import Record
-from bench.peers import PEERS
+from bench.peers.relays import PEERS
 from bench.runs import Run, parallel
 from bench.workloads import WORKLOADS
 

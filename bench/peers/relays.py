@@ -1,33 +1,25 @@
 """The relays that are measured: ours and its peers, each started afresh for each run.
 
-`python -m bench.peers` installs websockify and npm's ws into bench/.peers. nginx, haproxy and node
-are used where they are on the PATH. What cannot be had is left out, with the reason.
+nginx, haproxy and node are used where they are on the PATH; websockify and npm's ws where
+`python -m bench.peers` has installed them. What cannot be had is left out, with the reason.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-HERE = Path(__file__).parent
-FOLDER = HERE / ".peers"
-WEBSOCKIFY = FOLDER / "venv" / "bin" / "websockify"
-WS = FOLDER / "node" / "node_modules" / "ws"
-
-START_S = 20
-STOP_S = 5
+from bench.peers.install import WEBSOCKIFY, WS
+from bench.peers.processes import Running, Unavailable, announced, free_port, listening
+from bench.places import BENCH
 
 NGINX = """
 daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/log warn;
@@ -60,95 +52,6 @@ listen relay
 """
 
 
-@dataclass(frozen=True)
-class Running:
-    """Where a viewer goes, and the root of the process tree that is measured (None: no relay)."""
-
-    address: str
-    token: str = ""
-    pid: int | None = None
-
-
-class Unavailable(Exception):
-    """A peer, or a desktop, that cannot be had here; says why."""
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
-
-
-@contextmanager
-def child(
-    command: list[str], cpus: set[int], **environment: str
-) -> Iterator[tuple[subprocess.Popen[str], Callable[[], str]]]:
-    """A process on these CPUs, and how to get at the end of what it has logged."""
-    with tempfile.TemporaryFile("w+") as log:
-        own = os.sched_getaffinity(0)
-        # Inherited, so that no thread or child of it can begin elsewhere.
-        os.sched_setaffinity(0, cpus)
-        try:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                env=os.environ | environment,
-            )
-        finally:
-            os.sched_setaffinity(0, own)
-
-        def last_words() -> str:
-            log.seek(0)
-            return log.read()[-2000:]
-
-        with process:
-            try:
-                yield process, last_words
-            finally:
-                process.terminate()
-                try:
-                    process.wait(STOP_S)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-
-
-@contextmanager
-def announced(command: list[str], cpus: set[int]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """A child that says as JSON, in its first line of output, where it serves. Raises
-    Unavailable where it says why it cannot (exit status 69), and SystemExit where it does not."""
-    with child(command, cpus) as (process, last_words):
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        if not line:
-            status = process.wait()
-            if status == os.EX_UNAVAILABLE:
-                raise Unavailable(last_words().strip())
-            raise SystemExit(f"{' '.join(command)} did not start:\n{last_words()}")
-        yield process.pid, json.loads(line)
-
-
-@contextmanager
-def _listening(
-    command: list[str], port: int, scheme: str, cpus: set[int], **environment: str
-) -> Iterator[Running]:
-    """A child that says nothing: it is ready when its port answers."""
-    with child(command, cpus, **environment) as (process, last_words):
-        deadline = time.monotonic() + START_S
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            except ConnectionRefusedError:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    text = f"{command[0]} did not start:\n{last_words()}"
-                    raise SystemExit(text) from None
-                time.sleep(0.02)
-        yield Running(f"{scheme}://127.0.0.1:{port}/", pid=process.pid)
-
-
 @contextmanager
 def _direct(desktop: dict[str, int], _cpus: set[int]) -> Iterator[Running]:
     yield Running(f"tcp://127.0.0.1:{desktop['tcp']}")
@@ -169,7 +72,7 @@ def _nginx(desktop: dict[str, int], cpus: set[int]) -> Iterator[Running]:
         path = Path(folder, "nginx.conf")
         path.write_text(NGINX.format(folder=folder, port=port, desktop=desktop["ws"]))
         command = [_program("nginx"), "-e", f"{folder}/log", "-c", str(path)]
-        with _listening(command, port, "ws", cpus) as running:
+        with listening(command, port, "ws", cpus) as running:
             yield running
 
 
@@ -180,15 +83,20 @@ def _haproxy(splice: str, desktop: dict[str, int], cpus: set[int]) -> Iterator[R
         path = Path(folder, "haproxy.cfg")
         path.write_text(HAPROXY.format(splice=splice, port=port, desktop=desktop["tcp"]))
         command = [_program("haproxy"), "-db", "-f", str(path)]
-        with _listening(command, port, "tcp", cpus) as running:
+        with listening(command, port, "tcp", cpus) as running:
             yield running
 
 
 @contextmanager
 def _node(desktop: dict[str, int], cpus: set[int]) -> Iterator[Running]:
     port = free_port()
-    command = [_program("node"), str(HERE / "node_relay.js"), str(port), str(desktop["tcp"])]
-    with _listening(command, port, "ws", cpus, NODE_PATH=str(WS.parent)) as running:
+    command = [
+        _program("node"),
+        str(BENCH / "peers" / "node_relay.js"),
+        str(port),
+        str(desktop["tcp"]),
+    ]
+    with listening(command, port, "ws", cpus, NODE_PATH=str(WS.parent)) as running:
         yield running
 
 
@@ -196,7 +104,7 @@ def _node(desktop: dict[str, int], cpus: set[int]) -> Iterator[Running]:
 def _websockify(desktop: dict[str, int], cpus: set[int]) -> Iterator[Running]:
     port = free_port()
     command = [str(WEBSOCKIFY), f"127.0.0.1:{port}", f"127.0.0.1:{desktop['tcp']}"]
-    with _listening(command, port, "ws", cpus) as running:
+    with listening(command, port, "ws", cpus) as running:
         yield running
 
 
@@ -212,7 +120,7 @@ def _said(*command: str) -> str:
 
 
 def _ours_version() -> str:
-    describe = ("git", "-C", str(HERE), "describe", "--always", "--dirty")
+    describe = ("git", "-C", str(BENCH), "describe", "--always", "--dirty")
     return f"this checkout, {_said(*describe)}" if shutil.which("git") else "this checkout"
 
 
@@ -267,26 +175,3 @@ PEERS = {
     "node": Peer("node_relay.js on npm's ws", _node, _node_version),
     "websockify": Peer("websockify", _websockify, _websockify_version),
 }
-
-
-def install() -> None:
-    """Gets websockify and npm's ws, where they are missing and can be had."""
-    FOLDER.mkdir(exist_ok=True)
-    if not WEBSOCKIFY.exists():
-        venv = str(FOLDER / "venv")
-        pip = [f"{venv}/bin/python", "-m", "pip", "install", "--quiet"]
-        if _attempt([sys.executable, "-m", "venv", venv]):
-            _attempt([*pip, "websockify==0.13.0"])
-    if not WS.exists() and shutil.which("npm"):
-        _attempt(["npm", "install", "--silent", "--prefix", str(FOLDER / "node"), "ws@8"])
-
-
-def _attempt(command: list[str]) -> bool:
-    status = subprocess.run(command, check=False, stdout=sys.stderr).returncode
-    if status:
-        print(f"bench: {' '.join(command)} failed with {status}", file=sys.stderr)
-    return not status
-
-
-if __name__ == "__main__":
-    install()

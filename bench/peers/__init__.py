@@ -1,0 +1,1 @@
+"""The relays that are measured: ours and its peers."""
