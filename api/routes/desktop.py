@@ -198,7 +198,11 @@ async def _workspace(
     """The workspace whose desktop is asked for. Raises ApiError."""
     # After a write of ours since that look it takes another: whoever archived the chat before
     # the session was listed has not found it.
-    if access is not None and access.changes == services.store.changes and access.workspace:
+    if (
+        access is not None
+        and access.changes == services.store.database.changes
+        and access.workspace
+    ):
         return access.workspace
     chat = await find_chat(services, identity, chat_text)
     if chat.archived:
