@@ -159,7 +159,7 @@ async def _identify(
     """
     scope = request.scope
     if scope["type"] != "websocket":
-        # Only a good upgrade request arrives as anything else (api/http/takeover.py).
+        # Only a good upgrade request arrives as anything else (api/http/http1.py).
         problem = upgrade_problem(scope["method"], scope["http_version"], scope["headers"])
         assert problem is not None
         raise problem
