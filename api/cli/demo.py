@@ -13,7 +13,8 @@ from api.run import run_server
 from api.services import Services
 from api.settings import Settings
 from api.store import Store, User, Workspace
-from api.store.store import LINK_LIFETIME_S, MEMORY_URL
+from api.store.database import MEMORY_URL
+from api.store.store import LINK_LIFETIME_S
 from relay.desktops import choose_automatically
 from relay.errors import DesktopError
 

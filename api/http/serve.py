@@ -23,7 +23,8 @@ from hypercorn.config import Config
 from hypercorn.trio.worker_context import WorkerContext
 from starlette.types import ASGIApp
 
-from api.http.takeover import READ_TIMEOUT_S, Connection, HttpServer
+from api.http.http1 import HttpServer
+from api.http.takeover import READ_TIMEOUT_S, Connection
 from api.live import SPARE_CONNECTIONS
 from api.services import Services
 from relay import CloseCode

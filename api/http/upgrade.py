@@ -2,7 +2,7 @@
 
 RFC 6455, Section 4.2.1. Hypercorn's own judgement checks the key for HTTP/1.1 only, takes the
 last of duplicated headers, and refuses with an empty 400 that does not say which version it
-speaks. So a request that fails here is a plain HTTP request for Hypercorn (api/http/takeover.py),
+speaks. So a request that fails here is a plain HTTP request for Hypercorn (api/http/http1.py),
 and the endpoint answers it with what is returned here.
 """
 

@@ -159,7 +159,7 @@ async def _identify(
     """
     scope = request.scope
     if scope["type"] != "websocket":
-        # Only a good upgrade request arrives as anything else (api/http/takeover.py).
+        # Only a good upgrade request arrives as anything else (api/http/http1.py).
         problem = upgrade_problem(scope["method"], scope["http_version"], scope["headers"])
         assert problem is not None
         raise problem
@@ -198,7 +198,11 @@ async def _workspace(
     """The workspace whose desktop is asked for. Raises ApiError."""
     # After a write of ours since that look it takes another: whoever archived the chat before
     # the session was listed has not found it.
-    if access is not None and access.changes == services.store.changes and access.workspace:
+    if (
+        access is not None
+        and access.changes == services.store.database.changes
+        and access.workspace
+    ):
         return access.workspace
     chat = await find_chat(services, identity, chat_text)
     if chat.archived:

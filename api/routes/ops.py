@@ -26,7 +26,7 @@ async def healthz() -> str:
 async def readyz(request: Request) -> str:
     """Whether requests can be served: the store answers."""
     try:
-        await services_of(request).store.ping()
+        await services_of(request).store.database.ping()
     except StoreError as error:
         raise ApiError(503, "Not ready.", "The store does not answer.") from error
     return "OK"

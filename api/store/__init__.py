@@ -4,8 +4,9 @@ login links."""
 from __future__ import annotations
 
 from api.store.conversations import Conversations
+from api.store.database import StoreError
 from api.store.records import Access, Chat, File, Message, Token, User, Workspace
-from api.store.store import Clock, Store, StoreError, utc_now
+from api.store.store import Clock, Store, utc_now
 
 __all__ = [
     "Access",

@@ -26,9 +26,10 @@ from sqlalchemy import (
     update,
 )
 
+from api.store.database import StoreError
 from api.store.records import Chat, File, Message
 from api.store.schema import chats, files, messages, users, waiting_messages
-from api.store.store import Store, StoreError
+from api.store.store import Store
 
 __all__ = ["ABANDONED", "BUSY", "LEASE_S", "Conversations"]
 
@@ -96,7 +97,7 @@ class Conversations:
             _add(connection, child.id, "user", prompt, now)
             return child
 
-        return await self._store.run(work, write=True)
+        return await self._store.database.run(work, write=True)
 
     async def children(self, chat_id: UUID) -> list[Chat]:
         """Those that a chat has spawned, newest first."""
@@ -105,7 +106,7 @@ class Conversations:
             .where(chats.c.parent_id == chat_id)
             .order_by(chats.c.created_at.desc(), chats.c.id)
         )
-        rows = await self._store.run(lambda connection: connection.execute(query).all())
+        rows = await self._store.database.rows(query)
         return [Chat(**row._mapping) for row in rows]
 
     # Who runs a chat.
@@ -128,7 +129,7 @@ class Conversations:
         """Whether a run goes on: it was not interrupted, has the lease still, its chat is not
         archived, nor its owner suspended."""
         query = select(chats.c.id).where(chats.c.id == chat_id, _goes_on(run_id))
-        row = await self._store.run(lambda connection: connection.execute(query).first())
+        row = await self._store.database.run(lambda connection: connection.execute(query).first())
         return row is not None
 
     async def finish(
@@ -166,7 +167,7 @@ class Conversations:
             connection.execute(update(chats).where(chats.c.id == chat_id).values(values))
             return again
 
-        return await self._store.run(work, write=True)
+        return await self._store.database.run(work, write=True)
 
     async def interrupt(self, chat_id: UUID) -> bool:
         """Wants whoever runs a chat to stop, which what is said from here on is not meant by.
@@ -181,15 +182,16 @@ class Conversations:
 
     async def _set(self, chat_id: UUID, where: ColumnElement[bool], **values: object) -> bool:
         statement = update(chats).where(chats.c.id == chat_id, where).values(**values)
-        result = await self._store.run(lambda connection: connection.execute(statement), write=True)
-        return bool(result.rowcount)
+        return bool(await self._store.database.write(statement))
 
     async def mark_abandoned(self) -> list[UUID]:
         """Chats that stand as busy and whose lease is over become `error`; which those were."""
         over = chats.c.status.in_(BUSY) & (chats.c.running_until < self._store.now())
         found = select(chats.c.id).where(over)
         # Nearly always there are none, and looking is no write.
-        ids = await self._store.run(lambda connection: connection.execute(found).scalars().all())
+        ids = await self._store.database.run(
+            lambda connection: connection.execute(found).scalars().all()
+        )
         marked: dict[str, object] = {"status": "error", "last_error": ABANDONED} | _NOBODYS
         # Other processes look as well, and one of them marks it.
         return [chat_id for chat_id in ids if await self._set(chat_id, over, **marked)]
@@ -197,7 +199,7 @@ class Conversations:
     async def unheard(self, chat_id: UUID) -> bool:
         """Whether something waits that was not heard."""
         waiting = _waiting(chat_id)
-        row = await self._store.run(lambda connection: connection.execute(waiting).one())
+        row = await self._store.database.run(lambda connection: connection.execute(waiting).one())
         return bool(row[0])
 
     # Messages.
@@ -212,7 +214,7 @@ class Conversations:
             .order_by(messages.c.id)
             .limit(limit)
         )
-        rows = await self._store.run(lambda connection: connection.execute(query).all())
+        rows = await self._store.database.rows(query)
         return [Message(**row._mapping) for row in rows]
 
     async def add(
@@ -235,7 +237,7 @@ class Conversations:
                 connection.execute(insert(files), rows)
             _add(connection, chat_id, role, content, now)
 
-        await self._store.run(work, write=True)
+        await self._store.database.run(work, write=True)
 
     async def ask(self, chat_id: UUID, content: Content, *, limit: int) -> bool:
         """Something of the user's, for when the model listens: a chat at which nobody works is
@@ -267,7 +269,7 @@ class Conversations:
             connection.execute(answer)
             return True
 
-        return await self._store.run(work, write=True)
+        return await self._store.database.run(work, write=True)
 
     async def listen(self, chat_id: UUID, *, run_id: UUID | None = None) -> bool:
         """What waits becomes part of the conversation; whether there was anything. `run_id` as
@@ -287,12 +289,12 @@ class Conversations:
                 connection.execute(delete(waiting_messages).where(waiting_messages.c.id == row.id))
             return bool(rows)
 
-        return await self._store.run(work, write=True)
+        return await self._store.database.run(work, write=True)
 
     async def picture(self, file_id: UUID) -> File | None:
         """The file of that id."""
         columns = (files.c.id, files.c.chat_id, files.c.media_type, files.c.data)
-        row = await self._store.run(
+        row = await self._store.database.run(
             lambda connection: connection.execute(
                 select(*columns).where(files.c.id == file_id)
             ).one_or_none()

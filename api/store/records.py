@@ -96,7 +96,7 @@ class File:
 class Access:
     """What a session on a chat's desktop starts with: the token, if there is one, and the chat's
     workspace, if the chat is the token's user's, not archived, and has one. `changes` is what
-    `Store.changes` was before they were read."""
+    `Database.changes` was before they were read."""
 
     token: Token | None
     workspace: Workspace | None

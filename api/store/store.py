@@ -1,69 +1,27 @@
-"""Everything the server remembers, over SQLAlchemy Core in worker threads.
+"""Who may use the server, and what they have there: users, tokens, login links, workspaces, chats.
 
-Each method is one transaction in one thread, so no half transaction is ever left: whoever is
-cancelled while writing waits for the commit or the rollback. No wait is longer than `ANSWER_S`:
-where a database hangs, its thread is left to itself, and what it was to write may still be written.
+Each method is one transaction (api/store/database.py).
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import secrets
 import string
-import threading
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from functools import partial
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self
 from uuid import UUID, uuid4
 
-import trio
-from alembic.util import CommandError
-from sqlalchemy import (
-    Connection,
-    Delete,
-    Engine,
-    Insert,
-    Row,
-    Select,
-    StaticPool,
-    Update,
-    bindparam,
-    delete,
-    insert,
-    select,
-    text,
-    update,
-)
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
 from api.store.cache import AccessCache
-from api.store.engine import THREADS, DataVersion, make_engine
-from api.store.migrations import migrate
+from api.store.database import Database
 from api.store.records import Access, Chat, Token, User, Workspace
 from api.store.schema import chats, login_links, tokens, users, workspaces
 
-__all__ = [
-    "MEMORY_URL",
-    "Access",
-    "Chat",
-    "Clock",
-    "Store",
-    "StoreError",
-    "Token",
-    "User",
-    "Workspace",
-    "hash_secret",
-    "utc_now",
-]
-
-MEMORY_URL: Final = "sqlite://"
-
-ANSWER_S: Final = 6.0
-"""For one transaction, and the wait for a thread before it. Longer than SQLite waits for another
-process (`BUSY_TIMEOUT_S`), whose own error says more."""
+__all__ = ["LINK_LIFETIME_S", "Clock", "Store", "hash_secret", "utc_now"]
 
 LAST_USED_STEP: Final = timedelta(hours=1)
 """A token's use is written at most this often, so that reading stays reading."""
@@ -76,10 +34,7 @@ _TOKEN_ID_LENGTH: Final = 10
 _TOKEN_SECRET_LENGTH: Final = 22  # 131 bits
 _LINK_CODE_LENGTH: Final = 32
 
-_log = logging.getLogger(__name__)
-
 Clock = Callable[[], datetime]
-_T = TypeVar("_T")
 
 
 def utc_now() -> datetime:
@@ -90,10 +45,6 @@ def utc_now() -> datetime:
 def hash_secret(secret: str) -> bytes:
     """SHA-256. Enough for random secrets, which nobody can enumerate; not for passwords."""
     return hashlib.sha256(secret.encode()).digest()
-
-
-class StoreError(Exception):
-    """The database did not do what was asked. The text is for the operator, not for clients."""
 
 
 def _random_base62(length: int) -> str:
@@ -131,111 +82,23 @@ _ACCESS: Final = (
 class Store:
     """See the module. Every method raises StoreError where the database fails."""
 
-    def __init__(self, engine: Engine, *, clock: Clock, token_lifetime_s: int) -> None:
-        self._engine = engine
+    def __init__(self, database: Database, *, clock: Clock, token_lifetime_s: int) -> None:
+        self.database = database
         self._clock = clock
         self._token_lifetime_s = token_lifetime_s
-        # The in-memory database is one connection, which two threads must not share.
-        threads = 1 if isinstance(engine.pool, StaticPool) else THREADS
-        self._limiter = trio.CapacityLimiter(threads)
-        # How often this process has written: who has looked tells by it whether to look again.
-        self.changes = 0
-        self._counting = threading.Lock()
-        self._data_version: DataVersion | None = None
-        self._cache = AccessCache(self._version)
+        self._cache = AccessCache(database.version)
 
     @classmethod
     async def open(
         cls, database_url: str, *, clock: Clock = utc_now, token_lifetime_s: int = 7 * 86_400
     ) -> Self:
-        """Connects, and brings the tables to this version.
-
-        Raises StoreError where the database can't be reached, or is of a newer version.
-        """
-        try:
-            store = cls(make_engine(database_url), clock=clock, token_lifetime_s=token_lifetime_s)
-        except (SQLAlchemyError, ImportError) as error:
-            raise StoreError(f"cannot use the database: {error}") from error
-        try:
-            with trio.CancelScope(shield=True):  # a large database takes its time
-                await store._in_thread(partial(store._transaction, migrate, write=True))
-            await store._in_thread(store._watch_data_version)
-        except CommandError as error:
-            await store.aclose()
-            raise StoreError(f"the database is not of this version: {error}") from error
-        except StoreError as error:
-            await store.aclose()
-            shown = store._engine.url.render_as_string()  # without its password
-            raise StoreError(f"cannot use the database {shown}: {error}") from error
-        return store
+        """As `Database.open`."""
+        database = await Database.open(database_url)
+        return cls(database, clock=clock, token_lifetime_s=token_lifetime_s)
 
     async def aclose(self) -> None:
-        """Closes the connections; an in-memory database is gone then. Where the database hangs in
-        every thread, they are left to the process's end."""
-        with trio.move_on_after(ANSWER_S, shield=True):
-            await trio.to_thread.run_sync(
-                self._close, limiter=self._limiter, abandon_on_cancel=True
-            )
-
-    def _close(self) -> None:
-        # Before the pool's connections: SQLite tidies its files up when the last one closes.
-        if self._data_version is not None:
-            self._data_version.close()
-        self._engine.dispose()
-
-    def _watch_data_version(self) -> None:
-        self._data_version = DataVersion.of(self._engine)
-
-    def _version(self) -> Hashable | None:
-        """See AccessCache. A database with neither a file nor only this process cannot tell."""
-        if self._data_version is not None:
-            number = self._data_version.read()
-            return None if number is None else (self.changes, number)
-        return self.changes if isinstance(self._engine.pool, StaticPool) else None
-
-    async def run(self, work: Callable[[Connection], _T], *, write: bool = False) -> _T:
-        """`work` as one transaction, which may write only if it says so. Raises StoreError."""
-        with trio.move_on_after(ANSWER_S, shield=write):
-            return await self._in_thread(partial(self._transaction, work, write=write))
-        await trio.lowlevel.checkpoint_if_cancelled()
-        _log.error("the database did not answer within %g s", ANSWER_S)
-        raise StoreError("no answer")
-
-    def _transaction(self, work: Callable[[Connection], _T], *, write: bool) -> _T:
-        try:
-            connection = self._engine.connect().execution_options(write=write)
-            with connection, connection.begin():
-                return work(connection)
-        finally:
-            # Failed ones too: the commit may have been what was not answered. And here, for those
-            # nobody waits for any more.
-            if write:
-                with self._counting:
-                    self.changes += 1
-
-    async def _in_thread(self, work: Callable[[], _T]) -> _T:
-        try:
-            return await trio.to_thread.run_sync(
-                work, limiter=self._limiter, abandon_on_cancel=True
-            )
-        except SQLAlchemyError as error:
-            # `orig` is the driver's own text; str(error) would repeat the statement's values, and
-            # so do PostgreSQL's lines behind the first.
-            cause = str(getattr(error, "orig", None) or type(error).__name__).partition("\n")[0]
-            _log.error("the database failed: %s", cause)
-            raise StoreError(cause) from error
-
-    async def _write(self, statement: Insert | Update | Delete) -> int:
-        """One statement as a transaction; how many rows it has changed."""
-        result = await self.run(lambda connection: connection.execute(statement), write=True)
-        return result.rowcount
-
-    async def _rows(self, query: Select[Any]) -> Sequence[Row[Any]]:
-        return await self.run(lambda connection: connection.execute(query).all())
-
-    async def ping(self) -> None:
-        """Raises StoreError unless the database answers."""
-        await self.run(lambda connection: connection.execute(text("SELECT 1")).scalar_one())
+        """As `Database.aclose`."""
+        await self.database.aclose()
 
     # Users
 
@@ -254,27 +117,27 @@ class Store:
             )
             return user
 
-        return await self.run(work, write=True)
+        return await self.database.run(work, write=True)
 
     async def user(self, name: str) -> User | None:
         """The user of that name."""
-        rows = await self._rows(select(users).where(users.c.name == name))
+        rows = await self.database.rows(select(users).where(users.c.name == name))
         return User(rows[0].id, rows[0].name, rows[0].status) if rows else None
 
     async def users(self) -> list[User]:
         """All users, by name."""
-        rows = await self._rows(select(users).order_by(users.c.name))
+        rows = await self.database.rows(select(users).order_by(users.c.name))
         return [User(row.id, row.name, row.status) for row in rows]
 
     async def set_user_status(self, user_id: UUID, status: str) -> None:
         """Suspends a user, or makes one active again."""
-        await self._write(update(users).where(users.c.id == user_id).values(status=status))
+        await self.database.write(update(users).where(users.c.id == user_id).values(status=status))
 
     # Tokens
 
     async def create_token(self, user_id: UUID, *, lifetime_s: int | None = None) -> str:
         """A new token, `<10 chars>-<22 chars>`. Only its hash is kept: it can't be shown again."""
-        return await self.run(
+        return await self.database.run(
             lambda connection: self._insert_token(connection, user_id, lifetime_s), write=True
         )
 
@@ -299,7 +162,7 @@ class Store:
 
     async def token(self, token_id: str) -> Token | None:
         """The token of that id, expired or not."""
-        rows = await self._rows(_TOKENS.where(tokens.c.id == token_id))
+        rows = await self.database.rows(_TOKENS.where(tokens.c.id == token_id))
         return Token(**_values(rows[0])) if rows else None
 
     async def access(self, token_id: str, chat_id: UUID) -> Access:
@@ -307,8 +170,8 @@ class Store:
         key = (token_id, chat_id)
         if (kept := self._cache.get(key)) is not None:
             return kept
-        before, changes = self._cache.version(), self.changes
-        row = await self.run(
+        before, changes = self._cache.version(), self.database.changes
+        row = await self.database.run(
             lambda connection: connection.execute(
                 _ACCESS, {"token_id": token_id, "chat_id": chat_id}
             ).one_or_none()
@@ -326,7 +189,7 @@ class Store:
 
     async def tokens(self) -> list[Token]:
         """All tokens, oldest first."""
-        rows = await self._rows(_TOKENS.order_by(tokens.c.created_at, tokens.c.id))
+        rows = await self.database.rows(_TOKENS.order_by(tokens.c.created_at, tokens.c.id))
         return [Token(**_values(row)) for row in rows]
 
     def now(self) -> datetime:
@@ -343,7 +206,7 @@ class Store:
         if now - token.last_used_at < LAST_USED_STEP:
             return token.expires_at
         expires_at = now + timedelta(seconds=token.lifetime_s)
-        await self._write(
+        await self.database.write(
             update(tokens)
             .where(tokens.c.id == token.id)
             .values(last_used_at=now, expires_at=expires_at)
@@ -352,7 +215,7 @@ class Store:
 
     async def revoke_token(self, token_id: str) -> bool:
         """Removes a token. False if there is none of that id."""
-        return bool(await self._write(delete(tokens).where(tokens.c.id == token_id)))
+        return bool(await self.database.write(delete(tokens).where(tokens.c.id == token_id)))
 
     # Login links
 
@@ -379,7 +242,7 @@ class Store:
                 )
             )
 
-        await self.run(work, write=True)
+        await self.database.run(work, write=True)
         return code
 
     async def redeem_link(self, code: str) -> tuple[str, str] | None:
@@ -401,7 +264,7 @@ class Store:
             row = connection.execute(select(login_links).where(link)).one()
             return self._insert_token(connection, row.user_id), row.path
 
-        return await self.run(work, write=True)
+        return await self.database.run(work, write=True)
 
     # Workspaces
 
@@ -423,17 +286,17 @@ class Store:
                 )
             )
 
-        await self.run(work, write=True)
+        await self.database.run(work, write=True)
         return workspace
 
     async def workspace(self, workspace_id: UUID) -> Workspace | None:
         """The workspace of that id."""
-        rows = await self._rows(select(workspaces).where(workspaces.c.id == workspace_id))
+        rows = await self.database.rows(select(workspaces).where(workspaces.c.id == workspace_id))
         return Workspace(**_values(rows[0])) if rows else None
 
     async def workspaces(self) -> list[tuple[Workspace, str]]:
         """All workspaces with their owners' names, by these."""
-        rows = await self._rows(
+        rows = await self.database.rows(
             select(workspaces, users.c.name.label("owner"))
             .join(users)
             .order_by(users.c.name, workspaces.c.name)
@@ -451,12 +314,12 @@ class Store:
         """A new chat. `workspace_id` must be one that exists."""
         now = self._clock()
         chat = Chat(uuid4(), owner_id, workspace_id, title, False, now, now)
-        await self._write(insert(chats).values(**asdict(chat)))
+        await self.database.write(insert(chats).values(**asdict(chat)))
         return chat
 
     async def chat(self, chat_id: UUID) -> Chat | None:
         """The chat of that id, whoever owns it."""
-        rows = await self._rows(select(chats).where(chats.c.id == chat_id))
+        rows = await self.database.rows(select(chats).where(chats.c.id == chat_id))
         return Chat(**_values(rows[0])) if rows else None
 
     async def chats(self, owner_id: UUID | None = None, *, archived: bool = False) -> list[Chat]:
@@ -466,7 +329,7 @@ class Store:
             query = query.where(chats.c.owner_id == owner_id)
         if not archived:
             query = query.where(~chats.c.archived)
-        rows = await self._rows(query)
+        rows = await self.database.rows(query)
         return [Chat(**_values(row)) for row in rows]
 
     async def set_archived(self, chat_id: UUID, archived: bool) -> bool:
@@ -482,9 +345,9 @@ class Store:
             connection.execute(changing.where(chats.c.parent_id == chat_id))
             return True
 
-        return await self.run(work, write=True)
+        return await self.database.run(work, write=True)
 
     async def archived(self, chat_ids: Collection[UUID]) -> list[UUID]:
         """Which of those chats are archived."""
         query = select(chats.c.id).where(chats.c.id.in_(chat_ids), chats.c.archived)
-        return [row.id for row in await self._rows(query)]
+        return [row.id for row in await self.database.rows(query)]

@@ -203,7 +203,7 @@ class Workspace:
     async def _upgrade(self, request: HTTPConnection, send: Send) -> None:
         scope = request.scope
         if scope["type"] != "websocket":
-            # Only a good upgrade request arrives as anything else (api/http/takeover.py).
+            # Only a good upgrade request arrives as anything else (api/http/http1.py).
             problem = upgrade_problem(scope["method"], scope["http_version"], scope["headers"])
             assert problem is not None
             raise problem

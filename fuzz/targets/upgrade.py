@@ -9,7 +9,7 @@ import base64
 
 from hypercorn.protocol.ws_stream import Handshake
 
-from api.http.takeover import for_hypercorn
+from api.http.http1 import for_hypercorn
 from api.http.upgrade import upgrade_problem
 from fuzz.conversations import damaged
 from fuzz.data import Data

@@ -12,8 +12,7 @@ import trio
 from trio.testing import MockClock
 
 from api.live import CHECK_S, TRIM_FROM, LiveSessions
-from api.store import Store, StoreError
-from api.store.store import Token
+from api.store import Store, StoreError, Token
 from relay import CloseCode, Session
 from tests.labs.clock import ManualClock
 

@@ -173,7 +173,7 @@ async def provoke(server: Web, path: str, method: str) -> AsyncIterator[httpx.Re
         if path.endswith(("/chats", "/messages")):  # others read no body
             yield await client.post(good, content=slowly())
     if path == "/readyz":
-        store.ping = ping  # type: ignore[method-assign]
+        store.database.ping = ping  # type: ignore[method-assign]
     await server.break_table("tokens" if path == "/metrics" else "chats")
     yield await client.request(method, good, headers=upgrade, content=body)
 

@@ -70,7 +70,7 @@ class Web:
 
     async def break_table(self, name: str) -> None:
         """Makes the store fail at `name` from now on."""
-        await self.store.run(
+        await self.store.database.run(
             lambda connection: connection.exec_driver_sql(f'ALTER TABLE "{name}" RENAME TO gone'),
             write=True,
         )

@@ -20,7 +20,7 @@ from api.agents.model import Reply
 from api.agents.runs import FENCE_S, LOOK_S, LOST, Runs
 from api.store import Chat, Store, StoreError
 from api.store.conversations import ABANDONED, BUSY, LEASE_S
-from api.store.store import ANSWER_S
+from api.store.database import ANSWER_S
 from relay.desktops import Desktops, provider_for
 from tests.labs.agents import agents_lab, other_process, running_tool, runs_of
 from tests.labs.clock import ManualClock
@@ -283,7 +283,7 @@ async def test_a_database_that_hangs_ends_a_run_before_its_lease_is_over(
     async with agents_lab() as lab:
         _, child = await running_tool(lab)
         run = lab.runs._runs[child.id]
-        monkeypatch.setattr("api.store.store.ANSWER_S", 0.3)
+        monkeypatch.setattr("api.store.database.ANSWER_S", 0.3)
 
         def hang(_connection: Connection) -> None:
             let_go.wait(PATIENCE_S)
@@ -299,7 +299,7 @@ async def test_a_database_that_hangs_ends_a_run_before_its_lease_is_over(
 
 async def swallow(store: Store, work: Callable[[Connection], None]) -> None:
     with pytest.raises(StoreError):
-        await store.run(work, write=True)
+        await store.database.run(work, write=True)
 
 
 async def test_the_bounds_leave_time_before_another_may_take_the_chat() -> None:

@@ -192,7 +192,7 @@ async def test_use_keeps_a_token_alive(store: Store, alice: User, clock: ManualC
 
 async def test_broken_store_is_an_internal_error(store: Store, alice: User) -> None:
     request = connection({"Coder-Session-Token": await store.create_token(alice.id)})
-    await store.run(lambda c: c.exec_driver_sql("DROP TABLE tokens"), write=True)
+    await store.database.run(lambda c: c.exec_driver_sql("DROP TABLE tokens"), write=True)
     error = await refusal(store, request)
     assert (error.status, error.detail) == (500, None)
     assert error.message == (

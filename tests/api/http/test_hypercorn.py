@@ -1,4 +1,4 @@
-"""What `api.http.serve` and `api.http.takeover` need of Hypercorn's inside. When its version is
+"""What `api.http.serve` and `api.http.http1` need of Hypercorn's inside. When its version is
 raised and something moved, these tests say what."""
 
 from __future__ import annotations

@@ -289,7 +289,7 @@ async def test_connections_leave_no_descriptor(port: int) -> None:
             await trio.sleep(0.01)
 
 
-# What api/http/takeover.py and api/http/serve.py lean on. A failure names what moved in this
+# What api/http/http1.py and api/http/serve.py lean on. A failure names what moved in this
 # Hypercorn.
 INTERNALS: list[tuple[str, Callable[..., Any], str]] = [
     (

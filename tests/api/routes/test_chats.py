@@ -254,7 +254,7 @@ async def test_store_that_fails(
 async def test_archive_that_fails_ends_no_session(server: Web) -> None:
     chat = await new_chat(server)
     # Reading goes on, writing fails.
-    await server.store.run(
+    await server.store.database.run(
         lambda connection: connection.exec_driver_sql(
             "CREATE TRIGGER stop BEFORE UPDATE ON chats BEGIN SELECT RAISE(ABORT, 'no'); END"
         ),
@@ -306,7 +306,7 @@ async def test_health(server: Web, monkeypatch: pytest.MonkeyPatch) -> None:
         async def ping() -> None:
             raise StoreError("gone")
 
-        monkeypatch.setattr(server.store, "ping", ping)
+        monkeypatch.setattr(server.store.database, "ping", ping)
         check_error(
             await anonymous.get("/readyz"),
             503,

@@ -211,13 +211,13 @@ async def test_somebody_elses_chat_looks_unknown(lab: Lab) -> None:
 
 async def test_the_next_session_looks_nothing_up(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     look_ups: list[object] = []
-    real = lab.store.run
+    real = lab.store.database.run
 
     async def noted(work: Any, *, write: bool = False) -> Any:
         look_ups.append(work)
         return await real(work, write=write)
 
-    monkeypatch.setattr(lab.store, "run", noted)
+    monkeypatch.setattr(lab.store.database, "run", noted)
     for _ in range(3):
         stream, head = await lab.open()
         await stream.aclose()
@@ -231,7 +231,7 @@ async def test_the_next_session_looks_nothing_up(lab: Lab, monkeypatch: pytest.M
         (lambda lab: lab.store.set_archived(lab.chat, True), 400, "Chat is archived."),
         (lambda lab: lab.store.revoke_token(lab.token[:10]), 401, "You are signed out"),
         (
-            lambda lab: lab.store.run(
+            lambda lab: lab.store.database.run(
                 lambda connection: connection.exec_driver_sql("UPDATE users SET status = 'away'"),
                 write=True,
             ),
@@ -283,7 +283,7 @@ async def test_a_chat_archived_between_the_look_and_the_listing_opens_no_desktop
 async def test_what_the_store_cannot_read_has_its_own_text(
     lab: Lab, table: str, message: str
 ) -> None:
-    await lab.store.run(
+    await lab.store.database.run(
         lambda connection: connection.exec_driver_sql(f"ALTER TABLE {table} RENAME TO gone"),
         write=True,
     )

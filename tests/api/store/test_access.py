@@ -48,13 +48,13 @@ async def make_case(url: str, monkeypatch: pytest.MonkeyPatch) -> Case:
     workspace = await store.add_workspace(alice.id, "dev", "pattern")
     chat = await store.create_chat(alice.id, workspace_id=workspace.id)
     case = Case(store, url, clock, alice, await store.create_token(alice.id), workspace, chat)
-    real = store._in_thread
+    real = store.database._in_thread
 
     async def counted(work: Callable[[], Any]) -> Any:
         case.look_ups += 1
         return await real(work)
 
-    monkeypatch.setattr(store, "_in_thread", counted)
+    monkeypatch.setattr(store.database, "_in_thread", counted)
     return case
 
 
@@ -175,17 +175,19 @@ async def test_what_was_read_while_somebody_wrote_is_not_kept(filed: Case) -> No
                 connection.execute("UPDATE chats SET archived = 1")
             connection.close()
 
-    event.listen(filed.store._engine, "after_cursor_execute", archive)
+    event.listen(filed.store.database._engine, "after_cursor_execute", archive)
     assert usable(await filed.look())
-    event.remove(filed.store._engine, "after_cursor_execute", archive)
+    event.remove(filed.store.database._engine, "after_cursor_execute", archive)
     assert not usable(await filed.look())
 
 
 async def test_a_write_that_fails_and_one_that_is_rolled_back_count_as_writes(case: Case) -> None:
     access = await case.look()
     with pytest.raises(StoreError):
-        await case.store.run(lambda c: c.exec_driver_sql("DELETE FROM nothing"), write=True)
-    assert case.store.changes > access.changes
+        await case.store.database.run(
+            lambda c: c.exec_driver_sql("DELETE FROM nothing"), write=True
+        )
+    assert case.store.database.changes > access.changes
     assert await case.look() is not access
 
 
@@ -216,8 +218,8 @@ async def test_time_is_judged_at_each_use_of_what_is_kept(case: Case) -> None:
 
 async def test_where_sqlite_cannot_tell_each_look_is_a_look_up(filed: Case) -> None:
     await filed.look()
-    assert filed.store._data_version is not None
-    filed.store._data_version.close()
+    assert filed.store.database._data_version is not None
+    filed.store.database._data_version.close()
     filed.look_ups = 0
     assert usable(await filed.look())
     assert usable(await filed.look())
@@ -245,8 +247,8 @@ async def test_asking_for_the_version_keeps_no_snapshot(filed: Case) -> None:
 
 
 async def test_the_pool_has_all_its_connections_still(filed: Case) -> None:
-    pool: Any = filed.store._engine.pool
-    connections = [filed.store._engine.connect() for _ in range(THREADS)]
+    pool: Any = filed.store.database._engine.pool
+    connections = [filed.store.database._engine.connect() for _ in range(THREADS)]
     assert pool.overflow() == 0
     for connection in connections:
         connection.close()

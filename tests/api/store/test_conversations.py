@@ -252,7 +252,7 @@ async def test_a_chat_is_archived_with_its_agents_or_not_at_all(store: Store, ch
     child = await conversations.create_child(chat, "first", text("Look."))
     assert child is not None
     # The last step fails, whatever is the database's way to fail.
-    working = store.run
+    working = store.database.run
 
     async def breaking(work: Any, *, write: bool = False) -> Any:
         def broken(connection: Connection) -> Any:
@@ -261,10 +261,10 @@ async def test_a_chat_is_archived_with_its_agents_or_not_at_all(store: Store, ch
 
         return await working(broken, write=write)
 
-    store.run = breaking  # type: ignore[method-assign]
+    store.database.run = breaking  # type: ignore[method-assign]
     with pytest.raises(StoreError):
         await store.set_archived(chat.id, True)
-    store.run = working  # type: ignore[method-assign]
+    store.database.run = working  # type: ignore[method-assign]
     family = [chat.id, child.id]
     assert await store.archived(family) == []
     assert await store.set_archived(chat.id, True)

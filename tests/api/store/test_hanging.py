@@ -17,7 +17,7 @@ PATIENCE_S = 5.0
 
 @pytest.fixture
 async def store(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Store]:
-    monkeypatch.setattr("api.store.store.ANSWER_S", 0.1)
+    monkeypatch.setattr("api.store.database.ANSWER_S", 0.1)
     store = await Store.open("sqlite://")
     yield store
     await store.aclose()
@@ -40,14 +40,14 @@ async def test_it_is_an_error_and_the_next_ones_too(store: Store, write: bool) -
     hanging = Hanging()
     with trio.fail_after(PATIENCE_S / 2):
         with pytest.raises(StoreError, match="no answer"):
-            await store.run(hanging, write=write)
+            await store.database.run(hanging, write=write)
         # This store has one connection, and so one thread.
         with pytest.raises(StoreError, match="no answer"):
-            await store.ping()
+            await store.database.ping()
         hanging.go.set()
         while True:
             try:
-                await store.ping()
+                await store.database.ping()
                 break
             except StoreError:
                 pass
@@ -57,7 +57,7 @@ async def test_who_is_cancelled_waits_for_what_it_writes_but_not_for_ever(store:
     hanging = Hanging()
     start = trio.current_time()
     with trio.move_on_after(0.01):
-        await store.run(hanging, write=True)
+        await store.database.run(hanging, write=True)
     assert 0.09 < trio.current_time() - start < PATIENCE_S / 2
     hanging.go.set()
 
@@ -65,29 +65,29 @@ async def test_who_is_cancelled_waits_for_what_it_writes_but_not_for_ever(store:
 async def test_who_is_cancelled_does_not_wait_for_what_it_reads(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.store.store.ANSWER_S", PATIENCE_S)
+    monkeypatch.setattr("api.store.database.ANSWER_S", PATIENCE_S)
     hanging = Hanging()
     with trio.fail_after(PATIENCE_S / 2), trio.move_on_after(0.01):
-        await store.run(hanging)
+        await store.database.run(hanging)
     hanging.go.set()
 
 
 async def test_what_is_written_late_counts_as_a_change_then(store: Store) -> None:
     hanging = Hanging()
     with pytest.raises(StoreError):
-        await store.run(hanging, write=True)
-    before = store.changes
+        await store.database.run(hanging, write=True)
+    before = store.database.changes
     hanging.go.set()
     with trio.fail_after(PATIENCE_S):
-        while store.changes == before:
+        while store.database.changes == before:
             await trio.sleep(0.01)
 
 
 async def test_the_end_does_not_wait_for_it_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api.store.store.ANSWER_S", 0.1)
+    monkeypatch.setattr("api.store.database.ANSWER_S", 0.1)
     store, hanging = await Store.open("sqlite://"), Hanging()
     with pytest.raises(StoreError):
-        await store.run(hanging)
+        await store.database.run(hanging)
     start = trio.current_time()
     await store.aclose()
     assert trio.current_time() - start < PATIENCE_S / 2
