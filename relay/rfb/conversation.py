@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from relay.rfb.encodings import LET_THROUGH, REGISTRY, SIGNALS, measures
+from relay.rfb.encodings import LET_THROUGH, REGISTRY, SIGNALS
 from relay.rfb.flow import Flow
 from relay.rfb.from_desktop import FromDesktop
 from relay.rfb.from_viewer import FromViewer
@@ -37,14 +37,12 @@ class Conversation:
     ) -> None:
         if passive:
             let_through = REGISTRY.keys() | SIGNALS
-        self.state = state = State(init, bounds, REGISTRY[0], rights, let_through)
+        self.state = state = State(init, bounds, rights, let_through)
         self.flow = Flow(state, passive=passive)
         self.down = FromDesktop(state, self.flow, clock)
         self.up = FromViewer(state, self.flow, clock)
         if passive:
-            state.allowed = REGISTRY
-            state.measures = measures(REGISTRY)
-            state.offered = frozenset(SIGNALS)
+            self.flow.offers.offer(frozenset(let_through))
             state.jpeg_offered = True
 
     def set_rights(self, rights: Rights) -> None:

@@ -22,16 +22,13 @@ may change in the part that was asked for.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
 
 from relay.rfb import encodings
 from relay.rfb.area import Area, contains, has_pixels, union
 from relay.rfb.errors import Violation
 from relay.rfb.offers import Offers
 from relay.rfb.pixel_format import PixelFormat
-
-if TYPE_CHECKING:
-    from relay.rfb.state import State
+from relay.rfb.state import State
 
 _request = struct.Struct(">BBHHHH").pack
 _enable = _request
@@ -96,7 +93,6 @@ class Flow:
         "_late",
         "_list_fence",
         "_next",
-        "_offers",
         "_paused",
         "_state",
         "_unrequested",
@@ -105,6 +101,7 @@ class Flow:
         "desktop_behind",
         "in_update",
         "injected",
+        "offers",
         "passive",
         "releases",
         "requests",
@@ -156,7 +153,7 @@ class Flow:
         self._flush = _NOT_ASKED
         # Whether the viewer believes in it already.
         self._hides = False
-        self._offers = Offers(state)
+        self.offers = Offers(state)
         self._list_fence = 0
         self._fences = 0
 
@@ -250,8 +247,8 @@ class Flow:
         held = self._held  # not by `holding`: a call less for every update
         if held[0] or held[1] or self._paused or self._wanted is not None:
             self.wake = True
-        if self._offers.dropping and self._quiet():
-            self._offers.quiet()
+        if self.offers.dropping and self._quiet():
+            self.offers.quiet()
 
     # Pixel formats.
 
@@ -383,7 +380,7 @@ class Flow:
             self._fenced = None
             self.wake = self.wake or self._wanted is not None
         elif purpose == _FOR_LIST and number == self._list_fence:
-            self._offers.read()
+            self.offers.read()
 
     # Continuous updates.
 
@@ -437,8 +434,8 @@ class Flow:
             self._state.set_pixel_format(end.pixel_format)
         if self._wanted is not None:
             self.wake = True
-        if self._offers.dropping and self._quiet():
-            self._offers.quiet()
+        if self.offers.dropping and self._quiet():
+            self.offers.quiet()
         return not end.ours
 
     # Lists of encodings.
@@ -450,10 +447,10 @@ class Flow:
             return b""
         # A fence behind an earlier list tells nothing of this one.
         self._list_fence = 0
-        if not self._offers.replace(listed):
+        if not self.offers.replace(listed):
             return b""
         if self._quiet():
-            self._offers.quiet()
+            self.offers.quiet()
         if not self._can_fence():
             return b""
         fence = self._our_fence(_REQUEST | _BLOCK_BEFORE, _FOR_LIST)

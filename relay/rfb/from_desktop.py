@@ -57,6 +57,7 @@ class FromDesktop(Reader):
         "_bells",
         "_count",
         "_hidden",
+        "_offers",
         "_painted",
         "_pseudo_room_bytes",
         "_rects",
@@ -71,6 +72,7 @@ class FromDesktop(Reader):
     def __init__(self, state: State, flow: Flow, clock: Callable[[], float] | None) -> None:
         super().__init__(state, flow)
         self.cuts: list[int] = []
+        self._offers = flow.offers
         self._bells = Rate(BELLS_PER_S, BELLS_PER_S, clock)
         # Rectangles left in the FramebufferUpdate being read, and how many it announced.
         self._rects = 0
@@ -143,8 +145,9 @@ class FromDesktop(Reader):
     def _rectangles(self, buf: bytearray, pos: int, stop: int, start: int) -> int:
         """Reads on in an update; returns how far, or NEED when it got nowhere."""
         state = self.state
-        allowed = state.allowed
-        measures = state.measures
+        offers = self._offers
+        allowed = offers.allowed
+        measures = offers.measures
         width, height = state.width, state.height
         left = self._rects
         room = self._room_bytes

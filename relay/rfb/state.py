@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Collection
+from typing import Protocol
 
 from relay.rfb.errors import Violation
 from relay.rfb.handshake import HandshakeBounds, ServerInit
 from relay.rfb.pixel_format import PixelFormat
 from relay.rfb.rights import Rights
-
-if TYPE_CHECKING:
-    from relay.rfb.encodings.base import Encoding, Measure
 
 
 class Bounds(HandshakeBounds, Protocol):
@@ -29,13 +26,12 @@ class State:
     """Pixel format, framebuffer size, what was offered and what was confirmed.
 
     `width` and `height` bound every rectangle: the size last forwarded to the viewer.
-    `let_through` are the encodings that SetEncodings keeps, levels aside. `allowed` maps the
-    encodings the desktop may use to their framing; Raw always is. What is under way between the
-    two is in `Flow`.
+    `let_through` are the encodings that SetEncodings keeps, levels aside. `offered` may be used by
+    the desktop, and Raw always; how it is framed is in `Offers`, and what is under way between the
+    two in `Flow`.
     """
 
     __slots__ = (
-        "allowed",
         "audio",
         "audio_enabled",
         "bounds",
@@ -54,7 +50,6 @@ class State:
         "jpeg_offered",
         "let_through",
         "listed",
-        "measures",
         "offered",
         "pixel_format",
         "pointer_relative",
@@ -69,19 +64,15 @@ class State:
         self,
         init: ServerInit,
         bounds: Bounds,
-        raw: Encoding,
         rights: Rights,
         let_through: Collection[int],
     ) -> None:
         self.bounds = bounds
         self.width = init.width
         self.height = init.height
-        self.allowed: Mapping[int, Encoding] = {0: raw}
-        # Of the allowed encodings of pixels those that one look measures, with what does it.
-        self.measures: Mapping[int, Measure] = {0: raw.measure}
         self.offered: frozenset[int] = frozenset()
-        # The viewer's last list. `offered` and `allowed` have besides what the desktop may not yet
-        # know to be dropped.
+        # The viewer's last list. `offered` has besides what the desktop may not yet know to be
+        # dropped.
         self.listed: frozenset[int] = frozenset()
         self.rights = rights
         self.let_through = let_through

@@ -4,20 +4,16 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, cast
+from collections.abc import Generator
+from typing import cast
 
-from relay.rfb.encodings.base import NEED, Fixed, Prefixed, Walker
+from relay.rfb.encodings.base import NEED, Encoding, Fixed, Prefixed, Walker, Window
 from relay.rfb.encodings.hextile import Hextile
 from relay.rfb.encodings.raw import Raw
 from relay.rfb.encodings.tight import Tight
 from relay.rfb.encodings.zrle import ZRLE
 from relay.rfb.errors import Violation
 from relay.rfb.state import State
-
-if TYPE_CHECKING:
-    from collections.abc import Generator
-
-    from relay.rfb.encodings.base import Encoding, Window
 
 _inner_number = struct.Struct(">i").unpack_from
 
@@ -117,7 +113,7 @@ class CursorWithAlpha(Prefixed):
         inner = self._inner.get(number)
         if inner is None:
             raise Violation("cursor-encoding", f"encoding {number} inside a cursor")
-        if number not in state.allowed:
+        if number not in state.offered and number != Raw.number:
             raise Violation("encoding-not-offered", f"encoding {number} was not offered")
         if number == ZRLE.number:
             state.zrle_begun = True
