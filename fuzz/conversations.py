@@ -96,7 +96,12 @@ _state = attrgetter(*State.__slots__)
 def known(made: Conversation) -> object:
     """All that later bytes depend on, as far as it can be compared."""
     ways = (made.down, made.up)
-    return _state(made.state), [(way.offset, way.opaque, way.discarding) for way in ways]
+    offers = made.flow.offers
+    return (
+        _state(made.state),
+        (offers.allowed, offers.measures),
+        [(way.offset, way.opaque, way.discarding) for way in ways],
+    )
 
 
 class Feeder:

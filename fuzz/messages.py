@@ -9,7 +9,7 @@ from collections.abc import Callable
 from fuzz.data import Data
 from fuzz.rectangles import BODIES, PIXEL_FORMATS, framed, update
 from relay.rfb.encodings import LEVELS, REGISTRY, SIGNALS
-from relay.rfb.flow import OUR_FENCE
+from relay.rfb.fences import OUR_FENCE
 
 _ENCODINGS = (*REGISTRY, *SIGNALS, *BODIES, *(levels[0] for levels in LEVELS), *(9, 22, -305, -309))
 _CAPS = 1 << 24

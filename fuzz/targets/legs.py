@@ -24,7 +24,7 @@ from relay.net.websocket import BINARY, FrameReader, frame
 from relay.pumps.leg import DownLeg, Pieces, UpLeg
 from relay.rfb import from_desktop, from_viewer
 from relay.rfb.errors import ProtocolError
-from relay.rfb.flow import OUR_FENCE
+from relay.rfb.fences import OUR_FENCE
 from relay.rfb.rights import FULL, VIEW_ONLY, Rights
 
 _RIGHTS = (ALL_RIGHTS, FULL, VIEW_ONLY, Rights(keyboard=False), Rights(clipboard_out=False))

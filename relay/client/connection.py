@@ -24,9 +24,10 @@ from relay.rfb.encodings.desktop_size import DesktopSize, ExtendedDesktopSize
 from relay.rfb.encodings.led_state import LedState
 from relay.rfb.encodings.vmware import VMwareCursorPosition
 from relay.rfb.errors import Violation
+from relay.rfb.fences import BLOCK_BEFORE, FENCE_REQUEST, fence
 from relay.rfb.pixel_format import PixelFormat
 from relay.rfb.pixels.canvas import Array, Canvas
-from relay.rfb.pixels.messages import Messages, fence
+from relay.rfb.pixels.messages import Messages
 
 _CAN = (
     Cursor.number,
@@ -61,7 +62,8 @@ REQUEST_TIMEOUT_S = 1.0
 
 _READ_BYTES = 262_144
 
-_REQUEST_FENCE = 1 << 31 | 1  # and "block before": what was sent before it has been handled
+# What was sent before it has been handled.
+_SYNC_FENCE = FENCE_REQUEST | BLOCK_BEFORE
 
 _request = struct.Struct(">BBHHHH").pack
 
@@ -182,7 +184,7 @@ class Connection:
     async def _sync_by_fence(self) -> None:
         self._fences += 1
         payload = struct.pack(">I", self._fences)
-        await self.send(fence(_REQUEST_FENCE, payload))
+        await self.send(fence(_SYNC_FENCE, payload))
         # They come back in order, so a later one is as good.
         await self.until(lambda: self.messages.answered >= payload)
 

@@ -269,7 +269,7 @@ class RawPumps(RawWrites):
                 self._send_viewer(pieces)
             if flow.wake:
                 self.send_due()
-        if flow.continuous and self._viewer_busy():
+        if flow.continuous.on and self._viewer_busy():
             # What the desktop sends by itself meanwhile would queue in its own socket.
             self.send_due()
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from relay.rfb.encodings import LET_THROUGH, REGISTRY, SIGNALS, measures
+from relay.rfb.encodings import LET_THROUGH, REGISTRY, SIGNALS
 from relay.rfb.flow import Flow
 from relay.rfb.from_desktop import FromDesktop
 from relay.rfb.from_viewer import FromViewer
@@ -42,9 +42,7 @@ class Conversation:
         self.down = FromDesktop(state, self.flow, clock)
         self.up = FromViewer(state, self.flow, clock)
         if passive:
-            self.flow.offers.allowed = REGISTRY
-            self.flow.offers.measures = measures(REGISTRY)
-            state.offered = frozenset(let_through)
+            self.flow.offers.offer(frozenset(let_through))
             state.jpeg_offered = True
 
     def set_rights(self, rights: Rights) -> None:

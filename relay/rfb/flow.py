@@ -25,26 +25,17 @@ import struct
 
 from relay.rfb import encodings
 from relay.rfb.area import Area, contains, has_pixels, union
-from relay.rfb.ends import End, Ends
+from relay.rfb.continuous_updates import ContinuousUpdates, enable_message
 from relay.rfb.errors import Violation
+from relay.rfb.fences import BLOCK_BEFORE, FOR_FORMAT, FOR_LIST, SYNC_NEXT, our_fence, read_ours
 from relay.rfb.offers import Offers
 from relay.rfb.pixel_format import PixelFormat
 from relay.rfb.state import State
 
 _request = struct.Struct(">BBHHHH").pack
-_enable = _request
-_fence = struct.Struct(">BxxxIB").pack
-
-_BLOCK_BEFORE, _SYNC_NEXT, _REQUEST = 1, 4, 1 << 31
-
-OUR_FENCE = b"\0deskrelay"
-"""How the payload of the relay's own fences begins; a viewer's must not."""
-
-_FOR_FORMAT, _FOR_LIST = b"F", b"L"
 
 UNREQUESTED_LIMIT = 64
 """Updates with pixels that nobody asked for. Some desktops send a few around a resize."""
-
 
 _NOT_ASKED, _ASKED, _ANSWERED, _SILENT = range(4)
 
@@ -62,21 +53,17 @@ class Flow:
     """
 
     __slots__ = (
-        "_area",
         "_asked",
         "_bare",
         "_bare_answers",
-        "_ends",
         "_fenced",
         "_fences",
         "_flush",
         "_held",
-        "_held_enables",
         "_hides",
         "_late",
         "_list_fence",
         "_next",
-        "_paused",
         "_state",
         "_unrequested",
         "_wanted",
@@ -117,12 +104,7 @@ class Flow:
         self._bare_answers: bool | None = None
         self.in_update = False
         self._unrequested = 0
-        self.continuous = False
-        # Whether the desktop has been told to stop them until the viewer is not behind any more.
-        self._paused = False
-        self._area: Area = (0, 0, 0, 0)
-        self._held_enables: tuple[tuple[bool, Area], ...] = ()
-        self._ends = Ends()
+        self.continuous = ContinuousUpdates()
         # A format held back, one behind a fence of ours, and one that holds from the end of this
         # update on (passive).
         self._wanted: PixelFormat | None = None
@@ -145,11 +127,12 @@ class Flow:
     @property
     def holding(self) -> bool:
         """Whether update requests are held back, or continuous updates are."""
-        return self._paused or self._held[0] is not None or self._held[1] is not None
+        return self.continuous.paused or self._held[0] is not None or self._held[1] is not None
 
     def _quiet(self) -> bool:
         """Whether no pixel can come before something is asked for."""
-        return not (self.requests or self.in_update or self.continuous or self._ends.due)
+        continuous = self.continuous
+        return not (self.requests or self.in_update or continuous.on or continuous.ends)
 
     def _owed(self) -> bool:
         """Whether the viewer waits for an update: it has asked since the last one."""
@@ -160,7 +143,7 @@ class Flow:
     def request(self, incremental: int, area: Area) -> bool:
         """An update request of the viewer's; whether it is to go up now."""
         if not self.passive:
-            if incremental and self.continuous:
+            if incremental and self.continuous.on:
                 # The desktop ignores it (community specification, EnableContinuousUpdates).
                 return False
             if self.viewer_behind or self._wanted is not None or self._waits(incremental, area):
@@ -206,7 +189,8 @@ class Flow:
         asked[0] = asked[1] = None
         # QEMU sends cursors and sizes on its own schedule, in updates of their own; TigerVNC and
         # libvncserver answer a request with them. Until `expire` has told which, nobody knows.
-        if self.continuous or self._ends.due:
+        continuous = self.continuous
+        if continuous.on or continuous.ends:
             # Nobody can tell whether it answers a request as well.
             self._bare = None if self.requests else 0
         elif not painted and not self._bare_answers:
@@ -226,7 +210,7 @@ class Flow:
             self._state.set_pixel_format(self._next)
             self._next = None
         held = self._held  # not by `holding`: a call less for every update
-        if held[0] or held[1] or self._paused or self._wanted is not None:
+        if held[0] or held[1] or continuous.paused or self._wanted is not None:
             self.wake = True
         if self.offers.dropping and self._quiet():
             self.offers.quiet()
@@ -238,8 +222,8 @@ class Flow:
         Raises Violation."""
         state = self._state
         if self.passive:
-            if self._ends.due:
-                self._ends.due[-1].pixel_format = wanted
+            if self.continuous.ends:
+                self.continuous.ends[-1].pixel_format = wanted
             elif self.in_update:
                 self._next = wanted
             else:
@@ -248,7 +232,7 @@ class Flow:
         if self._wanted is not None:
             self._wanted = wanted
             return b""
-        coming = self._ends.last_format
+        coming = self.continuous.coming_format
         # A fence of ours goes behind an end that brings a format, never before it.
         last = self._fenced or coming or state.pixel_format
         if wanted.sizes == last.sizes:
@@ -256,7 +240,7 @@ class Flow:
             if self._fenced is not None:
                 self._fenced = wanted
             elif coming is not None:
-                self._ends.due[-1].pixel_format = wanted
+                self.continuous.ends[-1].pixel_format = wanted
             else:
                 state.set_pixel_format(wanted)
             return None
@@ -289,15 +273,11 @@ class Flow:
         if self._fenced is not None or self.requests:
             return b""
         message = _set_pixel_format(wanted)
-        if self.continuous:
-            if self._ends.due:
-                return b""
-            self._expect_end(wanted, ours=True)
-            self._ends.enables += 2
-            self._paused = False
-            return _enable(150, 0, *self._area) + message + _enable(150, 1, *self._area)
-        if self._ends.due:
-            self._ends.due[-1].pixel_format = wanted
+        continuous = self.continuous
+        if continuous.on:
+            return b"" if continuous.ends else continuous.toggle(wanted, message)
+        if continuous.ends:
+            continuous.ends[-1].pixel_format = wanted
             return message
         if self.in_update:
             return b""
@@ -330,7 +310,7 @@ class Flow:
             self._flush = _ASKED
             self.requests += 1
             self.injected += _request(3, 0, 0, 0, 1, 1)
-        elif self._flush == _ANSWERED and not self.continuous:
+        elif self._flush == _ANSWERED and not self.continuous.on:
             self._flush = _SILENT
         elif self._flush != _ASKED:
             # It has answered and has nothing more to say: one update was for several requests.
@@ -346,21 +326,20 @@ class Flow:
         """The format behind a fence, at whose answer it begins to hold."""
         self._wanted = None
         self._fenced = wanted
-        return self._our_fence(_REQUEST | _SYNC_NEXT, _FOR_FORMAT) + _set_pixel_format(wanted)
+        return self._our_fence(SYNC_NEXT, FOR_FORMAT) + _set_pixel_format(wanted)
 
     def _our_fence(self, flags: int, purpose: bytes) -> bytes:
         self._fences = (self._fences + 1) & 0xFFFFFFFF
-        payload = OUR_FENCE + purpose + self._fences.to_bytes(4, "big")
-        return _fence(248, flags, len(payload)) + payload
+        return our_fence(flags, purpose, self._fences)
 
     def fence_answered(self, payload: bytes) -> None:
         """The desktop has answered a fence of ours."""
-        purpose, number = payload[len(OUR_FENCE) : -4], int.from_bytes(payload[-4:], "big")
-        if purpose == _FOR_FORMAT and self._fenced is not None:
+        purpose, number = read_ours(payload)
+        if purpose == FOR_FORMAT and self._fenced is not None:
             self._state.set_pixel_format(self._fenced)
             self._fenced = None
             self.wake = self.wake or self._wanted is not None
-        elif purpose == _FOR_LIST and number == self._list_fence:
+        elif purpose == FOR_LIST and number == self._list_fence:
             self.offers.read()
 
     # Continuous updates.
@@ -369,39 +348,20 @@ class Flow:
         """An EnableContinuousUpdates of the viewer's; whether it is to go up now. Raises
         Violation."""
         if self._wanted is not None:
-            held = self._held_enables
-            if not on:
-                # Each is answered by an end, which the viewer waits for; and the format may bring
-                # another.
-                self._check_room(2)
-            elif held and held[-1][0]:
-                held = held[:-1]
-            self._held_enables = (*held, (on, area))
+            self.continuous.hold(on, area)
             return False
         self._enable(on, area)
         return True
 
     def _enable(self, on: bool, area: Area) -> None:
-        self._ends.enables += 1
-        self.continuous = on
-        self._paused = False
+        self.continuous.enable(on, area)
         if on:
-            self._area = area
             # A desktop forgets them (TigerVNC), and ignores those that follow.
             self._asked[1] = self._held[1] = None
-        else:
-            self._expect_end(None, ours=False)
-
-    def _expect_end(self, pixel_format: PixelFormat | None, *, ours: bool) -> None:
-        self._check_room(1)
-        self._ends.due.append(End(pixel_format, ours=ours))
-
-    def _check_room(self, ends: int) -> None:
-        self._ends.check_room(ends + sum(not on for on, _ in self._held_enables))
 
     def updates_end(self) -> bool:
         """An EndOfContinuousUpdates; whether it is the viewer's to see. Raises Violation."""
-        end = self._ends.come()
+        end = self.continuous.end()
         if end is None:
             self._state.continuous_updates = True
             return True
@@ -428,7 +388,7 @@ class Flow:
             self.offers.quiet()
         if not self._can_fence():
             return b""
-        fence = self._our_fence(_REQUEST | _BLOCK_BEFORE, _FOR_LIST)
+        fence = self._our_fence(BLOCK_BEFORE, FOR_LIST)
         self._list_fence = self._fences
         return fence
 
@@ -440,6 +400,7 @@ class Flow:
     def due(self) -> bytes:
         """Messages for the desktop that were held back and may go now, or are the relay's own."""
         self.wake = False
+        continuous = self.continuous
         messages = [self.releases, self.injected]
         self.releases = self.injected = b""
         if self._wanted is not None and self._fenced is None:
@@ -448,32 +409,20 @@ class Flow:
                 messages.append(change)
                 self._wanted = None
             elif self._can_fence() and (
-                self._late or not (self._owed() or self.in_update or self._ends.due)
+                self._late or not (self._owed() or self.in_update or continuous.ends)
             ):
                 # It has waited for long enough; or what was asked for has come, perhaps all of
                 # it: nothing to wait for.
                 messages.append(self._fence_format(self._wanted))
         if self._wanted is None:
-            held, self._held_enables = self._held_enables, ()
-            for on, area in held:
+            for on, area in continuous.release():
                 self._enable(on, area)
-                messages.append(_enable(150, on, *self._state.crop(*area)))
-            if self.continuous and self._paused != self.viewer_behind:
-                messages.append(self._pause())
+                messages.append(enable_message(on, self._state.crop(*area)))
+            if continuous.on and continuous.paused != self.viewer_behind:
+                messages.append(continuous.pause(self.viewer_behind, self._state))
             if not self.viewer_behind:
                 messages += self._held_requests()
         return b"".join(messages)
-
-    def _pause(self) -> bytes:
-        """Stops continuous updates while the viewer is behind, or has them go on: the desktop's
-        socket would fill with them. Not again before the end of the last stop has come."""
-        if self.viewer_behind:
-            if self._ends.due:
-                return b""
-            self._expect_end(None, ours=True)
-        self._paused = self.viewer_behind
-        self._ends.enables += 1
-        return _enable(150, not self._paused, *self._state.crop(*self._area))
 
     def _held_requests(self) -> list[bytes]:
         return [

@@ -8,9 +8,10 @@ from collections.abc import Callable, Generator
 from relay.rfb import clipboard, encodings
 from relay.rfb.encodings.base import Encoding, Walker, Window
 from relay.rfb.errors import CloseCode, Direction, Violation
-from relay.rfb.flow import OUR_FENCE, Flow
+from relay.rfb.fences import FENCE_LIMIT_BYTES, FENCE_REQUEST, OUR_FENCE
+from relay.rfb.flow import Flow
 from relay.rfb.rate import Rate
-from relay.rfb.reader import FENCE_LIMIT_BYTES, NEED, Reader, gii_length
+from relay.rfb.reader import NEED, Reader, gii_length
 from relay.rfb.state import State
 
 _rectangle = struct.Struct(">HHHHi").unpack_from
@@ -21,8 +22,6 @@ TAIL_LIMIT_BYTES = 12 + max(e.element_limit_bytes for e in encodings.REGISTRY.va
 """The longest beginning that is presented again: a rectangle's header and what its encoding must
 see whole. A Hextile tile with 255 coloured sub-rectangles, 1,540 bytes, is as large as it gets;
 of the messages a fence is, 73."""
-
-_FENCE_REQUEST = 1 << 31
 
 _UPDATE_SLACK_BYTES = 1_048_576
 """What one update may have beyond four times its pixels: a small framebuffer in many rectangles,
@@ -71,8 +70,8 @@ class FromDesktop(Reader):
 
     def __init__(self, state: State, flow: Flow, clock: Callable[[], float] | None) -> None:
         super().__init__(state, flow)
-        self._offers = flow.offers
         self.cuts: list[int] = []
+        self._offers = flow.offers
         self._bells = Rate(BELLS_PER_S, BELLS_PER_S, clock)
         # Rectangles left in the FramebufferUpdate being read, and how many it announced.
         self._rects = 0
@@ -145,8 +144,9 @@ class FromDesktop(Reader):
     def _rectangles(self, buf: bytearray, pos: int, stop: int, start: int) -> int:
         """Reads on in an update; returns how far, or NEED when it got nowhere."""
         state = self.state
-        allowed = self._offers.allowed
-        measures = self._offers.measures
+        offers = self._offers
+        allowed = offers.allowed
+        measures = offers.measures
         width, height = state.width, state.height
         left = self._rects
         room = self._room_bytes
@@ -418,7 +418,7 @@ class FromDesktop(Reader):
         buf[pos + 1 : pos + 4] = b"\0\0\0"
         state.fences = True
         (flags,) = _flags(buf, pos + 4)
-        if not flags & _FENCE_REQUEST:
+        if not flags & FENCE_REQUEST:
             # noVNC ends its session on a fence that is no request. Only answers to what the
             # viewer asked go through.
             if buf.startswith(OUR_FENCE, pos + 9, end):

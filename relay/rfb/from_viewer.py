@@ -8,10 +8,11 @@ from collections.abc import Callable
 from relay.rfb import encodings, pixel_format
 from relay.rfb.area import Area
 from relay.rfb.errors import CloseCode, Direction, Violation
-from relay.rfb.flow import OUR_FENCE, Flow
+from relay.rfb.fences import FENCE_LIMIT_BYTES, FENCE_REQUEST, OUR_FENCE
+from relay.rfb.flow import Flow
 from relay.rfb.ledger import Ledger
 from relay.rfb.rate import Rate
-from relay.rfb.reader import FENCE_LIMIT_BYTES, NEED, Reader, gii_length
+from relay.rfb.reader import NEED, Reader, gii_length
 from relay.rfb.state import State
 
 _count = struct.Struct(">H").unpack_from
@@ -30,7 +31,6 @@ KEYS_PER_S = 2000
 """Presses of keys, and twice as many at once: a text that is pasted as keys passes. What presses
 more is no person, and the others are left out."""
 
-_FENCE_REQUEST = 1 << 31
 _NOWHERE = (-1, -1)
 _MAX_SCREENS = 16
 _AUDIO_ENABLE, _AUDIO_DISABLE, _AUDIO_FORMAT = 0, 1, 2
@@ -244,7 +244,7 @@ class FromViewer(Reader):
             return NEED
         buf[pos + 1 : pos + 4] = b"\0\0\0"
         (flags,) = _flags(buf, pos + 4)
-        if flags & _FENCE_REQUEST:
+        if flags & FENCE_REQUEST:
             if buf.startswith(OUR_FENCE, pos + 9, end) and not self.flow.passive:
                 raise Violation("fence-payload", "a fence that looks like the relay's own")
             state.fence_replies_due += 1

@@ -12,9 +12,6 @@ from relay.rfb.state import State
 NEED = -1
 """Returned by a message's check when the message has not arrived far enough."""
 
-FENCE_LIMIT_BYTES = 64
-"""A fence's payload (community specification, ServerFence)."""
-
 Edit = tuple[int, int, bytes]
 
 Observer = Callable[[str, int, int], None]

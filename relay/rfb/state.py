@@ -26,9 +26,9 @@ class State:
     """Pixel format, framebuffer size, what was offered and what was confirmed.
 
     `width` and `height` bound every rectangle: the size last forwarded to the viewer.
-    `let_through` are the encodings that SetEncodings keeps, levels aside; `offered` those that
-    the desktop may use, besides Raw, which it always may. What is under way between the two is in
-    `Flow`.
+    `let_through` are the encodings that SetEncodings keeps, levels aside. `offered` may be used by
+    the desktop, and Raw always; how it is framed is in `Offers`, and what is under way between the
+    two in `Flow`.
     """
 
     __slots__ = (

@@ -95,8 +95,11 @@ def chunkings(size: int) -> Iterator[list[int]]:
 def known(made: Conversation) -> dict[str, Any]:
     """The shared state and what each reader counts."""
     state = {name: getattr(made.state, name) for name in State.__slots__}
-    state["allowed"] = sorted(made.flow.offers.allowed)
-    return state | {"inputs": made.up.inputs, "offsets": (made.down.offset, made.up.offset)}
+    return state | {
+        "allowed": sorted(made.flow.offers.allowed),
+        "inputs": made.up.inputs,
+        "offsets": (made.down.offset, made.up.offset),
+    }
 
 
 def run(make: Make, way: str, wire: bytes, cuts: list[int]) -> Outcome:

@@ -383,6 +383,8 @@ def test_hextile_inside_a_cursor() -> None:
     assert refused(everything, wide, 4, where) == "cursor-size"
     alone = update(rect(0, 0, 20, 17, -314, b"\0\0\0\x05" + tiles))
     assert refused(lambda: conversation(-314), alone, 4, where) == "encoding-not-offered"
+    # Raw need not be offered.
+    passes(lambda: conversation(-314), update(rect(0, 0, 1, 1, -314, b"\0\0\0\0rgba")))
 
 
 def test_only_capabilities_agree_to_the_extended_form() -> None:

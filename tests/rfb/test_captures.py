@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from relay.limits import Limits
-from relay.rfb import encodings, from_desktop, from_viewer, pixel_format
+from relay.rfb import encodings, from_desktop, from_viewer, offers, pixel_format
 from relay.rfb.conversation import Conversation
 from relay.rfb.encodings.base import Encoding, Window
 from relay.rfb.handshake import ServerInit
@@ -135,6 +135,8 @@ class Replay:
                 patches.append((cls, "measure", noting_measure(number, cls.measure)))
         for cls, name, noted in patches:
             monkeypatch.setattr(cls, name, noted)
+        # What conversations share has the methods of before.
+        monkeypatch.setattr(offers, "_permits", offers._permits.__wrapped__)
 
     def feed(self, cut: Callable[[bytes], list[bytes]]) -> None:
         """`cut` divides a record's bytes into pieces."""

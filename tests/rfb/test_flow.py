@@ -11,10 +11,11 @@ from relay.limits import Limits
 from relay.net.websocket import FrameReader, frame
 from relay.pumps.leg import DownLeg, UpLeg
 from relay.rfb import encodings
+from relay.rfb.continuous_updates import ENDS_LIMIT
 from relay.rfb.conversation import Conversation
-from relay.rfb.ends import ENDS_LIMIT
 from relay.rfb.errors import ProtocolError
-from relay.rfb.flow import OUR_FENCE, UNREQUESTED_LIMIT
+from relay.rfb.fences import OUR_FENCE
+from relay.rfb.flow import UNREQUESTED_LIMIT
 from tests.labs.peers import INIT, PIXEL_FORMAT
 from tests.labs.splits import conversation
 

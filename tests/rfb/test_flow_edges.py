@@ -7,10 +7,10 @@ import struct
 import pytest
 
 from relay.limits import Limits
+from relay.rfb.continuous_updates import ENDS_LIMIT
 from relay.rfb.conversation import Conversation
-from relay.rfb.ends import ENDS_LIMIT
 from relay.rfb.errors import ProtocolError
-from relay.rfb.flow import OUR_FENCE
+from relay.rfb.fences import OUR_FENCE
 from tests.labs.peers import INIT, PIXEL_FORMAT
 from tests.rfb.test_flow import (
     CURSOR_ONLY,

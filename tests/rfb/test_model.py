@@ -76,8 +76,8 @@ def conversation(known: Known, way: str, *, passive: bool) -> Conversation:
         assert made.up.judge(message, 0, len(message)) == len(message)
         state.fence_replies_due = known.answers
         made.flow.requests = known.requests
-        made.flow.continuous = known.continuous
-        made.flow._ends.enables = known.enables
+        made.flow.continuous.on = known.continuous
+        made.flow.continuous._enables = known.enables
     else:
         state.listed = frozenset(known.offered)
         state.fence_answers_due = known.answers

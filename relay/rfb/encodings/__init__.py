@@ -5,9 +5,7 @@ A number that is not here is cut out of SetEncodings, so no desktop uses it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from relay.rfb.encodings.base import Encoding, Measure
+from relay.rfb.encodings.base import Encoding
 from relay.rfb.encodings.confirmations import (
     Audio,
     ExtendedKeyEvent,
@@ -139,11 +137,6 @@ LEVELS: tuple[range, ...] = (
     range(-256, -246),  # compression
     range(-768, -762),  # chroma subsampling
 )
-
-
-def measures(allowed: Mapping[int, Encoding]) -> dict[int, Measure]:
-    """Of some encodings those of pixels that one look measures, with what does it."""
-    return {n: e.measure for n, e in allowed.items() if e.pixels and not e.walks}
 
 
 def is_quality(number: int) -> bool:

@@ -113,7 +113,7 @@ class CursorWithAlpha(Prefixed):
         inner = self._inner.get(number)
         if inner is None:
             raise Violation("cursor-encoding", f"encoding {number} inside a cursor")
-        if number and number not in state.offered:
+        if number not in state.offered and number != Raw.number:
             raise Violation("encoding-not-offered", f"encoding {number} was not offered")
         if number == ZRLE.number:
             state.zrle_begun = True

@@ -20,15 +20,12 @@ from relay.rfb.encodings.desktop_size import DesktopSize, ExtendedDesktopSize
 from relay.rfb.encodings.led_state import LedState
 from relay.rfb.encodings.vmware import VMwareCursorPosition
 from relay.rfb.errors import Violation
+from relay.rfb.fences import FENCE_LIMIT_BYTES, FENCE_REQUEST, fence
 from relay.rfb.handshake import HandshakeBounds, check_size
 from relay.rfb.pixels import DECODERS
 from relay.rfb.pixels.canvas import PIECE_STEPS, Canvas, Steps
 
-_FENCE_BYTES = 64
-"""The most that a fence carries."""
-
 _FENCE_KEPT = 0x7
-_FENCE_REQUEST = 1 << 31
 
 # Extended clipboard: the text format, and what the client may be sent (community specification,
 # Extended Clipboard Pseudo-encoding).
@@ -254,11 +251,11 @@ class Messages:
 
     def _fence(self) -> Steps:
         flags, length = struct.unpack(">xxxIB", (yield 8))
-        if length > _FENCE_BYTES:
+        if length > FENCE_LIMIT_BYTES:
             raise Violation("fence-length", f"a fence of {length} bytes")
         payload = (yield length) if length else b""
         self.fences = True
-        if flags & _FENCE_REQUEST:
+        if flags & FENCE_REQUEST:
             self.replies += fence(flags & _FENCE_KEPT, payload)
         else:
             self.answered = payload
@@ -316,11 +313,6 @@ _PSEUDO: dict[int, Callable[[Messages, int, int, int, int], Steps]] = {
     PointerPosition.number: Messages._pointer_position,
     VMwareCursorPosition.number: Messages._pointer_position,
 }
-
-
-def fence(flags: int, payload: bytes) -> bytes:
-    """ClientFence (community specification)."""
-    return struct.pack(">BxxxIB", 248, flags, len(payload)) + payload
 
 
 def _extended(flags: int, data: bytes = b"") -> bytes:
