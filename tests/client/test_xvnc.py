@@ -24,7 +24,7 @@ import trio
 from PIL import Image
 
 import relay
-from relay.client import connection as client_connection
+from relay.client import connection
 from relay.client.desktop import RGBX, Desktop
 from relay.computer.tool import Computer
 from relay.desktops import RunningDesktop, provider_for
@@ -173,7 +173,7 @@ async def test_what_is_seen_is_what_x_shows(
 ) -> None:
     environment, number = on(xvnc), PIXELS[encoding]
     if encoding != "tight with JPEG":
-        monkeypatch.setattr(client_connection, "_QUALITY", LOSSLESS)
+        monkeypatch.setattr(connection, "_QUALITY", LOSSLESS)
     async with relay.connect(xvnc, encodings=[number], pixel_format=pixel_format) as desktop:
         # Xvnc draws a cursor into the picture that is not where this client put it.
         await desktop.move(0, 0)

@@ -13,7 +13,6 @@ import trio
 import trio.testing
 
 from api.computer import VOID, OwnComputer
-from api.mcp import http as mcp_http
 from api.mcp.http import HttpFront
 from api.mcp.session import ComputerSession
 from relay import DesktopError, TcpAddress
@@ -227,7 +226,7 @@ class Idle:
 async def test_a_session_that_nobody_uses_ends(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(mcp_http, "IDLE_S", 0.3)
+    monkeypatch.setattr("api.mcp.http.IDLE_S", 0.3)
     session = Idle()
     nursery.start_soon(HttpFront("127.0.0.1:0", None).serve, lambda: cast(ComputerSession, session))
     printed = ""
