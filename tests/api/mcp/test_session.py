@@ -23,8 +23,8 @@ from relay.desktops import Desktops, RunningDesktop
 from relay.dialling.login import DesktopEnd
 from relay.limits import Limits
 from relay.rfb.handshake import ServerInit
-from tests.api.mcp.test_http import ACCEPT, HELLO
 from tests.labs.client import HEIGHT, KEY_A_DOWN, KEY_A_UP, WIDTH, Far
+from tests.labs.mcp_clients import ACCEPT, HELLO
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Async generator '(httpx|httpcore)[.].*was garbage collected:ResourceWarning"
