@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import random
 import re
 import shutil
-import socket
 import struct
 import subprocess
 import sys
@@ -24,23 +22,22 @@ import trio
 from PIL import Image
 
 import relay
-from relay.client import connection as client_connection
+from relay.client import connection
 from relay.client.desktop import RGBX, Desktop
 from relay.computer import Computer
-from relay.desktops import RunningDesktop, provider_for
+from relay.desktops import RunningDesktop
 from relay.rfb.pixel_format import PixelFormat
 from relay.rfb.pixels import DECODERS, Array, Canvas, Decoder, Steps
 from tests.labs.desktop_processes import desktops_home, needs_xvnc, until
 from tests.labs.places import README
+from tests.labs.xvnc import HEIGHT, WIDTH, Window, on, window, xvnc
 
-__all__ = ["desktops_home"]
+__all__ = ["desktops_home", "window", "xvnc"]  # the fixtures
 
 pytestmark = [
     needs_xvnc,
     pytest.mark.skipif(shutil.which("xwd") is None, reason="xwd is not installed (x11-apps)"),
 ]
-
-WIDTH, HEIGHT = 320, 240
 
 PIXELS = {
     "raw": 0,
@@ -62,27 +59,6 @@ FORMATS = {
     "565": PixelFormat(16, 16, False, True, 31, 63, 31, 11, 5, 0),
     "332": PixelFormat(8, 8, False, True, 7, 7, 3, 0, 3, 6),
 }
-
-
-@pytest.fixture
-async def xvnc(desktops_home: Path, nursery: trio.Nursery) -> RunningDesktop:
-    provider = provider_for("xvnc", geometry=f"{WIDTH}x{HEIGHT}")
-    desktop: RunningDesktop = await nursery.start(provider.run)
-    return desktop
-
-
-def on(desktop: RunningDesktop) -> dict[str, str]:
-    """The environment of a program on it. python-xlib does not know an authority file's entries
-    for any host, so one for this host is added."""
-    environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", **desktop.environment}
-    authority = Path(environment["XAUTHORITY"])
-    for_any = authority.read_bytes()
-    family, address_bytes = struct.unpack_from(">HH", for_any)
-    if family == 0xFFFF:
-        host = socket.gethostname().encode()
-        for_host = struct.pack(">HH", 256, len(host)) + host + for_any[4 + address_bytes :]
-        authority.write_bytes(for_host + for_any)
-    return environment
 
 
 async def shown(environment: Mapping[str, str]) -> Array:
@@ -173,7 +149,7 @@ async def test_what_is_seen_is_what_x_shows(
 ) -> None:
     environment, number = on(xvnc), PIXELS[encoding]
     if encoding != "tight with JPEG":
-        monkeypatch.setattr(client_connection, "_QUALITY", LOSSLESS)
+        monkeypatch.setattr(connection, "_QUALITY", LOSSLESS)
     async with relay.connect(xvnc, encodings=[number], pixel_format=pixel_format) as desktop:
         # Xvnc draws a cursor into the picture that is not where this client put it.
         await desktop.move(0, 0)
@@ -256,70 +232,6 @@ async def test_it_waits_until_the_screen_has_settled(xvnc: RunningDesktop, tmp_p
                 await trio.sleep(0.02)
         assert await desktop.settled(quiet_s=0.3, limit_s=5)
         np.testing.assert_array_equal((await desktop.picture())[..., :3], await shown(on(xvnc)))
-
-
-# A window that writes down what is typed and done in it, one event a line.
-LISTEN = """
-import sys
-from Xlib import X, XK
-from Xlib.display import Display
-display = Display()
-root = display.screen().root
-window = root.create_window(0, 0, 200, 200, 0, display.screen().root_depth,
-    override_redirect=True,
-    event_mask=X.KeyPressMask | X.KeyReleaseMask | X.ButtonPressMask | X.ButtonReleaseMask)
-window.map()
-display.sync()
-# Not the focus: a window manager that starts takes that.
-while window.grab_keyboard(True, X.GrabModeAsync, X.GrabModeAsync, X.CurrentTime):
-    pass
-print("ready", flush=True)
-kinds = {X.ButtonPress: "down", X.ButtonRelease: "up"}
-while True:
-    event = display.next_event()
-    if event.type == X.MappingNotify:
-        display.refresh_keyboard_mapping(event)
-    elif event.type in kinds:
-        print(kinds[event.type], event.detail, event.event_x, event.event_y, flush=True)
-    elif event.type in (X.KeyPress, X.KeyRelease):
-        shift = event.state & X.ShiftMask
-        keysym = display.keycode_to_keysym(event.detail, 1 if shift else 0)
-        keysym = keysym or display.keycode_to_keysym(event.detail, 0)
-        print("press" if event.type == X.KeyPress else "release", hex(keysym), flush=True)
-"""
-
-
-class Window:
-    """What `LISTEN` has heard."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    @property
-    def heard(self) -> list[str]:
-        return self._path.read_text().splitlines()[1:]
-
-    async def hears(self, *lines: str) -> None:
-        await until(lambda: len(self.heard) >= len(lines))
-        assert self.heard == list(lines)
-
-
-@pytest.fixture
-async def window(
-    xvnc: RunningDesktop, tmp_path: Path, nursery: trio.Nursery
-) -> AsyncIterator[Window]:
-    path = tmp_path / "heard"
-    with path.open("w") as file:
-        process = await trio.lowlevel.open_process(
-            [sys.executable, "-u", "-c", LISTEN], env=on(xvnc), stdout=file
-        )
-    try:
-        await until(lambda: path.read_text().startswith("ready"))
-        yield Window(path)
-    finally:
-        process.kill()
-        with trio.CancelScope(shield=True):
-            await process.wait()
 
 
 async def test_clicks_and_the_wheel(xvnc: RunningDesktop, window: Window) -> None:

@@ -21,8 +21,8 @@ import relay
 from relay.computer import Computer, Result
 from relay.desktops import RunningDesktop
 from relay.rfb.pixels.canvas import Array
-from tests.client.test_xvnc import HEIGHT, WIDTH, on, xvnc
 from tests.labs.desktop_processes import desktops_home, needs_xvnc, until
+from tests.labs.xvnc import HEIGHT, WIDTH, on, xvnc
 
 __all__ = ["desktops_home", "xvnc"]  # the fixtures
 

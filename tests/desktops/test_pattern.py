@@ -20,112 +20,26 @@ from relay.dialling.addresses import UnixAddress
 from relay.dialling.login import open_desktop
 from relay.limits import Limits
 from tests.labs.desktop_processes import desktops_home, directories
+from tests.labs.pattern_viewer import (
+    BANNER,
+    EXTENDED_DESKTOP_SIZE,
+    HEIGHT,
+    SHOW_ALL,
+    SHOW_NEW,
+    WIDTH,
+    Viewer,
+    connect,
+    key,
+    pointer,
+    screen_layout,
+    server,
+)
+from tests.labs.rfb_viewer import set_encodings
 
-__all__ = ["desktops_home"]
+__all__ = ["desktops_home", "server"]  # the fixtures
 
-WIDTH, HEIGHT = 640, 480
-BAR = (
-    WIDTH // 8
-)  # the colour bars at the top: white, yellow, cyan, green, magenta, red, blue, black
-BANNER = b"RFB 003.008\n"
-NATIVE = bytes.fromhex("20 18 00 01 00ff 00ff 00ff 00 08 10 000000")
-SHOW_ALL = struct.pack(">BBHHHH", 3, 0, 0, 0, WIDTH, HEIGHT)
-SHOW_NEW = struct.pack(">BBHHHH", 3, 1, 0, 0, WIDTH, HEIGHT)
-EXTENDED_DESKTOP_SIZE, DESKTOP_NAME, DESKTOP_SIZE = -308, -307, -223
-
-Rectangle = tuple[int, int, int, int, int, bytes]
-"""x, y, width, height, encoding, payload."""
-
-
-def set_encodings(*numbers: int) -> bytes:
-    return struct.pack(f">BxH{len(numbers)}i", 2, len(numbers), *numbers)
-
-
-def set_desktop_size(width: int, height: int) -> bytes:
-    return struct.pack(">BxHHBx", 251, width, height, 1) + struct.pack(
-        ">IHHHHI", 7, 0, 0, width, height, 0
-    )
-
-
-def key(keysym: int, *, down: bool = True) -> bytes:
-    return struct.pack(">BBxxI", 4, down, keysym)
-
-
-def pointer(x: int, y: int, buttons: int = 0) -> bytes:
-    return struct.pack(">BBHH", 5, buttons, x, y)
-
-
-class Viewer:
-    """A viewer after its handshake, with a picture of its own."""
-
-    def __init__(self, stream: trio.abc.Stream, bytes_per_pixel: int = 4) -> None:
-        self.stream = stream
-        self.unread = bytearray()
-        self.bytes_per_pixel = bytes_per_pixel
-        self.pixels: dict[tuple[int, int], bytes] = {}
-
-    async def send(self, *messages: bytes) -> None:
-        await self.stream.send_all(b"".join(messages))
-
-    async def read(self, count: int) -> bytes:
-        while len(self.unread) < count:
-            data = await self.stream.receive_some()
-            assert data, "the server closed"
-            self.unread += data
-        taken = bytes(self.unread[:count])
-        del self.unread[:count]
-        return taken
-
-    async def update(self) -> list[Rectangle]:
-        """One FramebufferUpdate. Its Raw rectangles are put into the picture."""
-        kind, padding, count = struct.unpack(">BBH", await self.read(4))
-        assert (kind, padding) == (0, 0)
-        return [await self._rectangle() for _ in range(count)]
-
-    async def _rectangle(self) -> Rectangle:
-        x, y, width, height, encoding = struct.unpack(">HHHHi", await self.read(12))
-        if encoding == EXTENDED_DESKTOP_SIZE:
-            screens = await self.read(4)
-            payload = screens + await self.read(16 * screens[0])
-        elif encoding == DESKTOP_NAME:
-            (length,) = struct.unpack(">I", await self.read(4))
-            payload = await self.read(length)
-        elif encoding == DESKTOP_SIZE:
-            payload = b""
-        else:
-            assert encoding == 0
-            size = self.bytes_per_pixel
-            payload = await self.read(width * height * size)
-            for number in range(width * height):
-                at = (x + number % width, y + number // width)
-                self.pixels[at] = payload[number * size : (number + 1) * size]
-        return x, y, width, height, encoding, payload
-
-    def changed_since(self, before: dict[tuple[int, int], bytes]) -> set[tuple[int, int]]:
-        return {at for at, pixel in self.pixels.items() if before.get(at) != pixel}
-
-
-@pytest.fixture
-def server() -> PatternServer:
-    return PatternServer(WIDTH, HEIGHT, limits=Limits())
-
-
-async def connect(server: PatternServer, nursery: trio.Nursery) -> Viewer:
-    ours, theirs = memory_stream_pair()
-    nursery.start_soon(server.serve, theirs)
-    viewer = Viewer(ours)
-    assert await viewer.read(12) == BANNER
-    await viewer.send(BANNER)
-    assert await viewer.read(2) == b"\x01\x01"  # one security type: None
-    await viewer.send(b"\x01")
-    assert await viewer.read(4) == b"\0\0\0\0"  # SecurityResult: OK
-    await viewer.send(b"\x01")
-    width, height = struct.unpack(">HH", await viewer.read(4))
-    assert (width, height) == (server.screen.width, server.screen.height)
-    assert await viewer.read(16) == NATIVE
-    (length,) = struct.unpack(">I", await viewer.read(4))
-    assert await viewer.read(length) == b"Test pattern %dx%d" % (width, height)
-    return viewer
+BAR_PX = WIDTH // 8
+"""Of the colour bars at the top: white, yellow, cyan, green, magenta, red, blue, black."""
 
 
 async def test_every_byte_alone(server: PatternServer, nursery: trio.Nursery) -> None:
@@ -178,7 +92,7 @@ async def test_picture(server: PatternServer, nursery: trio.Nursery) -> None:
     await viewer.send(SHOW_ALL)
     (rectangle,) = await viewer.update()
     assert rectangle[:5] == (0, 0, WIDTH, HEIGHT, 0)
-    bars = [viewer.pixels[BAR * n + 1, 1].hex() for n in range(8)]
+    bars = [viewer.pixels[BAR_PX * n + 1, 1].hex() for n in range(8)]
     assert bars == [
         *("ffffff00", "ffff0000", "00ffff00", "00ff0000"),
         *("ff00ff00", "ff000000", "0000ff00", "00000000"),
@@ -256,70 +170,6 @@ async def test_part_of_the_screen_gets_its_changes_only(
     nursery.cancel_scope.cancel()
 
 
-async def test_typed_keys_are_readable(server: PatternServer, nursery: trio.Nursery) -> None:
-    viewer = await connect(server, nursery)
-    await viewer.send(pointer(0, HEIGHT - 1), SHOW_ALL)
-    await viewer.update()
-    empty = dict(viewer.pixels)
-
-    await viewer.send(key(ord("L")), key(ord("L"), down=False), SHOW_NEW)
-    await viewer.update()
-    ink = bytes.fromhex("eceff400")
-    panel = {at for at in viewer.changed_since(empty) if at[1] > 140}
-    written = {at for at in panel if viewer.pixels[at] == ink}
-    left, top = min(x for x, _ in written), min(y for _, y in written)
-    cell = [(x, y) for x in range(10) for y in range(16)]
-    letter = {(x, y) for x, y in cell if viewer.pixels[left + x, top + y] == ink}
-    # An L of seven rows and five columns, each dot two by two pixels.
-    upright = {(x, y) for x in range(2) for y in range(14)}
-    foot = {(x, y) for x in range(10) for y in range(12, 14)}
-    assert letter == upright | foot
-
-    await viewer.send(key(0xFF08), key(0xFF08, down=False), SHOW_NEW)  # BackSpace
-    await viewer.update()
-    assert not [at for at in viewer.changed_since(empty) if at[1] > 140]
-    nursery.cancel_scope.cancel()
-
-
-@pytest.mark.parametrize("keysym", [0xFF0D, 0xFFE1, 0xE9, 0x010020AC, 0xFFFFFFFF, 0, 0xFF55])
-async def test_any_key_shows(server: PatternServer, nursery: trio.Nursery, keysym: int) -> None:
-    viewer = await connect(server, nursery)
-    await viewer.send(SHOW_ALL)
-    await viewer.update()
-    before = dict(viewer.pixels)
-    await viewer.send(key(keysym), SHOW_NEW)
-    await viewer.update()
-    assert viewer.changed_since(before)
-
-
-async def test_long_text_scrolls(server: PatternServer, nursery: trio.Nursery) -> None:
-    viewer = await connect(server, nursery)
-    for _ in range(300):
-        await viewer.send(*(key(ord(c)) for c in "line of text"), key(0xFF0D))
-    await viewer.send(SHOW_ALL)
-    await viewer.update()
-    before = dict(viewer.pixels)
-    await viewer.send(key(ord("!")), SHOW_NEW)
-    await viewer.update()
-    assert [at for at in viewer.changed_since(before) if at[1] > 140]
-
-
-async def test_pointer_shows_with_its_buttons(server: PatternServer, nursery: trio.Nursery) -> None:
-    viewer = await connect(server, nursery)
-    await viewer.send(SHOW_ALL)
-    await viewer.update()
-    away = viewer.pixels[300, 300]
-    colours = {}
-    for buttons in (0, 1, 2, 4, 8):
-        await viewer.send(pointer(300, 300, buttons), SHOW_NEW)
-        await viewer.update()
-        colours[buttons] = viewer.pixels[300, 300]
-    assert len({away, *colours.values()}) == 6
-    await viewer.send(pointer(65535, 65535), SHOW_NEW)
-    await viewer.update()
-    assert viewer.pixels[300, 300] == away
-
-
 async def test_viewers_share_one_screen(server: PatternServer, nursery: trio.Nursery) -> None:
     one = await connect(server, nursery)
     two = await connect(server, nursery)
@@ -360,70 +210,6 @@ async def test_viewer_that_reads_nothing_does_not_stop_the_others(
     nursery.cancel_scope.cancel()
 
 
-def screen_layout(width: int, height: int) -> bytes:
-    return struct.pack(">BxxxIHHHHI", 1, 0, 0, 0, width, height, 0)
-
-
-async def test_resize(server: PatternServer, nursery: trio.Nursery) -> None:
-    asker, other, old, blind = [await connect(server, nursery) for _ in range(4)]
-    await asker.send(set_encodings(0, EXTENDED_DESKTOP_SIZE, DESKTOP_NAME))
-    await other.send(set_encodings(EXTENDED_DESKTOP_SIZE))
-    await old.send(set_encodings(0, DESKTOP_SIZE))
-    await blind.send(set_encodings(0))
-    for viewer in (asker, other, old, blind):
-        await viewer.send(SHOW_ALL)
-        await viewer.update()
-    for viewer in (other, old, blind):
-        await viewer.send(SHOW_NEW)
-    await trio.testing.wait_all_tasks_blocked()
-
-    await asker.send(set_desktop_size(800, 300), SHOW_NEW)
-    assert await asker.update() == [
-        (1, 0, 800, 300, EXTENDED_DESKTOP_SIZE, screen_layout(800, 300)),
-        (0, 0, 0, 0, DESKTOP_NAME, b"Test pattern 800x300"),
-    ]
-    assert await other.update() == [
-        (2, 0, 800, 300, EXTENDED_DESKTOP_SIZE, screen_layout(800, 300))
-    ]
-    assert await old.update() == [(0, 0, 800, 300, DESKTOP_SIZE, b"")]
-    # Who cannot be told keeps its size, and gets what of it there still is.
-    assert [r[:5] for r in await blind.update()] == [(0, 0, WIDTH, 300, 0)]
-
-    for viewer in (asker, other, old):
-        await viewer.send(struct.pack(">BBHHHH", 3, 1, 0, 0, 800, 300))
-        assert [r[:5] for r in await viewer.update()] == [(0, 0, 800, 300, 0)]
-    nursery.cancel_scope.cancel()
-
-
-@pytest.mark.parametrize(("width", "height"), [(0, 0), (63, 480), (640, 4097), (65535, 65535)])
-async def test_refused_resize_says_so(
-    server: PatternServer, nursery: trio.Nursery, width: int, height: int
-) -> None:
-    viewer = await connect(server, nursery)
-    await viewer.send(set_encodings(EXTENDED_DESKTOP_SIZE), SHOW_ALL)
-    await viewer.update()
-    await viewer.send(set_desktop_size(width, height), SHOW_NEW)
-    (rectangle,) = await viewer.update()
-    layout = screen_layout(WIDTH, HEIGHT)
-    assert rectangle == (1, 2, WIDTH, HEIGHT, EXTENDED_DESKTOP_SIZE, layout)
-    assert (server.screen.width, server.screen.height) == (WIDTH, HEIGHT)
-
-
-@pytest.mark.parametrize("size", [(64, 64), (4096, 64), (64, 4096), (200, 150)])
-async def test_odd_sizes_are_drawn(
-    server: PatternServer, nursery: trio.Nursery, size: tuple[int, int]
-) -> None:
-    viewer = await connect(server, nursery)
-    await viewer.send(set_encodings(EXTENDED_DESKTOP_SIZE), SHOW_ALL)
-    await viewer.update()
-    await viewer.send(*(key(ord(c)) for c in "some text"), set_desktop_size(*size), SHOW_NEW)
-    await viewer.update()
-    await viewer.send(struct.pack(">BBHHHH", 3, 0, 0, 0, *size))
-    (rectangle,) = await viewer.update()
-    assert rectangle[2:4] == size
-    server.screen.tick()
-
-
 # bits per pixel, depth, big endian, true colour, maxima, shifts (RFC 6143, Section 7.4).
 # The bars are white, yellow, cyan, green, magenta, red, blue, black.
 FORMATS = {
@@ -456,7 +242,7 @@ async def test_pixel_formats(server: PatternServer, nursery: trio.Nursery, name:
     viewer.bytes_per_pixel = wire[0] // 8
     await viewer.send(b"\0\0\0\0" + wire + b"\0\0\0", SHOW_ALL)
     await viewer.update()
-    assert [viewer.pixels[BAR * n + 1, 1].hex() for n in range(8)] == bars.split()
+    assert [viewer.pixels[BAR_PX * n + 1, 1].hex() for n in range(8)] == bars.split()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""The portabledesktop provider, on a stand-in for the program (see standin_portabledesktop.py)."""
+"""The portabledesktop provider, on a stand-in for the program
+(tests/labs/standin_portabledesktop.py)."""
 
 from __future__ import annotations
 

@@ -26,7 +26,6 @@ from relay import (
     WorkspaceAgentError,
     WorkspaceAgentStep,
 )
-from relay.desktops import provider_for
 from relay.dialling.addresses import dial, parse_address
 from relay.dialling.workspace_agent import ANSWER_TIMEOUT_S, TLS_TIMEOUT_S, client_tls, upgraded
 from relay.net.websocket import BINARY, frame
@@ -459,43 +458,3 @@ def test_files_that_are_no_certificates(authority: Authority, tmp_path: Path, wr
     files[wrong].write_text("no certificate")
     with pytest.raises(ValueError, match="cannot use the certificates in "):
         client_tls(*files.values())
-
-
-# Addresses
-
-
-@pytest.mark.parametrize(
-    ("text", "address", "shown"),
-    [
-        ("ws://desk.example:6081", ADDRESS, "ws://desk.example:6081"),
-        ("ws://desk.example:6081/", ADDRESS, "ws://desk.example:6081"),
-        ("wss://[::1]:443/x", WorkspaceAgentAddress("wss", "::1", 443, "/x"), "wss://[::1]:443"),
-    ],
-)
-def test_addresses(text: str, address: WorkspaceAgentAddress, shown: str) -> None:
-    assert parse_address(text) == address
-    assert str(address) == shown
-    assert provider_for(text).name == "address"
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "ws://desk.example",
-        "ws://:6081",
-        "ws://desk.example:0",
-        "ws://me:secret@desk.example:6081",
-        "ws://desk.example:6081/?token=x",
-        "ws://desk.example:6081/ü",
-        "ws://desk.example:6081/a b",
-        "http://desk.example:6081",
-    ],
-)
-def test_texts_that_are_none(text: str) -> None:
-    with pytest.raises(ValueError, match=r"is not an address|has more than|printable ASCII"):
-        parse_address(text)
-
-
-def test_credentials_show_in_no_text() -> None:
-    address = parse_address("ws://desk.example:1", WorkspaceAgentCredentials(Password(SECRET)))
-    assert SECRET not in repr(address) + str(address)

@@ -15,14 +15,12 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from relay import CloseCode
-from tests.e2e.conftest import Demo, XServer, connected, shows, started, until
-from tests.e2e.xdisplay import Picture, XDisplay
+from tests.labs.e2e.commands import Demo, XServer, started
+from tests.labs.e2e.pages import INSIDE_THE_TERMINAL, TERMINAL_COLOUR, connected, shows
+from tests.labs.e2e.xdisplay import Picture, XDisplay
+from tests.labs.waiting import until
 
-# Pixels: the desktop and the browser's page have the same size.
-INSIDE_THE_TERMINAL = (400, 300)
 FIRST_LINE_OF_THE_TERMINAL = (120, 92)
-TERMINAL_COLOUR = b"\x1f\x16\x10"  # blue, green, red
-
 
 RETRIED = {
     CloseCode.GOING_AWAY,

@@ -21,9 +21,8 @@ import trio
 from PIL import Image
 from playwright.sync_api import Page
 
-from tests.e2e.conftest import connected, until
-from tests.e2e.test_browser import INSIDE_THE_TERMINAL, TERMINAL_COLOUR
-from tests.e2e.test_serve import environment, run, server
+from tests.labs.e2e.commands import run, server
+from tests.labs.e2e.pages import INSIDE_THE_TERMINAL, TERMINAL_COLOUR, connected
 from tests.labs.language_model.server import (
     ModelServer,
     model_server,
@@ -31,8 +30,7 @@ from tests.labs.language_model.server import (
     tool_reply,
     tool_use,
 )
-
-__all__ = ["environment"]  # the fixture
+from tests.labs.waiting import until
 
 # xterm's own way to have another background (OSC 11), which nothing else on the screen has.
 COMMAND = "printf '\\033]11;#00ff00\\007'\n"

@@ -1,4 +1,5 @@
-"""The command `deskrelay mcp` in a process of its own, and the official client before it."""
+"""The command `deskrelay mcp` in a process of its own, the official client before it, and what is
+sent to it by hand."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import trio
@@ -27,6 +29,35 @@ from tests.labs.desktop_processes import until
 
 COMMAND = [sys.executable, "-W", "error", "-m", "api", "mcp"]
 STOP_S = 5.0  # what the command promises
+
+# For requests that are written by hand.
+ACCEPT = {"Accept": "application/json, text/event-stream"}
+HELLO: dict[str, Any] = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "initialize",
+    "params": {
+        "protocolVersion": "2025-11-25",
+        "capabilities": {},
+        "clientInfo": {"name": "test", "version": "1"},
+    },
+}
+
+NONSENSE = [
+    b"",
+    b"{",
+    b"null",
+    b"\xff\xfe",
+    b"[" * 100_000,
+    b'{"jsonrpc": "1.0", "id": 2, "method": "tools/list"}',
+    b'{"jsonrpc": "2.0", "id": {}, "method": 5}',
+    b'{"jsonrpc": "2.0", "id": 99, "result": {}}',
+    b'{"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 99}}',
+    b'{"jsonrpc": "2.0", "method": "notifications/nothing", "params": {"text": "hunter2"}}',
+    b'{"jsonrpc": "2.0", "id": 3, "method": "tools/call", "params": ["hunter2"]}',
+    b'{"jsonrpc": "2.0", "id": 4, "method": "hunter2"',
+]
+"""Lines that are no requests, or none that a client may send."""
 
 
 @asynccontextmanager

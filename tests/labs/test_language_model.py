@@ -17,7 +17,7 @@ import trio
 from PIL import Image
 
 from api.settings import ModelSettings
-from tests.labs.language_model import rules as model_rules
+from tests.labs.language_model import rules
 from tests.labs.language_model.rules import Refused, check_body
 from tests.labs.language_model.server import (
     API_KEY,
@@ -258,7 +258,7 @@ class TestRules:
         assert (caught.value.status, caught.value.kind) == (400, "invalid_request_error")
 
     def test_betas_may_be_several(self) -> None:
-        older = model_rules.BETAS["computer_20250124"]
+        older = rules.BETAS["computer_20250124"]
         check_body(body(), f"{older}, {BETA}")
         with pytest.raises(Refused, match="beta header"):
             check_body(body(), older)
@@ -471,5 +471,5 @@ def test_the_rules_know_every_version() -> None:
     from relay.computer.versions import TOOLSET, VERSIONS
 
     betas = {name: version.beta_header for name, version in VERSIONS.items()}
-    assert betas == {**model_rules.BETAS, TOOLSET: None}
-    assert set(VERSIONS[TOOLSET].actions) == model_rules.MEMBERS
+    assert betas == {**rules.BETAS, TOOLSET: None}
+    assert set(VERSIONS[TOOLSET].actions) == rules.MEMBERS

@@ -25,9 +25,9 @@ import trio
 import trio.testing
 
 from relay.pumps.raw import RawPumps
-from tests.labs.crowd import REQUEST, SET_ENCODINGS, exactly, serving, until
 from tests.labs.peers import Lab, client_frame, close_far_ends, socket_lab
-from tests.pumps.test_memory import stall
+from tests.labs.server_process import PATIENCE_S, REQUEST, SET_ENCODINGS, exactly, serving, stall
+from tests.labs.waiting import until
 
 __all__ = ["close_far_ends"]  # the fixture
 
@@ -124,7 +124,11 @@ async def test_sessions_that_stall_cost_nothing(tmp_path: Path) -> None:
             return trace.stat().st_size == size
 
         # Those that rest for having said much are read on, until the desktop's socket is full.
-        until(a_quiet_second, "there are system calls for sessions that stall")
+        until(
+            a_quiet_second,
+            "there are system calls for sessions that stall",
+            within_s=PATIENCE_S,
+        )
         for peer in (peer for pair in pairs for peer in pair):
             peer.close()
 

@@ -18,9 +18,8 @@ import trio.testing
 from relay import Limits
 from relay.pumps.raw import RawPumps
 from relay.pumps.switchboard import WRITABLE
-from tests.labs.crowd import REQUEST
 from tests.labs.peers import Lab, client_frame, close_far_ends, pumps_over_tcp, socket_lab
-from tests.pumps.test_memory import TEXT, UPDATE
+from tests.labs.server_process import REQUEST, TEXT, UPDATE
 
 __all__ = ["close_far_ends"]  # the fixture
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import resource
 import socket
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from relay import Limits
-from tests.labs.crowd import Server, serving, until
-from tests.labs.peers import client_frame
+from tests.labs.server_process import PATIENCE_S, Pair, Server, serving, stall
+from tests.labs.waiting import until
 
 VIEWERS = 1_000
 
@@ -33,13 +32,6 @@ RETURNS_WITHIN = 0.20
 BUFFER_BYTES = 16_384
 """For the sockets of desktops and viewers, so that few bytes fill what the kernel holds."""
 
-# Either direction's messages are large, so that filling it costs little: 160 KB of Raw, 60 KB of
-# clipboard text.
-UPDATE = struct.pack(">BxHHHHHi", 0, 1, 0, 0, 200, 200, 0) + bytes(200 * 200 * 4)
-TEXT = client_frame(struct.pack(">BxxxI", 6, 60_000) + b"a" * 60_000)
-
-Pair = tuple[socket.socket, socket.socket]
-
 
 @contextmanager
 def _descriptors(count: int) -> Iterator[None]:
@@ -54,23 +46,6 @@ def _descriptors(count: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def _fill(server: Server, peers: list[socket.socket], message: bytes) -> None:
-    """Has each peer send the message over and over until the server takes no more of it."""
-    left = dict.fromkeys(peers, memoryview(b""))
-    pushed = True
-    while pushed:
-        pushed = False
-        for peer in peers:
-            try:
-                while True:
-                    left[peer] = left[peer] or memoryview(message)
-                    left[peer] = left[peer][peer.send(left[peer]) :]
-                    pushed = True
-            except BlockingIOError:
-                continue
-        server.settle()
-
-
 def _crowd(server: Server) -> list[Pair]:
     """All at rest, each waiting for an update that does not come."""
     pairs = [server.view(BUFFER_BYTES) for _ in range(VIEWERS)]
@@ -82,17 +57,15 @@ def _crowd(server: Server) -> list[Pair]:
     return pairs
 
 
-def stall(server: Server, pairs: list[Pair]) -> None:
-    """Both sides of each session send, and neither reads."""
-    _fill(server, [desktop for _, desktop in pairs], UPDATE)
-    _fill(server, [viewer for viewer, _ in pairs], TEXT)
-
-
 def _leave(server: Server, pairs: list[Pair], descriptors: int) -> None:
     for pair in pairs:
         for peer in pair:
             peer.close()
-    until(lambda: server.descriptors() <= descriptors, "the sessions keep their descriptors")
+    until(
+        lambda: server.descriptors() <= descriptors,
+        "the sessions keep their descriptors",
+        within_s=PATIENCE_S,
+    )
     server.settle()
 
 

@@ -16,8 +16,7 @@ import trio
 import trio.testing
 
 from relay import CloseCode, Limits, Reason
-from relay.pumps import raw as socketio
-from relay.pumps import slices
+from relay.pumps import raw, slices
 from tests.labs.peers import BELL, Lab, client_frame, close_far_ends, raw_rectangle, socket_lab
 
 __all__ = ["close_far_ends"]  # the fixture
@@ -35,7 +34,7 @@ KEY_FRAME_BYTES = len(client_frame(KEY))
 def slow_judge(monkeypatch: pytest.MonkeyPatch) -> None:
     milliseconds = itertools.count()
     monkeypatch.setattr(slices, "FREE_SLICES", FREE_SLICES)
-    monkeypatch.setattr(socketio, "monotonic", lambda: next(milliseconds) / 1_000)
+    monkeypatch.setattr(raw, "monotonic", lambda: next(milliseconds) / 1_000)
 
 
 def flood(reads: int) -> tuple[bytes, int]:

@@ -14,8 +14,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from relay.pumps import raw as socketio
-from relay.pumps import switchboard
+from relay.pumps import raw, switchboard
 from relay.pumps.switchboard import READABLE, Switchboard
 from tests.labs.peers import client_frame, raw_pumps
 
@@ -151,7 +150,7 @@ async def test_a_flood_queues_its_session_once(
     pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Each look at the clock finds the slice used up.
-    monkeypatch.setattr(socketio, "monotonic", itertools.count().__next__)
+    monkeypatch.setattr(raw, "monotonic", itertools.count().__next__)
     viewer, there = pair
     desktop, elsewhere = socket.socketpair()
     desktop.setblocking(False)

@@ -9,8 +9,8 @@ import structlog
 import trio
 
 from api.workspace.server import ACTION_PATH, BODY_BYTES
-from tests.api.workspace.test_server import SECRET, FakeDesktop, Lab, workspace_agent
 from tests.labs.desktop_server import parse, read_all
+from tests.labs.workspace_agent import SECRET, FakeDesktop, Lab, workspace_agent
 
 
 async def began(lab: Lab, length: int, body: bytes) -> trio.SocketStream:

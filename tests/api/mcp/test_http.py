@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 import trio
 
 from relay.desktops import RunningDesktop
-from tests.api.mcp.test_stdio import NONSENSE
-from tests.client.test_xvnc import HEIGHT, WIDTH, Window, window, xvnc
 from tests.labs.desktop_processes import desktops_home, living, needs_xvnc, runs, until
-from tests.labs.mcp_clients import STOP_S, over_http, pictures, serving, texts
+from tests.labs.mcp_clients import (
+    ACCEPT,
+    HELLO,
+    NONSENSE,
+    STOP_S,
+    over_http,
+    pictures,
+    serving,
+    texts,
+)
+from tests.labs.xvnc import HEIGHT, WIDTH, Window, window, xvnc
 
 __all__ = ["desktops_home", "window", "xvnc"]
 
@@ -22,18 +29,6 @@ __all__ = ["desktops_home", "window", "xvnc"]
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Async generator '(httpx2?|httpcore2?)[.].*was garbage collected:ResourceWarning"
 )
-
-ACCEPT = {"Accept": "application/json, text/event-stream"}
-HELLO: dict[str, Any] = {
-    "jsonrpc": "2.0",
-    "id": 1,
-    "method": "initialize",
-    "params": {
-        "protocolVersion": "2025-11-25",
-        "capabilities": {},
-        "clientInfo": {"name": "test", "version": "1"},
-    },
-}
 
 
 @pytest.mark.parametrize("mode", ["legacy", "auto"])

@@ -13,7 +13,6 @@ import trio
 import trio.testing
 
 from api.computer import VOID, OwnComputer
-from api.mcp import http as mcp_http
 from api.mcp.http import HttpFront
 from api.mcp.session import ComputerSession
 from relay import DesktopError, TcpAddress
@@ -24,8 +23,8 @@ from relay.desktops import Desktops, RunningDesktop
 from relay.dialling.login import DesktopEnd
 from relay.limits import Limits
 from relay.rfb.handshake import ServerInit
-from tests.api.mcp.test_http import ACCEPT, HELLO
 from tests.labs.client import HEIGHT, KEY_A_DOWN, KEY_A_UP, WIDTH, Far
+from tests.labs.mcp_clients import ACCEPT, HELLO
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Async generator '(httpx|httpcore)[.].*was garbage collected:ResourceWarning"
@@ -227,7 +226,7 @@ class Idle:
 async def test_a_session_that_nobody_uses_ends(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(mcp_http, "IDLE_S", 0.3)
+    monkeypatch.setattr("api.mcp.http.IDLE_S", 0.3)
     session = Idle()
     nursery.start_soon(HttpFront("127.0.0.1:0", None).serve, lambda: cast(ComputerSession, session))
     printed = ""

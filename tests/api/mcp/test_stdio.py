@@ -19,10 +19,10 @@ import trio
 from mcp.client import Client
 
 from relay.desktops import RunningDesktop
-from tests.client.test_xvnc import HEIGHT, WIDTH, Window, window, xvnc
 from tests.labs.desktop_processes import desktops_home, living, needs_xvnc, pid_of, runs, until
-from tests.labs.mcp_clients import COMMAND, STOP_S, over_stdio, pictures, texts
+from tests.labs.mcp_clients import COMMAND, NONSENSE, STOP_S, over_stdio, pictures, texts
 from tests.labs.places import README
+from tests.labs.xvnc import HEIGHT, WIDTH, Window, window, xvnc
 
 __all__ = ["desktops_home", "window", "xvnc"]
 
@@ -220,22 +220,6 @@ def test_a_message_without_end_is_the_end(desktops_home: Path) -> None:
         _, errors = process.communicate(b"x" * (3 << 20), timeout=10)
         assert process.returncode == 0
         assert b"a message has more than 1048576 bytes" in errors
-
-
-NONSENSE = [
-    b"",
-    b"{",
-    b"null",
-    b"\xff\xfe",
-    b"[" * 100_000,
-    b'{"jsonrpc": "1.0", "id": 2, "method": "tools/list"}',
-    b'{"jsonrpc": "2.0", "id": {}, "method": 5}',
-    b'{"jsonrpc": "2.0", "id": 99, "result": {}}',
-    b'{"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 99}}',
-    b'{"jsonrpc": "2.0", "method": "notifications/nothing", "params": {"text": "hunter2"}}',
-    b'{"jsonrpc": "2.0", "id": 3, "method": "tools/call", "params": ["hunter2"]}',
-    b'{"jsonrpc": "2.0", "id": 4, "method": "hunter2"',
-]
 
 
 def test_nonsense_is_survived_and_in_no_log(desktops_home: Path) -> None:

@@ -13,9 +13,9 @@ from api.cli.agent import _tls
 from relay import WorkspaceAgentCredentials, WorkspaceAgentError
 from relay.dialling.addresses import dial
 from relay.dialling.workspace_agent import WorkspaceAgentAddress, client_tls
-from tests.api.workspace.test_server import FakeDesktop, workspace_agent
 from tests.labs.certificates import Authority
 from tests.labs.desktop_server import read_all
+from tests.labs.workspace_agent import FakeDesktop, workspace_agent
 
 
 @pytest.mark.parametrize("said", [b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"])

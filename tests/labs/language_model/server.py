@@ -18,7 +18,7 @@ from typing import Any
 import h11
 import trio
 
-from tests.labs.language_model import rules as model_rules
+from tests.labs.language_model import rules
 from tests.labs.language_model.rules import Refused
 
 API_KEY = "key-of-the-model-server"
@@ -223,7 +223,7 @@ class ModelServer:
             self.requests.append(request)
             answer = await self._answer(request.body)
             if isinstance(answer, Message):
-                self._thoughts += filter(model_rules.is_thought, answer.content)
+                self._thoughts += filter(rules.is_thought, answer.content)
         except Refused as refused:
             self.refusals.append(str(refused))
             answer = Failure(refused.status, refused.kind, str(refused), {})
@@ -254,15 +254,15 @@ class ModelServer:
         headers = {name.decode().lower(): value.decode() for name, value in head.headers}
         if (head.method, target.partition("?")[0]) != (b"POST", "/v1/messages"):
             raise Refused(f"{head.method.decode()} {target}: Not Found", 404, "not_found_error")
-        model_rules.check_headers(headers, self.api_key)
-        if len(body) > model_rules.REQUEST_BYTES:
+        rules.check_headers(headers, self.api_key)
+        if len(body) > rules.REQUEST_BYTES:
             raise Refused("Request exceeds the maximum size", 413, "request_too_large")
         try:
             content = json.loads(body)
         except ValueError as error:
             raise Refused("The request body is not valid JSON") from error
-        model_rules.check_body(content, headers.get("anthropic-beta", ""))
-        model_rules.check_thoughts(content, self._thoughts)
+        rules.check_body(content, headers.get("anthropic-beta", ""))
+        rules.check_thoughts(content, self._thoughts)
         return Request(target, headers, content)
 
 

@@ -15,14 +15,14 @@ import struct
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from tests.labs.peers import PIXEL_FORMAT, client_frame
+from tests.labs.waiting import until
 
 PATIENCE_S = 30.0
 """For anything that is waited for; only a test that fails waits so long."""
@@ -34,13 +34,13 @@ SET_ENCODINGS = struct.pack(f">BxH{len(_OFFERED)}i", 2, len(_OFFERED), *_OFFERED
 REQUEST = struct.pack(">BBHHHH", 3, 1, 0, 0, 640, 480)
 """An incremental FramebufferUpdateRequest for the whole screen (RFC 6143, Section 7.5.3)."""
 
+# Either direction's messages are large, so that filling it costs little: 160 KB of Raw, 60 KB of
+# clipboard text.
+UPDATE = struct.pack(">BxHHHHHi", 0, 1, 0, 0, 200, 200, 0) + bytes(200 * 200 * 4)
+TEXT = client_frame(struct.pack(">BxxxI", 6, 60_000) + b"a" * 60_000)
 
-def until(condition: Callable[[], bool], what: str, every_s: float = 0.02) -> None:
-    """Waits for what another process does in its own time."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(every_s)
+Pair = tuple[socket.socket, socket.socket]
+"""A viewer and its desktop."""
 
 
 def exactly(peer: socket.socket, count: int) -> bytes:
@@ -120,7 +120,12 @@ class Server:
     def sleeps(self) -> None:
         """Waits until the server waits for something. Not for long: it looks all the time."""
         stat = Path(f"/proc/{self.pid}/stat")
-        until(lambda: stat.read_text().rpartition(") ")[2][0] == "S", "the server is busy", 0)
+        until(
+            lambda: stat.read_text().rpartition(") ")[2][0] == "S",
+            "the server is busy",
+            within_s=PATIENCE_S,
+            every_s=0,
+        )
 
     def settle(self) -> None:
         """Waits until the server does nothing: between three looks it has used no CPU time."""
@@ -131,7 +136,12 @@ class Server:
             times.append(fields[11:13])  # utime and stime, in clock ticks
             return len(times) > 2 and times[-3] == times[-1]
 
-        until(rests, "the server does not come to rest", every_s=0.1)
+        until(
+            rests,
+            "the server does not come to rest",
+            within_s=PATIENCE_S,
+            every_s=0.1,
+        )
 
     def view(self, receive_buffer_bytes: int = 0) -> tuple[socket.socket, socket.socket]:
         """A viewer that has said what noVNC says, has asked for an update and waits for it; and
@@ -167,6 +177,29 @@ class Server:
         exactly(desktop, 4 * count)
         assert exactly(desktop, len(REQUEST)) == REQUEST
         return viewer, desktop
+
+
+def _fill(server: Server, peers: list[socket.socket], message: bytes) -> None:
+    """Has each peer send the message over and over until the server takes no more of it."""
+    left = dict.fromkeys(peers, memoryview(b""))
+    pushed = True
+    while pushed:
+        pushed = False
+        for peer in peers:
+            try:
+                while True:
+                    left[peer] = left[peer] or memoryview(message)
+                    left[peer] = left[peer][peer.send(left[peer]) :]
+                    pushed = True
+            except BlockingIOError:
+                continue
+        server.settle()
+
+
+def stall(server: Server, pairs: list[Pair]) -> None:
+    """Both sides of each session send, and neither reads."""
+    _fill(server, [desktop for _, desktop in pairs], UPDATE)
+    _fill(server, [viewer for viewer, _ in pairs], TEXT)
 
 
 @contextmanager
