@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from fractions import Fraction
 
 import numpy as np
@@ -40,6 +42,25 @@ FORMATS = {
 
 GROUND = (1, 2, 3, 255)
 """What a canvas shows where nothing was painted."""
+
+_LETTERS = {
+    "R": (255, 0, 0, 255),
+    "G": (0, 255, 0, 255),
+    "B": (0, 0, 255, 255),
+    "W": (255, 255, 255, 255),
+    ".": GROUND,
+}
+
+
+def picture(*lines: str) -> list[list[tuple[int, ...]]]:
+    """A letter a pixel: red, green, blue, white; a dot is what was there before."""
+    return [[_LETTERS[letter] for letter in line] for line in lines]
+
+
+def deflated(data: bytes) -> bytes:
+    """A zlib stream of its own behind its length, as the encodings zlib and ZRLE have it."""
+    body = zlib.compress(data)
+    return struct.pack(">I", len(body)) + body
 
 
 def colour_map() -> Array:

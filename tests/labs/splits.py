@@ -7,14 +7,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from relay.limits import Limits
-from relay.rfb import encodings, from_desktop, from_viewer
+import pytest
+
+from relay.rfb import from_desktop, from_viewer
 from relay.rfb.conversation import Conversation
 from relay.rfb.errors import CloseCode, Direction, ProtocolError
 from relay.rfb.from_desktop import FromDesktop
 from relay.rfb.from_viewer import FromViewer
 from relay.rfb.state import State
-from tests.labs.peers import INIT
+from tests.labs.peers import BELL
+from tests.labs.rfb_messages import KEY
 
 Make = Callable[[], Conversation]
 
@@ -23,6 +25,8 @@ BLAME = {
     "down": (Direction.DOWN, CloseCode.DESKTOP_FAULT),
     "up": (Direction.UP, CloseCode.POLICY),
 }
+SHORT = {"down": BELL, "up": KEY}
+"""A message that goes through whatever came before."""
 
 
 @dataclass(frozen=True)
@@ -33,19 +37,6 @@ class Outcome:
     forwarded: bytes
     known: dict[str, Any] = field(default_factory=dict)
     error: tuple[int, str, str] | None = None
-
-
-def conversation(*offers: int, limits: Limits | None = None) -> Conversation:
-    """A conversation over 640x480 at 32 bits per pixel, after a SetEncodings with `offers`, of
-    which none is cut."""
-    everything = encodings.REGISTRY.keys() | encodings.SIGNALS
-    made = Conversation(INIT, limits or Limits(), let_through=everything)
-    if offers:
-        message = bytearray(b"\x02\0" + len(offers).to_bytes(2, "big"))
-        for number in offers:
-            message += (number & 0xFFFFFFFF).to_bytes(4, "big")
-        assert made.up.judge(message, 0, len(message)) == len(message)
-    return made
 
 
 class Feeder:
@@ -133,6 +124,26 @@ def check(make: Make, way: str, wire: bytes, expected: bytes | None = None) -> C
     return made
 
 
+def passes(make: Make, way: str, *messages: bytes, expected: bytes | None = None) -> Conversation:
+    """As `check`, and it is so many messages: a length that is read wrong would swallow some."""
+    behind = SHORT[way]
+    wanted = None if expected is None else expected + behind
+    made = check(make, way, b"".join(messages) + behind, wanted)
+    before: int = getattr(make(), way).messages
+    assert getattr(made, way).messages == before + len(messages) + 1
+    return made
+
+
+def passes_head(make: Make, way: str, wire: bytes, opaque: int) -> None:
+    """`wire` ends with the head of a payload of which `opaque` bytes are still to come."""
+    for cuts in chunkings(len(wire)):
+        feeder = Feeder(getattr(make(), way), TAILS[way])
+        for first, behind in zip([0, *cuts], [*cuts, len(wire)], strict=True):
+            feeder.feed(wire[first:behind])
+        assert not feeder.tail
+        assert feeder.reader.opaque == opaque
+
+
 def check_refused(make: Make, way: str, wire: bytes, offset: int, where: str) -> str:
     """`wire` is refused at `offset` for the same reason, which is returned, however it is cut;
     and nothing from `offset` on is let through."""
@@ -145,3 +156,16 @@ def check_refused(make: Make, way: str, wire: bytes, offset: int, where: str) ->
         reasons.add(outcome.error[2])
     (reason,) = reasons
     return reason
+
+
+def refused(make: Make, way: str, wire: bytes, offset: int, where: str) -> str:
+    """As `check_refused`; returns the word of the rule that refuses it."""
+    check_refused(make, way, wire, offset, where)
+    with pytest.raises(ProtocolError) as caught:
+        Feeder(getattr(make(), way), TAILS[way]).feed(wire)
+    return caught.value.rule
+
+
+def rectangle(name: str, index: int = 0) -> str:
+    """Where a fault in a rectangle of an encoding is said to be."""
+    return f"FramebufferUpdate > rectangle {index} > {name}"

@@ -6,8 +6,8 @@ import struct
 
 from relay.pumps.leg import DownLeg
 from relay.rfb.from_desktop import CUTS_LIMIT
-from tests.labs.splits import conversation
-from tests.rfb.test_flow import fence, raw
+from tests.labs.conversations import conversation
+from tests.labs.rfb_messages import fence, raw
 
 
 def payloads(wire: bytes) -> list[bytes]:

@@ -10,32 +10,12 @@ import pytest
 
 from relay.limits import Limits
 from relay.rfb.conversation import Conversation
-from relay.rfb.errors import ProtocolError
 from relay.rfb.from_viewer import TAIL_LIMIT_BYTES
 from relay.rfb.pixel_format import parse
+from tests.labs.conversations import confirmed, everything
 from tests.labs.peers import PIXEL_FORMAT, UPDATE_REQUEST
-from tests.labs.splits import TAILS, Feeder, Make, check, check_refused
-from tests.rfb.test_bounds import colour_map
-from tests.rfb.test_rules import LEGAL_UP, SCREEN, confirmed, cut_text, everything, fence
-
-KEY = LEGAL_UP["KeyEvent"]
-
-
-def passes(make: Make, *messages: bytes, expected: bytes | None = None) -> Conversation:
-    """As `check`, and it is so many messages: a length that is read wrong would swallow some."""
-    behind = expected and expected + KEY
-    made = check(make, "up", b"".join(messages) + KEY, behind)
-    assert made.up.messages == make().up.messages + len(messages) + 1
-    return made
-
-
-def refused(make: Make, wire: bytes, where: str) -> str:
-    """The word of the rule that refuses it, however it is cut."""
-    check_refused(make, "up", wire, 0, where)
-    with pytest.raises(ProtocolError) as caught:
-        Feeder(make().up, TAILS["up"]).feed(wire)
-    return caught.value.rule
-
+from tests.labs.rfb_messages import KEY, LEGAL_UP, SCREEN, colour_map, cut_text, fence, offers
+from tests.labs.splits import TAILS, Feeder, check, check_refused, passes, refused
 
 # Pixel formats (RFC 6143, Section 7.4).
 
@@ -77,7 +57,7 @@ FORMATS = {
 @pytest.mark.parametrize("name", FORMATS)
 def test_formats(name: str) -> None:
     wanted, sizes = FORMATS[name]
-    made = passes(everything, b"\0\0\0\0" + wanted)
+    made = passes(everything, "up", b"\0\0\0\0" + wanted)
     assert made.state.pixel_format.sizes == sizes
 
 
@@ -99,21 +79,17 @@ WRONG_FORMATS = {
 @pytest.mark.parametrize("name", WRONG_FORMATS)
 def test_wrong_formats(name: str) -> None:
     wire = b"\0\0\0\0" + WRONG_FORMATS[name]
-    assert refused(everything, wire, "SetPixelFormat") == "pixel-format"
+    assert refused(everything, "up", wire, 0, "SetPixelFormat") == "pixel-format"
 
 
 def test_a_format_is_written_anew() -> None:
     odd = b"\0\xaa\xbb\xcc" + PIXEL_FORMAT[:2] + b"\x80\xff" + PIXEL_FORMAT[4:13] + b"pad"
     clean = b"\0\0\0\0" + PIXEL_FORMAT[:2] + b"\x01\x01" + PIXEL_FORMAT[4:]
-    made = passes(everything, odd, expected=clean)
+    made = passes(everything, "up", odd, expected=clean)
     assert made.state.pixel_format == parse(clean, 4)
 
 
 # Lists.
-
-
-def offers(*numbers: int) -> bytes:
-    return struct.pack(f">BxH{len(numbers)}i", 2, len(numbers), *numbers)
 
 
 def test_a_list_of_1024() -> None:
@@ -124,27 +100,23 @@ def test_a_list_of_1024() -> None:
         longest = max(longest, len(feeder.tail))
     assert not feeder.tail
     assert longest == TAIL_LIMIT_BYTES - 1
-    assert refused(everything, offers(*[7] * 1025), "SetEncodings") == "encodings-count"
+    assert refused(everything, "up", offers(*[7] * 1025), 0, "SetEncodings") == "encodings-count"
 
 
 def test_a_list_has_its_padding_made_zero() -> None:
-    passes(everything, b"\x02\xaa\0\x01\0\0\0\x07", expected=offers(7))
-    passes(everything, offers())
+    passes(everything, "up", b"\x02\xaa\0\x01\0\0\0\x07", expected=offers(7))
+    passes(everything, "up", offers())
 
 
 def test_levels_are_kept() -> None:
     # Community specification: quality, compression, fine quality, subsampling.
     ends = (-23, -32, -247, -256, -412, -512, -763, -768)
-    passes(everything, offers(*ends))
+    passes(everything, "up", offers(*ends))
     beyond = (-22, -33, -246, -257, -411, -513, -762, -769)
-    assert passes(everything, offers(*beyond), expected=offers(-257))
+    assert passes(everything, "up", offers(*beyond), expected=offers(-257))
 
 
 # Areas and positions.
-
-
-def request(x: int, y: int, w: int, h: int, incremental: int = 1) -> bytes:
-    return struct.pack(">BBHHHH", 3, incremental, x, y, w, h)
 
 
 @pytest.mark.parametrize(
@@ -163,16 +135,18 @@ def request(x: int, y: int, w: int, h: int, incremental: int = 1) -> bytes:
 def test_areas_are_cropped(area: tuple[int, ...], cropped: tuple[int, ...]) -> None:
     for kind in (3, 150):
         wire = struct.pack(">BBHHHH", kind, 1, *area)
-        passes(confirmed, wire, expected=struct.pack(">BBHHHH", kind, 1, *cropped))
+        passes(confirmed, "up", wire, expected=struct.pack(">BBHHHH", kind, 1, *cropped))
 
 
 def test_a_flag_is_0_or_1() -> None:
     for flag, clean in ((0, 0), (1, 1), (2, 1), (255, 1)):
         for kind in (3, 150):
             rest = struct.pack(">HHHH", 0, 0, 640, 480)
-            passes(confirmed, bytes((kind, flag)) + rest, expected=bytes((kind, clean)) + rest)
+            passes(
+                confirmed, "up", bytes((kind, flag)) + rest, expected=bytes((kind, clean)) + rest
+            )
         key = bytes((4, flag, 0xAA, 0xBB)) + KEY[4:]
-        made = passes(confirmed, key, expected=bytes((4, clean, 0, 0)) + KEY[4:])
+        made = passes(confirmed, "up", key, expected=bytes((4, clean, 0, 0)) + KEY[4:])
         assert made.up.ledger.keys
 
 
@@ -189,7 +163,7 @@ def test_a_flag_is_0_or_1() -> None:
 def test_pointers_are_clamped(place: tuple[int, int], clamped: tuple[int, int]) -> None:
     # 127 is seven buttons; only bit 7 announces a seventh byte.
     wire = struct.pack(">BBHH", 5, 127, *place)
-    made = passes(confirmed, wire, expected=struct.pack(">BBHH", 5, 127, *clamped))
+    made = passes(confirmed, "up", wire, expected=struct.pack(">BBHH", 5, 127, *clamped))
     assert made.up.ledger.release(relative=False, keys=False) == struct.pack(
         ">BBHH", 5, 0, *clamped
     )
@@ -210,7 +184,7 @@ def screen(number: int, x: int = 0, y: int = 0, w: int = 1, h: int = 1) -> bytes
     "size", [(16_384, 1), (1, 16_384), (16_384, 4_096), (4_096, 16_384), (1, 1)]
 )
 def test_sizes_that_may_be_asked_for(size: tuple[int, int]) -> None:
-    passes(confirmed, resize(*size, screen(0, 0, 0, *size)))
+    passes(confirmed, "up", resize(*size, screen(0, 0, 0, *size)))
 
 
 @pytest.mark.parametrize(
@@ -218,14 +192,14 @@ def test_sizes_that_may_be_asked_for(size: tuple[int, int]) -> None:
 )
 def test_sizes_that_must_not(size: tuple[int, int]) -> None:
     wire = resize(*size, screen(0, 0, 0, 0, 0))
-    assert refused(confirmed, wire, "SetDesktopSize") == "framebuffer-size"
+    assert refused(confirmed, "up", wire, 0, "SetDesktopSize") == "framebuffer-size"
 
 
 def test_screens() -> None:
-    passes(confirmed, resize(800, 600, *(screen(n) for n in range(16))))
-    passes(confirmed, resize(800, 600, screen(1, 799, 599, 1, 1), screen(2, 800, 600, 0, 0)))
+    passes(confirmed, "up", resize(800, 600, *(screen(n) for n in range(16))))
+    passes(confirmed, "up", resize(800, 600, screen(1, 799, 599, 1, 1), screen(2, 800, 600, 0, 0)))
     padded = b"\xfb\xaa" + resize(800, 600, SCREEN)[2:7] + b"\xbb" + SCREEN
-    passes(confirmed, padded, expected=resize(800, 600, SCREEN))
+    passes(confirmed, "up", padded, expected=resize(800, 600, SCREEN))
     for screens in (
         [],
         [screen(n) for n in range(17)],
@@ -233,22 +207,24 @@ def test_screens() -> None:
         [screen(1, 0, 600, 1, 1)],
         [screen(1), screen(2), screen(1)],
     ):
-        assert refused(confirmed, resize(800, 600, *screens), "SetDesktopSize") == "screens"
+        assert (
+            refused(confirmed, "up", resize(800, 600, *screens), 0, "SetDesktopSize") == "screens"
+        )
 
 
 # Fences.
 
 
 def test_fences_of_a_viewer() -> None:
-    passes(confirmed, fence(1 << 31, b""), fence(1 << 31, b"f" * 64))
+    passes(confirmed, "up", fence(1 << 31, b""), fence(1 << 31, b"f" * 64))
     # TigerVNC's server skips one that is too long; two are no slip.
     long = fence(1 << 31, b"f" * 65)
-    passes(confirmed, long, LEGAL_UP["KeyEvent"], expected=LEGAL_UP["KeyEvent"])
+    passes(confirmed, "up", long, LEGAL_UP["KeyEvent"], expected=LEGAL_UP["KeyEvent"])
     check_refused(confirmed, "up", long * 2, len(long), "ClientFence")
     padded = b"\xf8\xaa\xbb\xcc" + fence(1 << 31)[4:]
-    passes(confirmed, padded, expected=fence(1 << 31))
+    passes(confirmed, "up", padded, expected=fence(1 << 31))
     # The desktop has asked once: one answer goes up.
-    passes(confirmed, fence(0), fence(0), expected=fence(0))
+    passes(confirmed, "up", fence(0), fence(0), expected=fence(0))
 
 
 # What a message is for others.
@@ -314,7 +290,7 @@ def test_discarding_ends_with_the_message() -> None:
         assert reader.judge(buf, 0, len(buf)) == len(buf)
         assert reader.discarding is discarding
         assert reader.edits == [(0, len(buf), b"")]
-    passes(make, cut_text(6, 4, b"text"))
+    passes(make, "up", cut_text(6, 4, b"text"))
 
 
 def test_a_move_is_not_taken_back_in_another_window() -> None:
@@ -332,7 +308,7 @@ def test_a_move_is_not_taken_back_in_another_window() -> None:
 
 
 def test_a_colour_map_format_is_a_colour_map() -> None:
-    made = passes(everything, b"\0\0\0\0" + FORMATS["colour map"][0])
+    made = passes(everything, "up", b"\0\0\0\0" + FORMATS["colour map"][0])
     feeder = Feeder(made.down, TAILS["down"])
     feeder.feed(colour_map(0, 2))
     assert feeder.forwarded == colour_map(0, 2)

@@ -6,29 +6,59 @@ import struct
 
 import pytest
 
-from relay.limits import Limits
-from relay.rfb.conversation import Conversation
-from tests.labs.peers import INIT
-from tests.labs.splits import conversation
-from tests.rfb.test_flow import (
+from relay.rfb.errors import ProtocolError
+from relay.rfb.fences import OUR_FENCE
+from tests.labs.conversations import conversation
+from tests.labs.flow import Talk
+from tests.labs.rfb_messages import (
     CURSOR_ONLY,
     END,
+    EVERYTHING,
+    LAST_RECT,
     SET_SMALL,
-    Talk,
+    answer,
+    begun,
     copyrect,
     enable,
     fence,
-    fenced,
     offers,
     raw,
     request,
-    talk,
 )
-from tests.rfb.test_flow_edges import LAST_RECT, answer, begun, refuses
-from tests.rfb.test_rules import EVERYTHING
 
-# The fixtures.
-__all__ = ["fenced", "talk"]
+
+def test_a_list_that_shrinks_while_nothing_is_under_way(talk: Talk) -> None:
+    talk.up(offers(7))
+    assert talk.refused(copyrect()) == "encoding-not-offered"
+
+
+@pytest.mark.parametrize("asked", [1, 2])
+def test_what_a_list_drops_may_come_as_often_as_was_asked(talk: Talk, asked: int) -> None:
+    talk.up(b"".join((request(), request(incremental=0))[:asked]) + offers(7))
+    for _ in range(asked):
+        talk.down(copyrect())
+    assert talk.refused(copyrect()) == "encoding-not-offered"
+
+
+def test_with_fences_the_end_of_a_list_is_told(fenced: Talk) -> None:
+    fenced.up(request() + request(incremental=0))
+    fenced.down(raw(4))
+    ours = OUR_FENCE + b"L" + b"\0\0\0\x01"
+    assert fenced.up(offers(7, -312)) == offers(7, -312) + fence(1 << 31 | 1, ours)
+    fenced.down(copyrect() + fence(1, ours))
+    with pytest.raises(ProtocolError):
+        fenced.down(copyrect())
+
+
+def test_in_continuous_updates_a_fence_tells(fenced: Talk) -> None:
+    fenced.up(enable(1))
+    ours = OUR_FENCE + b"L" + b"\0\0\0\x01"
+    # BlockBefore: answered when everything before it is done (bit 0).
+    assert fenced.up(offers(7, -312)) == offers(7, -312) + fence(1 << 31 | 1, ours)
+    fenced.down(copyrect())
+    fenced.down(fence(1, ours))
+    with pytest.raises(ProtocolError):
+        fenced.down(copyrect())
 
 
 def test_an_offer_holds_at_once() -> None:
@@ -38,18 +68,11 @@ def test_an_offer_holds_at_once() -> None:
         talk.down(wire)
 
 
-def test_a_list_waits_for_both_updates_that_may_come(talk: Talk) -> None:
-    talk.up(request() + request(incremental=0) + offers(7))
-    talk.down(copyrect())
-    talk.down(copyrect())
-    assert refuses(talk, copyrect()) == "encoding-not-offered"
-
-
 def test_a_list_waits_inside_an_update(talk: Talk) -> None:
     talk.down(begun(copyrect()[4:], 2))
     talk.up(offers(7))
     talk.down(copyrect()[4:])
-    assert refuses(talk, copyrect()) == "encoding-not-offered"
+    assert talk.refused(copyrect()) == "encoding-not-offered"
 
 
 def test_a_list_that_drops_a_signal_alone(fenced: Talk) -> None:
@@ -59,7 +82,7 @@ def test_a_list_that_drops_a_signal_alone(fenced: Talk) -> None:
     # No request brings it, so it may be on its way as long as the desktop has not read the list.
     fenced.down(LAST_RECT)
     fenced.down(answer(b"L", 1))
-    assert refuses(fenced, LAST_RECT) == "encoding-not-offered"
+    assert fenced.refused(LAST_RECT) == "encoding-not-offered"
 
 
 CAPABILITIES = struct.pack(">BxxxiII", 3, -8, 1 << 24 | 1, 9)
@@ -76,14 +99,14 @@ def test_what_comes_unasked_may_cross_a_list(fenced: Talk, wire: bytes) -> None:
     fenced.down(wire)
     fenced.down(answer(b"L", 1))
     if wire[0] not in (248, 150):
-        assert refuses(fenced, wire) in ("encoding-not-offered", "cut-text-length")
+        assert fenced.refused(wire) in ("encoding-not-offered", "cut-text-length")
 
 
 def test_a_desktop_without_fences_may_go_on_with_what_comes_unasked(talk: Talk) -> None:
     talk.up(offers(7))
     for _ in range(3):
         talk.down(CURSOR_ONLY + CAPABILITIES)
-    assert refuses(talk, copyrect()) == "encoding-not-offered"
+    assert talk.refused(copyrect()) == "encoding-not-offered"
 
 
 def test_a_fence_tells_only_of_its_own_list(fenced: Talk) -> None:
@@ -148,14 +171,14 @@ def test_a_list_holds_from_the_last_end_on(talk: Talk) -> None:
     talk.down(copyrect() + END + copyrect())
     talk.up(request())
     talk.down(END + copyrect())
-    assert refuses(talk, copyrect()) == "encoding-not-offered"
+    assert talk.refused(copyrect()) == "encoding-not-offered"
 
 
 def test_a_list_holds_at_the_last_end(talk: Talk) -> None:
     talk.down(END)
     talk.up(enable(1) + offers(7, -313) + enable(0))
     talk.down(END)
-    assert refuses(talk, copyrect()) == "encoding-not-offered"
+    assert talk.refused(copyrect()) == "encoding-not-offered"
 
 
 def test_only_the_answer_to_the_last_fence_tells(fenced: Talk) -> None:
@@ -166,21 +189,4 @@ def test_only_the_answer_to_the_last_fence_tells(fenced: Talk) -> None:
         fenced.down(wrong)
         fenced.down(copyrect())
     fenced.down(answer(b"L", 2) * 2)
-    assert refuses(fenced, copyrect()) == "encoding-not-offered"
-
-
-def test_an_end_that_only_announces_goes_to_the_viewer(fenced: Talk) -> None:
-    fenced.up(enable(1))
-    end = bytearray(END)
-    assert fenced.conversation.down.judge(end, 0, 1) == 1
-    assert not fenced.conversation.down.edits
-
-
-def test_a_recorded_list_says_how_long_buttons_are() -> None:
-    talk = Talk(Conversation(INIT, Limits(), passive=True))
-    talk.down(struct.pack(">BxHHHHHi", 0, 1, 0, 0, 0, 0, -316))
-    seven, key = bytes.fromhex("0580000a001401"), bytes.fromhex("0401000000000061")
-    talk.up(offers(7, -316) + seven + key)
-    assert talk.conversation.up.messages == 3
-    talk.up(offers(7) + seven[:6] + key)
-    assert talk.conversation.up.messages == 6
+    assert fenced.refused(copyrect()) == "encoding-not-offered"

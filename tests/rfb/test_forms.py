@@ -11,11 +11,11 @@ import pytest
 
 from relay.rfb.conversation import Conversation
 from relay.rfb.errors import ProtocolError
+from tests.labs.conversations import conversation, everything, in_format, sized
+from tests.labs.jpeg import DATA, EOI, SCAN, SOI, frame_header, segment
 from tests.labs.peers import UPDATE_REQUEST
-from tests.labs.splits import check, conversation
-from tests.rfb.test_bounds import BGR233, in_format, passes, rectangle, refused, sized, u32
-from tests.rfb.test_encodings import DATA, EOI, SCAN, SOI, frame_header, segment
-from tests.rfb.test_rules import PIXEL, everything, rect, update
+from tests.labs.rfb_messages import BGR233, PIXEL, rect, u32, update
+from tests.labs.splits import check, passes, rectangle, refused
 
 # No byte of it is zero, and the last is a large count.
 FULL_PIXEL = b"\x11\x22\x33\xee"
@@ -47,7 +47,7 @@ FULL_PIXEL = b"\x11\x22\x33\xee"
     ],
 )
 def test_forms_of_tight(w: int, h: int, body: bytes) -> None:
-    passes(everything, update(rect(0, 0, w, h, 7, body)))
+    passes(everything, "down", update(rect(0, 0, w, h, 7, body)))
 
 
 def test_tight_is_at_most_2048_wide() -> None:
@@ -55,30 +55,32 @@ def test_tight_is_at_most_2048_wide() -> None:
         return sized(4096, 4)
 
     image = b"\x90\x05\xff\xd8jpg"
-    passes(make, update(rect(0, 0, 2048, 1, 7, image)))
+    passes(make, "down", update(rect(0, 0, 2048, 1, 7, image)))
     for body in (image, b"\x00\x09deflated!"):
         wire = update(rect(0, 0, 2049, 1, 7, body))
-        assert refused(make, wire, 4, rectangle("Tight")) == "tight-width"
+        assert refused(make, "down", wire, 4, rectangle("Tight")) == "tight-width"
 
 
 def test_tight_fills_any_width() -> None:
     # Xvnc 1.12 at 3840x2160 with `xsetroot -solid "#2e3f55"`: its first rectangle.
     wire = bytes.fromhex("000000000f000870 00000007 80 2e3f55".replace(" ", ""))
-    passes(lambda: sized(3840, 2160), b"\0\0\0\1" + wire)
+    passes(lambda: sized(3840, 2160), "down", b"\0\0\0\1" + wire)
 
 
 def test_at_8_bits_tight_has_no_gradient() -> None:
     wire = update(rect(0, 0, 8, 8, 7, b"\x40\x02"))
-    assert refused(lambda: in_format(BGR233), wire, 4, rectangle("Tight")) == "tight-gradient"
+    assert (
+        refused(lambda: in_format(BGR233), "down", wire, 4, rectangle("Tight")) == "tight-gradient"
+    )
 
 
 def test_at_8_bits_tight_may_have_jpeg() -> None:
     # What x11vnc 0.9.16 sends to a viewer that asks for 8 bits and a quality level.
     image = b"\xff\xd8" + bytes(65_534 + 8 * 64)
     for body in (b"\x08\xff\xd8xxxxxx", b"\x80\x84\x04" + image):
-        passes(lambda: in_format(BGR233), update(rect(0, 0, 8, 8, 7, b"\x90" + body)))
+        passes(lambda: in_format(BGR233), "down", update(rect(0, 0, 8, 8, 7, b"\x90" + body)))
     wire = update(rect(0, 0, 8, 8, 7, b"\x90\x81\x84\x04\xff\xd8"))
-    assert refused(lambda: in_format(BGR233), wire, 4, rectangle("Tight")) == "image-length"
+    assert refused(lambda: in_format(BGR233), "down", wire, 4, rectangle("Tight")) == "image-length"
 
 
 def test_tight_png_at_8_bits_has_basic_compression() -> None:
@@ -87,20 +89,20 @@ def test_tight_png_at_8_bits_has_basic_compression() -> None:
     copied = b"\x00\x0c" + b"d" * 12
     for body in (palette, copied):
         wire = update(rect(0, 0, 8, 8, -260, body))
-        passes(lambda: in_format(BGR233), wire)
-        assert refused(everything, wire, 4, rectangle("TightPNG")) == "tight-control"
+        passes(lambda: in_format(BGR233), "down", wire)
+        assert refused(everything, "down", wire, 4, rectangle("TightPNG")) == "tight-control"
 
 
 @pytest.mark.parametrize("control", [0xB0, 0xC0, 0xD0, 0xE0, 0xF0])
 def test_controls_that_tight_png_has_not(control: int) -> None:
     wire = update(rect(0, 0, 8, 8, -260, bytes((control,)) + b"\x08\x89PNG...."))
-    assert refused(everything, wire, 4, rectangle("TightPNG")) == "tight-control"
+    assert refused(everything, "down", wire, 4, rectangle("TightPNG")) == "tight-control"
 
 
 @pytest.mark.parametrize("quality", [-32, -23, -512, -412])
 def test_any_quality_level_permits_jpeg(quality: int) -> None:
     image = update(rect(0, 0, 8, 8, 7, b"\x90\x08\xff\xd8xxxxxx"))
-    passes(lambda: conversation(7, quality), image)
+    passes(lambda: conversation(7, quality), "down", image)
     # An update under way has the levels of the old list, the next one those of the new.
     for asked in (b"", UPDATE_REQUEST):
         made = conversation(7, quality)
@@ -117,7 +119,10 @@ def test_any_quality_level_permits_jpeg(quality: int) -> None:
 @pytest.mark.parametrize("level", [-22, -33, -256, -411, -513])
 def test_no_other_level_does(level: int) -> None:
     image = update(rect(0, 0, 8, 8, 7, b"\x90\x08\xff\xd8xxxxxx"))
-    assert refused(lambda: conversation(7, level), image, 4, rectangle("Tight")) == "tight-jpeg"
+    assert (
+        refused(lambda: conversation(7, level), "down", image, 4, rectangle("Tight"))
+        == "tight-jpeg"
+    )
 
 
 # Hextile's tiles.
@@ -140,7 +145,7 @@ def test_no_other_level_does(level: int) -> None:
     ],
 )
 def test_tiles_of_hextile(w: int, h: int, tiles: bytes) -> None:
-    passes(everything, update(rect(0, 0, w, h, 5, tiles)))
+    passes(everything, "down", update(rect(0, 0, w, h, 5, tiles)))
     check(everything, "down", update(rect(0, 0, w, h, 5, tiles)))
 
 
@@ -148,13 +153,15 @@ def test_the_bits_beside_raw_mean_nothing() -> None:
     # "If set, the other bits are irrelevant"; noVNC fails on 31.
     for mask in range(1, 32, 2):
         tile = rect(0, 0, 1, 1, 5, bytes((mask,)) + PIXEL)
-        passes(everything, update(tile), expected=update(rect(0, 0, 1, 1, 5, b"\x01" + PIXEL)))
+        passes(
+            everything, "down", update(tile), expected=update(rect(0, 0, 1, 1, 5, b"\x01" + PIXEL))
+        )
 
 
 @pytest.mark.parametrize("place", [b"\x10\xf0", b"\xf0\x10", b"\x01\x0f", b"\x0f\x01"])
 def test_sub_rectangles_of_hextile_beyond_one_side(place: bytes) -> None:
     wire = update(rect(0, 0, 16, 16, 5, b"\x08\x01" + place))
-    assert refused(everything, wire, 16, rectangle("Hextile")) == "hextile-subrectangle"
+    assert refused(everything, "down", wire, 16, rectangle("Hextile")) == "hextile-subrectangle"
 
 
 @pytest.mark.parametrize("side", [1, 4, 15])
@@ -164,9 +171,9 @@ def test_sub_rectangles_of_a_small_tile(side: int, x: bool) -> None:
         place_and_size = bytes(value << 4 if x else value for value in place)
         return update(rect(0, 0, side, side, 5, b"\x08\x01" + place_and_size))
 
-    passes(everything, tile(0, side - 1), tile(side - 1, 0))
+    passes(everything, "down", tile(0, side - 1), tile(side - 1, 0))
     for wire in (tile(0, side), tile(side, 0)):
-        assert refused(everything, wire, 16, rectangle("Hextile")) == "hextile-subrectangle"
+        assert refused(everything, "down", wire, 16, rectangle("Hextile")) == "hextile-subrectangle"
 
 
 # RRE, TRLE, JPEG.
@@ -178,11 +185,15 @@ def test_sub_rectangles_of_rre() -> None:
         return u32(len(places)) + PIXEL + areas
 
     every = [(x, y, 1, 1) for x in range(2) for y in range(2)]
-    passes(everything, update(rect(0, 0, 2, 2, 2, body(*every))))
-    passes(everything, update(rect(0, 0, 3, 5, 2, body((0, 0, 3, 5), (2, 4, 1, 1), (3, 5, 0, 0)))))
+    passes(everything, "down", update(rect(0, 0, 2, 2, 2, body(*every))))
+    passes(
+        everything,
+        "down",
+        update(rect(0, 0, 3, 5, 2, body((0, 0, 3, 5), (2, 4, 1, 1), (3, 5, 0, 0)))),
+    )
     for place in ((1, 0, 3, 5), (0, 1, 3, 5)):
         wire = update(rect(0, 0, 3, 5, 2, body(place)))
-        assert refused(everything, wire, 24, rectangle("RRE")) == "rre-subrectangle"
+        assert refused(everything, "down", wire, 24, rectangle("RRE")) == "rre-subrectangle"
 
 
 def test_palettes_of_trle() -> None:
@@ -190,15 +201,16 @@ def test_palettes_of_trle() -> None:
     sixteen = b"\x90" + colour * 16 + b"\x8f\x0f"  # 16 pixels of the last colour
     passes(
         everything,
+        "down",
         update(
             rect(0, 0, 16, 17, 15, b"\x90" + colour * 16 + b"\x8f\xff\x00" + b"\x7f" + b"p" * 8)
         ),
     )
-    passes(everything, update(rect(0, 0, 16, 1, 15, sixteen)))
+    passes(everything, "down", update(rect(0, 0, 16, 1, 15, sixteen)))
     seventeen = b"\x91" + colour * 17 + b"\x90\xff\x00"
-    passes(everything, update(rect(0, 0, 16, 17, 15, seventeen + b"\x81\x90\x0f")))
+    passes(everything, "down", update(rect(0, 0, 16, 17, 15, seventeen + b"\x81\x90\x0f")))
     wire = update(rect(0, 0, 2, 2, 15, b"\x83" + colour * 3 + b"\x03"))
-    assert refused(everything, wire, 16 + 10, rectangle("TRLE")) == "trle-index"
+    assert refused(everything, "down", wire, 16 + 10, rectangle("TRLE")) == "trle-index"
 
 
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
@@ -210,18 +222,18 @@ def test_each_frame_header_says_a_size(marker: int) -> None:
     head = frame_header(16, 9, marker)
     image = update(rect(0, 0, 16, 8, 21, SOI + head + SCAN + DATA + EOI))
     if marker in FRAMES:
-        assert refused(everything, image, 18, rectangle("JPEG")) == "jpeg-size"
+        assert refused(everything, "down", image, 18, rectangle("JPEG")) == "jpeg-size"
         # A height of 0 would be told behind the scan (T.81, B.2.5).
         later = update(rect(0, 0, 16, 8, 21, SOI + frame_header(16, 0, marker)))
-        assert refused(everything, later, 18, rectangle("JPEG")) == "jpeg-size"
+        assert refused(everything, "down", later, 18, rectangle("JPEG")) == "jpeg-size"
         short = update(rect(0, 0, 16, 8, 21, SOI + segment(marker, b"\x08\x00\x08\x00\x10")))
-        assert refused(everything, short, 18, rectangle("JPEG")) == "jpeg-segment"
+        assert refused(everything, "down", short, 18, rectangle("JPEG")) == "jpeg-segment"
         least = segment(marker, b"\x08\x00\x08\x00\x10\x00")
-        passes(everything, update(rect(0, 0, 16, 8, 21, SOI + least + EOI)))
+        passes(everything, "down", update(rect(0, 0, 16, 8, 21, SOI + least + EOI)))
     else:
-        passes(everything, image)
+        passes(everything, "down", image)
 
 
 def test_a_scan_header_may_end_as_a_marker_begins() -> None:
     scan = segment(0xDA, b"\x01\x01\x00\x00\x3f\xff")
-    passes(everything, update(rect(0, 0, 16, 8, 21, SOI + scan + DATA + EOI)))
+    passes(everything, "down", update(rect(0, 0, 16, 8, 21, SOI + scan + DATA + EOI)))

@@ -12,11 +12,11 @@ from relay import FULL
 from relay.rfb.conversation import Conversation
 from relay.rfb.errors import ProtocolError
 from relay.rfb.from_desktop import AUDIO_LIMIT_BYTES
-from tests.labs.peers import UPDATE_REQUEST
-from tests.labs.splits import check, check_refused, conversation
-from tests.rfb.test_rules import confirmed, everything, rect, update
+from tests.labs.conversations import confirmed, conversation, everything
+from tests.labs.peers import BELL, UPDATE_REQUEST
+from tests.labs.rfb_messages import rect, update
+from tests.labs.splits import check, check_refused
 
-BELL = b"\x02"
 XVP_REBOOT = b"\xfa\x00\x01\x03"
 # gii: device creation, big-endian, eight bytes behind the head.
 GII = b"\xfd\x82\x00\x08" + b"gii-body"

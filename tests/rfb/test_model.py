@@ -23,7 +23,7 @@ from relay.rfb.conversation import Conversation
 from relay.rfb.errors import ProtocolError
 from relay.rfb.handshake import ServerInit
 from relay.rfb.pixel_format import PixelFormat
-from tests.labs import splits
+from tests.labs import conversations
 from tests.labs.rfb_model import reader as model
 from tests.labs.rfb_model.reader import Format, Known, Reading
 from tests.labs.rfb_model.rectangles import CHAINS, PIXELS, PSEUDO
@@ -227,7 +227,7 @@ def test_update_length_in_a_chain_was_blamed_on_where_a_chunk_began(
     tile = b"\x02\x11\x22\x33\0"
     wire = b"\0\0\0\x01" + bytes(4) + b"\0\x50\0\x10" + b"\0\0\0\x05" + 5 * tile
     reason = check_refused(
-        lambda: splits.conversation(5),
+        lambda: conversations.conversation(5),
         "down",
         wire,
         len(wire),
@@ -239,13 +239,13 @@ def test_update_length_in_a_chain_was_blamed_on_where_a_chunk_began(
 def test_an_encoding_inside_a_cursor_need_not_have_been_offered() -> None:
     cursor = b"\0\0\0\x01" + bytes(4) + b"\0\x01\0\x01" + b"\xff\xff\xfe\xc6"
     tight = cursor + b"\0\0\0\x07" + b"\x80\x11\x22\x33\x44"
-    check(lambda: splits.conversation(-314, 7), "down", tight)
+    check(lambda: conversations.conversation(-314, 7), "down", tight)
     reason = check_refused(
-        lambda: splits.conversation(-314),
+        lambda: conversations.conversation(-314),
         "down",
         tight,
         4,
         "FramebufferUpdate > rectangle 0 > CursorWithAlpha",
     )
     assert reason == "encoding 7 was not offered"
-    check(lambda: splits.conversation(-314), "down", cursor + bytes(4) + b"\x11\x22\x33\x44")
+    check(lambda: conversations.conversation(-314), "down", cursor + bytes(4) + b"\x11\x22\x33\x44")

@@ -6,12 +6,10 @@ import pytest
 
 from relay.limits import Limits
 from relay.rfb.conversation import Conversation
+from tests.labs.flow import Talk
 from tests.labs.peers import INIT
+from tests.labs.rfb_messages import KEY, LEGAL_UP
 from tests.labs.splits import TAILS, Feeder
-from tests.rfb.test_flow import Talk
-from tests.rfb.test_rules import LEGAL_UP
-
-KEY = LEGAL_UP["KeyEvent"]
 
 
 class Clock:

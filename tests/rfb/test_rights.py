@@ -12,12 +12,12 @@ from relay.limits import Limits
 from relay.rfb import ledger
 from relay.rfb.conversation import Conversation
 from relay.rfb.ledger import Ledger
-from tests.labs.peers import UPDATE_REQUEST
+from tests.labs.conversations import confirmed
+from tests.labs.flow import Talk
+from tests.labs.peers import BELL, UPDATE_REQUEST
+from tests.labs.rfb_messages import KEY, LEGAL_UP, cut_text
 from tests.labs.splits import check
-from tests.rfb.test_flow import Talk
-from tests.rfb.test_rules import LEGAL_UP, confirmed, cut_text
 
-KEY = bytes.fromhex("0401000000000061")
 KEY_UP = bytes.fromhex("0400000000000061")
 QEMU_KEY = struct.pack(">BBHII", 255, 0, 1, 0x61, 30)
 QEMU_KEY_UP = struct.pack(">BBHII", 255, 0, 0, 0x61, 30)
@@ -52,13 +52,17 @@ def with_rights(rights: Rights) -> Conversation:
     return made
 
 
-@pytest.mark.parametrize("name", NEEDS)
-def test_a_message_goes_with_its_right_alone(name: str) -> None:
-    right, wire = NEEDS[name]
+def goes_with_its_right_alone(way: str, right: str, wire: bytes, behind: bytes) -> None:
+    """`wire` goes where there is no right but this one, and not where all but this one are."""
     only = dataclasses.replace(NOTHING, **{right: True})
     without = dataclasses.replace(FULL, **{right: False})
-    check(lambda: with_rights(only), "up", wire + UPDATE_REQUEST)
-    check(lambda: with_rights(without), "up", wire + UPDATE_REQUEST, UPDATE_REQUEST)
+    check(lambda: with_rights(only), way, wire + behind)
+    check(lambda: with_rights(without), way, wire + behind, behind)
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_a_message_goes_with_its_right_alone(name: str) -> None:
+    goes_with_its_right_alone("up", *NEEDS[name], UPDATE_REQUEST)
 
 
 def test_a_viewer_that_may_only_look() -> None:
@@ -79,11 +83,7 @@ FROM_DESKTOP = {
 
 @pytest.mark.parametrize("name", FROM_DESKTOP)
 def test_the_desktops_clipboard(name: str) -> None:
-    right, wire = FROM_DESKTOP[name]
-    only = dataclasses.replace(NOTHING, **{right: True})
-    without = dataclasses.replace(FULL, **{right: False})
-    check(lambda: with_rights(only), "down", wire + b"\x02")
-    check(lambda: with_rights(without), "down", wire + b"\x02", b"\x02")
+    goes_with_its_right_alone("down", *FROM_DESKTOP[name], BELL)
 
 
 def test_a_large_clipboard_without_the_right_is_skipped_and_not_held() -> None:
@@ -170,7 +170,7 @@ def test_a_button_is_released_where_the_desktop_reads_deltas() -> None:
 def test_the_eighth_button_too() -> None:
     talk = Talk(confirmed())
     talk.up(struct.pack(">BBHHB", 5, 0x80, 10, 20, 1))
-    assert talk._up.farewell() == struct.pack(">BBHH", 5, 0, 10, 20)
+    assert talk.farewell() == struct.pack(">BBHH", 5, 0, 10, 20)
 
 
 def test_a_right_that_is_lost_releases() -> None:
@@ -191,20 +191,20 @@ def test_only_what_is_lost_is_released() -> None:
     talk.conversation.set_rights(dataclasses.replace(FULL, keyboard=False))
     assert talk.flow.wake
     assert talk.due() == KEY_UP
-    assert talk._up.farewell() == struct.pack(">BBHH", 5, 0, 10, 20)
+    assert talk.farewell() == struct.pack(">BBHH", 5, 0, 10, 20)
 
 
 def test_what_is_dropped_is_not_held() -> None:
     talk = Talk(with_rights(VIEW_ONLY))
     talk.due()
     talk.up(KEY + QEMU_KEY + struct.pack(">BBHH", 5, 1, 10, 20))
-    assert talk._up.farewell() == b""
+    assert talk.farewell() == b""
 
 
 def test_a_text_under_way_is_ended_first() -> None:
     talk = Talk(confirmed())
     talk.up(KEY + struct.pack(">Bxxxi", 6, 10) + b"half")
-    assert talk._up.farewell() == b" " * 6 + KEY_UP
+    assert talk.farewell() == b" " * 6 + KEY_UP
 
 
 def test_a_viewer_does_not_put_off_what_it_loses() -> None:
@@ -215,7 +215,7 @@ def test_a_viewer_does_not_put_off_what_it_loses() -> None:
     # The rest of its text goes nowhere, and what follows is read in step.
     assert talk.up(b"his") == b""
     assert talk.up(b"!!!" + UPDATE_REQUEST + KEY) == UPDATE_REQUEST
-    assert talk._up.farewell() == b""
+    assert talk.farewell() == b""
 
 
 def test_other_messages_wait_for_the_end_of_a_text() -> None:
@@ -228,7 +228,7 @@ def test_other_messages_wait_for_the_end_of_a_text() -> None:
     # A session's end needs no picture.
     talk.up(struct.pack(">Bxxxi", 6, 10) + b"half")
     talk.flow.injected = UPDATE_REQUEST
-    assert talk._up.farewell() == b" " * 6
+    assert talk.farewell() == b" " * 6
 
 
 def test_what_is_no_text_is_ended_in_zeros() -> None:
@@ -236,19 +236,19 @@ def test_what_is_no_text_is_ended_in_zeros() -> None:
     talk.down(bytes.fromhex("fd 81 0004 0001 0001"))
     begun = bytes.fromhex("fd 80 0008") + b"dev"
     assert talk.up(KEY + begun) == KEY + begun
-    assert talk._up.farewell() == bytes(5) + KEY_UP
+    assert talk.farewell() == bytes(5) + KEY_UP
     talk = Talk(confirmed())
     talk.down(bytes.fromhex("fd 81 0004 0001 0001"))
     text = struct.pack(">Bxxxi", 6, 10) + b"half"
     talk.up(begun + bytes(5) + text)
-    assert talk._up.farewell() == b" " * 6
+    assert talk.farewell() == b" " * 6
 
 
 def test_what_came_before_a_fault_counts() -> None:
     talk = Talk(confirmed())
     assert talk.up(KEY + b"\x63") == KEY
-    assert talk._up.fault is not None
-    assert talk._up.farewell() == KEY_UP
+    assert talk.rule()
+    assert talk.farewell() == KEY_UP
 
 
 # Moves behind a slow desktop.
@@ -279,3 +279,11 @@ def test_collapsed_moves_with_seven_bytes() -> None:
     talk.flow.desktop_behind = True
     held = [struct.pack(">BBHHB", 5, 0x80, x, 0, 1) for x in range(4)]
     assert talk.up(b"".join(held)) == held[0] + held[3]
+
+
+def test_relative_moves_add_up(talk: Talk) -> None:
+    # QEMU Pointer Motion Change: x of 0 says that deltas around 0x7fff follow.
+    talk.down(struct.pack(">BxHHHHHi", 0, 1, 0, 0, 640, 480, -257))
+    talk.flow.desktop_behind = True
+    moves = b"".join(struct.pack(">BBHH", 5, 0, 0x7FFF + dx, 0x7FFF) for dx in (5, 7, -1))
+    assert talk.up(moves) == moves

@@ -13,62 +13,15 @@ import pytest
 from relay.limits import Limits
 from relay.rfb import encodings
 from relay.rfb.conversation import Conversation
+from tests.labs.conversations import confirmed, conversation, everything
 from tests.labs.peers import INIT, PIXEL_FORMAT, UPDATE_REQUEST
-from tests.labs.splits import check, check_refused, conversation
-
-EVERYTHING = (*encodings.REGISTRY, *encodings.SIGNALS, -26)
-
-
-def everything() -> Conversation:
-    return conversation(*EVERYTHING)
-
-
-def confirmed() -> Conversation:
-    """After the desktop has confirmed every extension that the viewer may then use."""
-    made = everything()
-    said = bytearray(
-        update(
-            rect(0, 0, 0, 0, -258),
-            rect(0, 0, 0, 0, -316),
-            rect(0, 0, 0, 0, -259),
-            rect(
-                0, 0, 640, 480, -308, b"\x01\0\0\0" + struct.pack(">IHHHHI", 1, 0, 0, 640, 480, 0)
-            ),
-        )
-        + b"\x96"
-        + fence(1 << 31)
-        + b"\xfa\0\x01\x01"
-        + b"\xfd\x81\0\x04\0\x01\0\x01"
-        + cut_text(3, -8, struct.pack(">II", 1 << 24 | 1, 100))
-    )
-    assert made.down.judge(said, 0, len(said)) == len(said)
-    return made
-
-
-def rect(x: int, y: int, w: int, h: int, number: int, body: bytes = b"") -> bytes:
-    return struct.pack(">HHHHi", x, y, w, h, number) + body
-
-
-def update(*rectangles: bytes, count: int | None = None) -> bytes:
-    """FramebufferUpdate (RFC 6143, Section 7.6.1)."""
-    return struct.pack(">BxH", 0, len(rectangles) if count is None else count) + b"".join(
-        rectangles
-    )
-
-
-def fence(flags: int, payload: bytes = b"x") -> bytes:
-    return struct.pack(">BxxxIB", 248, flags, len(payload)) + payload
-
-
-def cut_text(kind: int, length: int, body: bytes) -> bytes:
-    return struct.pack(">Bxxxi", kind, length) + body
-
+from tests.labs.rfb_messages import LEGAL_UP, PIXEL, SCREEN, cut_text, fence, rect, update
+from tests.labs.splits import check, check_refused, rectangle
 
 ZLIB = zlib.compress(b"\x11\x22\x33" * 700)
 LENGTH = struct.pack(">I", len(ZLIB))
 COMPACT = bytes([len(ZLIB) & 127])  # fewer than 128 bytes
 JPEG = b"\xff\xd8" + b"j" * 198  # 200 bytes: compact length c8 01
-PIXEL = b"\x11\x22\x33\0"
 
 LEGAL_DOWN = {
     "Raw": update(rect(0, 0, 3, 2, 0, PIXEL * 6)),
@@ -194,19 +147,15 @@ BROKEN_DOWN: dict[str, tuple[bytes, int, str]] = {
     "outside": (
         update(rect(0, 0, 1, 1, 0, PIXEL), rect(639, 0, 2, 1, 0, PIXEL * 2)),
         20,
-        "FramebufferUpdate > rectangle 1 > Raw",
+        rectangle("Raw", 1),
     ),
     "not offered": (update(rect(0, 0, 1, 1, 20)), 4, "FramebufferUpdate > rectangle 0"),
     "copy from outside": (
         update(rect(0, 0, 30, 20, 1, struct.pack(">HH", 611, 0))),
         4,
-        "FramebufferUpdate > rectangle 0 > CopyRect",
+        rectangle("CopyRect"),
     ),
-    "RRE count": (
-        update(rect(0, 0, 2, 2, 2, b"\0\0\0\x05" + PIXEL)),
-        16,
-        "FramebufferUpdate > rectangle 0 > RRE",
-    ),
+    "RRE count": (update(rect(0, 0, 2, 2, 2, b"\0\0\0\x05" + PIXEL)), 16, rectangle("RRE")),
     "RRE outside": (
         update(
             rect(
@@ -214,92 +163,36 @@ BROKEN_DOWN: dict[str, tuple[bytes, int, str]] = {
             )
         ),
         24,
-        "FramebufferUpdate > rectangle 0 > RRE",
+        rectangle("RRE"),
     ),
-    "Hextile outside": (
-        update(rect(0, 0, 8, 8, 5, b"\x08\x01\xff\x00")),
-        16,
-        "FramebufferUpdate > rectangle 0 > Hextile",
-    ),
-    "Hextile mask": (
-        update(rect(0, 0, 8, 8, 5, b"\x20")),
-        16,
-        "FramebufferUpdate > rectangle 0 > Hextile",
-    ),
-    "zlib length": (
-        update(rect(0, 0, 1, 1, 6, b"\x00\x01\x00\x00")),
-        4,
-        "FramebufferUpdate > rectangle 0 > zlib",
-    ),
-    "ZRLE length": (
-        update(rect(0, 0, 1, 1, 16, b"\xff\xff\xff\xff")),
-        4,
-        "FramebufferUpdate > rectangle 0 > ZRLE",
-    ),
-    "Tight control": (
-        update(rect(0, 0, 1, 1, 7, b"\xb0")),
-        4,
-        "FramebufferUpdate > rectangle 0 > Tight",
-    ),
-    "Tight PNG in Tight": (
-        update(rect(0, 0, 1, 1, 7, b"\xa0")),
-        4,
-        "FramebufferUpdate > rectangle 0 > Tight",
-    ),
-    "Tight filter": (
-        update(rect(0, 0, 1, 1, 7, b"\x40\x03")),
-        4,
-        "FramebufferUpdate > rectangle 0 > Tight",
-    ),
-    "Tight length": (
-        update(rect(0, 0, 8, 8, 7, b"\x00\xff\xff\xff")),
-        4,
-        "FramebufferUpdate > rectangle 0 > Tight",
-    ),
-    "no JPEG": (
-        update(rect(0, 0, 64, 64, 7, b"\x90\x08notajpeg")),
-        4,
-        "FramebufferUpdate > rectangle 0 > Tight",
-    ),
-    "basic in TightPNG": (
-        update(rect(0, 0, 8, 8, -260, b"\x00")),
-        4,
-        "FramebufferUpdate > rectangle 0 > TightPNG",
-    ),
-    "cursor size": (
-        update(rect(0, 0, 1025, 1, -239)),
-        4,
-        "FramebufferUpdate > rectangle 0 > Cursor",
-    ),
-    "cursor type": (
-        update(rect(0, 0, 1, 1, 0x574D5664, b"\x02\0")),
-        4,
-        "FramebufferUpdate > rectangle 0 > VMware cursor",
-    ),
+    "Hextile outside": (update(rect(0, 0, 8, 8, 5, b"\x08\x01\xff\x00")), 16, rectangle("Hextile")),
+    "Hextile mask": (update(rect(0, 0, 8, 8, 5, b"\x20")), 16, rectangle("Hextile")),
+    "zlib length": (update(rect(0, 0, 1, 1, 6, b"\x00\x01\x00\x00")), 4, rectangle("zlib")),
+    "ZRLE length": (update(rect(0, 0, 1, 1, 16, b"\xff\xff\xff\xff")), 4, rectangle("ZRLE")),
+    "Tight control": (update(rect(0, 0, 1, 1, 7, b"\xb0")), 4, rectangle("Tight")),
+    "Tight PNG in Tight": (update(rect(0, 0, 1, 1, 7, b"\xa0")), 4, rectangle("Tight")),
+    "Tight filter": (update(rect(0, 0, 1, 1, 7, b"\x40\x03")), 4, rectangle("Tight")),
+    "Tight length": (update(rect(0, 0, 8, 8, 7, b"\x00\xff\xff\xff")), 4, rectangle("Tight")),
+    "no JPEG": (update(rect(0, 0, 64, 64, 7, b"\x90\x08notajpeg")), 4, rectangle("Tight")),
+    "basic in TightPNG": (update(rect(0, 0, 8, 8, -260, b"\x00")), 4, rectangle("TightPNG")),
+    "cursor size": (update(rect(0, 0, 1025, 1, -239)), 4, rectangle("Cursor")),
+    "cursor type": (update(rect(0, 0, 1, 1, 0x574D5664, b"\x02\0")), 4, rectangle("VMware cursor")),
     "cursor in cursor": (
         update(rect(0, 0, 1, 1, -314, struct.pack(">i", -314))),
         4,
-        "FramebufferUpdate > rectangle 0 > CursorWithAlpha",
+        rectangle("CursorWithAlpha"),
     ),
-    "giant desktop": (
-        update(rect(0, 0, 65535, 65535, -223)),
-        4,
-        "FramebufferUpdate > rectangle 0 > DesktopSize",
-    ),
+    "giant desktop": (update(rect(0, 0, 65535, 65535, -223)), 4, rectangle("DesktopSize")),
     "17 screens": (
         update(rect(0, 0, 640, 480, -308, b"\x11\0\0\0")),
         4,
-        "FramebufferUpdate > rectangle 0 > ExtendedDesktopSize",
+        rectangle("ExtendedDesktopSize"),
     ),
-    "long name": (
-        update(rect(0, 0, 0, 0, -307, b"\0\0\x10\x01")),
-        4,
-        "FramebufferUpdate > rectangle 0 > DesktopName",
-    ),
+    "long name": (update(rect(0, 0, 0, 0, -307, b"\0\0\x10\x01")), 4, rectangle("DesktopName")),
     "after a resize": (
         update(rect(0, 0, 100, 100, -223), rect(0, 0, 101, 1, 0)),
         16,
-        "FramebufferUpdate > rectangle 1 > Raw",
+        rectangle("Raw", 1),
     ),
     "cut text of -2^31": (cut_text(3, -(2**31), b""), 0, "ServerCutText"),
     "cut text of -3": (cut_text(3, -3, b""), 0, "ServerCutText"),
@@ -326,11 +219,11 @@ def test_the_desktop_must_not_say(name: str) -> None:
         (update(rect(0, 0, 0, 0, -224), count=2), "FramebufferUpdate > rectangle 0"),
         (
             update(rect(0, 0, 8, 8, 7, b"\x90\x08" + JPEG)),
-            "FramebufferUpdate > rectangle 0 > Tight",
+            rectangle("Tight"),
         ),
         (
             update(rect(0, 0, 2049, 1, 7, b"\x00\x09deflated!")),
-            "FramebufferUpdate > rectangle 0 > Tight",
+            rectangle("Tight"),
         ),
     ],
     ids=["150", "fence", "clipboard", "LastRect", "JPEG", "wide"],
@@ -342,23 +235,6 @@ def test_nothing_that_was_not_offered(wire: bytes, where: str) -> None:
         return made
 
     check_refused(make, "down", wire, 0 if wire[0] else 4, where)
-
-
-SCREEN = struct.pack(">IHHHHI", 1, 0, 0, 800, 600, 0)
-
-LEGAL_UP = {
-    "SetPixelFormat": b"\0\0\0\0" + PIXEL_FORMAT,
-    "FramebufferUpdateRequest": bytes.fromhex("03000000000002800 1e0".replace(" ", "")),
-    "KeyEvent": bytes.fromhex("0401000000000061"),
-    "PointerEvent": bytes.fromhex("0501000a0014"),
-    "PointerEvent, extended": bytes.fromhex("0580000a001401"),
-    "ClientCutText": cut_text(6, 5, b"hello"),
-    "extended clipboard": cut_text(6, -4, struct.pack(">I", 1 << 25 | 1)),
-    "EnableContinuousUpdates": bytes.fromhex("960100000000028001e0"),
-    "ClientFence": fence(0),
-    "SetDesktopSize": struct.pack(">BxHHBx", 251, 800, 600, 1) + SCREEN,
-    "QEMU key": struct.pack(">BBHII", 255, 0, 1, 0x61, 0x1E),
-}
 
 
 @pytest.mark.parametrize("name", LEGAL_UP)

@@ -6,12 +6,14 @@ import struct
 
 import pytest
 
+from relay.rfb import from_desktop
 from relay.rfb.conversation import Conversation
 from relay.rfb.errors import ProtocolError
-from tests.labs.splits import TAILS, Feeder
-from tests.rfb.test_bounds import BELL, jpeg, sized
-from tests.rfb.test_encodings import IMAGE
-from tests.rfb.test_rules import PIXEL, cut_text, everything, rect, update
+from tests.labs.conversations import everything, sized
+from tests.labs.jpeg import IMAGE, image_of
+from tests.labs.peers import BELL
+from tests.labs.rfb_messages import PIXEL, cut_text, rect, u32, update
+from tests.labs.splits import TAILS, Feeder, passes
 
 # Four times the pixels and 1 MiB: what one update of a framebuffer of one pixel may have.
 ROOM = 4 * 4 + 1_048_576
@@ -26,7 +28,7 @@ def h264(size: int) -> tuple[bytes, int]:
 
 def image(size: int) -> tuple[bytes, int]:
     """A JPEG image, which is walked through, whole."""
-    return rect(0, 0, 1, 1, 21, jpeg(size)), 0
+    return rect(0, 0, 1, 1, 21, image_of(size)), 0
 
 
 Rectangles = list[tuple[bytes, int]]
@@ -134,3 +136,58 @@ def test_a_message_is_under_way_until_its_end() -> None:
         under_way.append(reader.under_way)
     # An update from its head on, a text from the end of its head to its last byte.
     assert under_way == [False] * 3 + [True] * 32 + [False] * 8 + [True] * 5 + [False] * 2
+
+
+def test_an_update_is_bounded_whatever_it_is_made_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(from_desktop, "_UPDATE_SLACK_BYTES", 100)
+    raw = rect(0, 0, 16, 16, 0, bytes(1024))
+    tile = b"\x18\x0e" + (PIXEL + b"\0\0") * 14  # 86 bytes
+    hextile = rect(0, 0, 16, 16, 5, tile)
+    cursor = rect(0, 0, 16, 16, -314, b"\0\0\0\x05" + tile)
+    for order in (
+        (raw, raw, hextile, raw, raw),
+        (hextile, *[raw] * 4),
+        (*[raw] * 4, hextile),
+        (*[raw] * 4, cursor),
+    ):
+        # 4,182 bytes of 4,196.
+        passes(lambda: sized(16, 16, 5, -314), "down", update(*order))
+        longer = update(*order, rect(0, 0, 1, 3, 0, PIXEL * 3), rect(0, 0, 1, 1, 0, PIXEL))
+        with pytest.raises(ProtocolError) as caught:
+            Feeder(sized(16, 16, 5, -314).down, TAILS["down"]).feed(longer)
+        assert caught.value.rule == "update-length"
+
+
+def test_an_update_that_makes_the_framebuffer_smaller() -> None:
+    # It may have begun with as much as the larger one permits.
+    feeder = Feeder(everything().down, TAILS["down"])
+    feeder.feed(struct.pack(">BxH", 0, 400) + rect(0, 0, 1, 1, -223))
+    for _ in range(300):
+        feeder.feed(rect(0, 0, 1, 1, 6, u32(4100)))
+        feeder.reader.moved(4100)
+
+
+def test_cursors_in_one_update_are_bounded() -> None:
+    # 1024x1024 at four bytes, and a mask: 4,325,376 bytes; three of them are within 16 MiB.
+    cursor = rect(0, 0, 1024, 1024, -239)
+    feeder = Feeder(everything().down, TAILS["down"])
+    feeder.feed(struct.pack(">BxH", 0, 9))
+    for _ in range(3):
+        feeder.feed(cursor)
+        feeder.reader.moved(feeder.reader.opaque)
+    rest = (1 << 24) - 3 * 4_325_376
+    feeder.feed(rect(0, 0, 0, 0, -307, u32(2)) + b"ab")
+    feeder.feed(rect(0, 0, 927, 1024, 0x574D5664, b"\x01\0"))
+    feeder.reader.moved(feeder.reader.opaque)
+    left = rest - 6 - (2 + 927 * 1024 * 4)
+    assert 4 < left < 4096
+    feeder.feed(rect(0, 0, 0, 0, -307, u32(left - 4)) + bytes(left - 4))
+    feeder.feed(rect(0, 0, 0, 0, -239))
+    with pytest.raises(ProtocolError) as caught:
+        feeder.feed(rect(0, 0, 0, 0, -261, b"\0"))
+    assert caught.value.rule == "update-length"
+    # The next update has as much.
+    feeder = Feeder(everything().down, TAILS["down"])
+    for _ in range(5):
+        feeder.feed(struct.pack(">BxH", 0, 1) + cursor)
+        feeder.reader.moved(feeder.reader.opaque)

@@ -13,10 +13,10 @@ from relay.rfb import encodings
 from relay.rfb.conversation import Conversation
 from relay.rfb.encodings.base import Walker
 from relay.rfb.from_desktop import TAIL_LIMIT_BYTES
+from tests.labs.conversations import everything, in_format
+from tests.labs.jpeg import EOI, IMAGE, SCAN, SOI, frame_header, segment
+from tests.labs.rfb_messages import BGR233, PIXEL, RGB565, rect, update
 from tests.labs.splits import Feeder
-from tests.rfb.test_bounds import BGR233, in_format
-from tests.rfb.test_encodings import EOI, IMAGE, MODE_16, SCAN, SOI, frame_header, segment
-from tests.rfb.test_rules import PIXEL, everything, rect, update
 
 TIGHT_PALETTE = b"\x50\x01\xff" + PIXEL * 256 + b"\x80\x80\x01" + b"z" * 16_384
 HEXTILE_TILE = b"\x1e" + PIXEL * 2 + b"\xff" + (PIXEL + b"\x00\x00") * 255
@@ -47,7 +47,7 @@ LONGEST = {
     -308: rect(0, 0, 640, 480, -308, b"\0\0\0\0"),
     -314: rect(0, 0, 128, 256, -314, b"\0\0\0\x07" + TIGHT_PALETTE),
     0x574D5664: rect(0, 0, 0, 0, 0x574D5664, b"\0\0"),
-    0x574D5669: rect(0, 0, 640, 480, 0x574D5669, MODE_16),
+    0x574D5669: rect(0, 0, 640, 480, 0x574D5669, RGB565),
 }
 
 

@@ -26,7 +26,7 @@ from tests.labs.peers import (
     raw_rectangle,
     socket_lab,
 )
-from tests.rfb.test_flow import SET_SMALL, SMALL
+from tests.labs.rfb_messages import BGR233, SET_SMALL
 
 # The fixture.
 __all__ = ["close_far_ends"]
@@ -150,7 +150,7 @@ async def test_a_format_waits_two_seconds_and_then_takes_another_way(
         update = raw_rectangle(1, 1)
         await lab.desktop.send_all(update)
         assert await lab.frames.binary(len(update)) == update
-        assert await lab.hear(20) == b"\0\0\0\0" + SMALL
+        assert await lab.hear(20) == b"\0\0\0\0" + BGR233
         assert trio.current_time() - began == pytest.approx(6)
         small = raw_rectangle(1, 1)[:-3]
         await lab.desktop.send_all(small + BELL)
@@ -167,7 +167,7 @@ async def test_a_format_goes_as_soon_as_the_update_has_come(
         nursery.start_soon(lab.run)
         await lab.greet()
         began = trio.current_time()
-        for fmt, size in ((SMALL, 4), (PIXEL_FORMAT, 1)) * 20:
+        for fmt, size in ((BGR233, 4), (PIXEL_FORMAT, 1)) * 20:
             await lab.viewer.send_all(client_frame(UPDATE_REQUEST + b"\0\0\0\0" + fmt))
             assert await lab.hear(10) == UPDATE_REQUEST
             update = raw_rectangle(3, 2)[:16] + b"p" * (6 * size)

@@ -11,15 +11,9 @@ import numpy as np
 import pytest
 
 from relay.rfb.pixels import DECODERS
-from tests.labs.painting import GROUND, RGB565, canvas, paint, refused, rows, run
+from tests.labs.painting import RGB565, canvas, deflated, paint, picture, refused, rows, run
 
 RED, GREEN, BLUE, WHITE = b"\xff\0\0\0", b"\0\xff\0\0", b"\0\0\xff\0", b"\xff\xff\xff\0"
-R, G, B, W = (255, 0, 0, 255), (0, 255, 0, 255), (0, 0, 255, 255), (255, 255, 255, 255)
-
-
-def picture(*lines: str) -> list[list[tuple[int, ...]]]:
-    """A letter a pixel; a dot is what was there before."""
-    return [[{"R": R, "G": G, "B": B, "W": W, ".": GROUND}[c] for c in line] for line in lines]
 
 
 def test_raw() -> None:
@@ -36,9 +30,8 @@ def test_raw_of_two_bytes() -> None:
 @pytest.mark.parametrize("number", [0, 6, 7, 15, 16, 5])
 @pytest.mark.parametrize("size", [(0, 0), (0, 3), (3, 0)])
 def test_a_rectangle_without_pixels(number: int, size: tuple[int, int]) -> None:
-    nothing = zlib.compress(b"")
     payload = {
-        6: struct.pack(">I", len(nothing)) + nothing,
+        6: deflated(b""),
         7: b"\x00",
         16: b"\0\0\0\0",
     }.get(number, b"")
@@ -179,14 +172,9 @@ def test_zlib_is_one_stream() -> None:
     on = canvas(2, 2)
     for y, line in enumerate((RED + GREEN, BLUE + WHITE)):
         # As servers end a rectangle: with a flush, whose marker comes after the last pixel.
-        deflated = packer.compress(line) + packer.flush(zlib.Z_SYNC_FLUSH)
-        paint(on, 6, (0, y, 2, 1), struct.pack(">I", len(deflated)) + deflated)
+        sent = packer.compress(line) + packer.flush(zlib.Z_SYNC_FLUSH)
+        paint(on, 6, (0, y, 2, 1), struct.pack(">I", len(sent)) + sent)
     assert rows(on.pixels) == picture("RG", "BW")
-
-
-def deflated(data: bytes) -> bytes:
-    body = zlib.compress(data)
-    return struct.pack(">I", len(body)) + body
 
 
 @pytest.mark.parametrize(

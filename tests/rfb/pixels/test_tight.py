@@ -17,6 +17,7 @@ from PIL import Image
 from relay.rfb.errors import Violation
 from relay.rfb.pixel_format import PixelFormat
 from relay.rfb.pixels import DECODERS, Array, Canvas
+from tests.labs.jpeg import EOI, SCAN, SOI, frame_header
 from tests.labs.painting import (
     FORMATS,
     GROUND,
@@ -25,25 +26,16 @@ from tests.labs.painting import (
     RGBA,
     canvas,
     paint,
+    picture,
     refused,
     rows,
     run,
 )
-from tests.rfb.pixels.test_rectangles import picture
-from tests.rfb.test_encodings import EOI, SCAN, SOI, frame_header
+from tests.labs.rfb_messages import compact
 
 # TPIXELs of three bytes.
 RED, GREEN, BLUE, WHITE = b"\xff\0\0", b"\0\xff\0", b"\0\0\xff", b"\xff\xff\xff"
 TIGHT, PNG = 7, -260
-
-
-def compact(length: int) -> bytes:
-    """The specification's table: 7, 7 and 8 bits, the least significant first."""
-    if length < 1 << 7:
-        return bytes((length,))
-    if length < 1 << 14:
-        return bytes((length & 127 | 128, length >> 7))
-    return bytes((length & 127 | 128, length >> 7 & 127 | 128, length >> 14))
 
 
 def sized(data: bytes) -> bytes:

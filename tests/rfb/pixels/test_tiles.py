@@ -8,8 +8,7 @@ import zlib
 import pytest
 
 from relay.rfb.pixels import DECODERS
-from tests.labs.painting import FORMATS, RGBA, canvas, paint, refused, rows, run
-from tests.rfb.pixels.test_rectangles import picture
+from tests.labs.painting import FORMATS, RGBA, canvas, deflated, paint, picture, refused, rows, run
 
 # CPIXELs of three bytes.
 RED, GREEN, BLUE, WHITE = b"\xff\0\0", b"\0\xff\0", b"\0\0\xff", b"\xff\xff\xff"
@@ -17,10 +16,7 @@ TRLE, ZRLE = 15, 16
 
 
 def payload(number: int, tiles: bytes) -> bytes:
-    if number == TRLE:
-        return tiles
-    deflated = zlib.compress(tiles)
-    return struct.pack(">I", len(deflated)) + deflated
+    return tiles if number == TRLE else deflated(tiles)
 
 
 TILES = {
@@ -92,8 +88,8 @@ def test_zrle_is_one_stream() -> None:
     packer = zlib.compressobj()
     on = canvas(2, 2)
     for y, colour in enumerate((RED, BLUE)):
-        deflated = packer.compress(b"\x01" + colour) + packer.flush(zlib.Z_SYNC_FLUSH)
-        paint(on, ZRLE, (0, y, 2, 1), struct.pack(">I", len(deflated)) + deflated)
+        sent = packer.compress(b"\x01" + colour) + packer.flush(zlib.Z_SYNC_FLUSH)
+        paint(on, ZRLE, (0, y, 2, 1), struct.pack(">I", len(sent)) + sent)
     assert rows(on.pixels) == picture("RR", "BB")
 
 
