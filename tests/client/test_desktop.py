@@ -12,24 +12,21 @@ import pytest
 import trio
 import trio.testing
 
-from relay.client.desktop import ENCODINGS_HERE, RGBX, Desktop
-from relay.dialling.login import DesktopEnd
+from relay.client.desktop import Desktop
 from relay.errors import DesktopError
-from relay.limits import Limits
-from relay.rfb.handshake import ServerInit
 from tests.labs.client import (
     CLIPBOARD_OFFERED,
     FENCE_OF_THEIRS,
     HEIGHT,
-    KEY_A_DOWN,
-    KEY_A_UP,
     WIDTH,
     Pair,
+    client_of,
     pair,
     provided,
     with_clipboard,
     with_fences,
 )
+from tests.labs.peers import KEY, KEY_UP
 
 __all__ = ["pair"]  # the fixture
 
@@ -174,7 +171,7 @@ async def test_what_is_no_keysym_is_not_held_either(pair: Pair, keysym: int) -> 
             await act(keysym)
     await desktop.key_down(0x61)
     await desktop.aclose()
-    await far.hears(KEY_A_UP)
+    await far.hears(KEY_UP)
 
 
 async def test_a_place_between_pixels_is_not_where_the_pointer_is(pair: Pair) -> None:
@@ -189,14 +186,14 @@ async def test_a_place_between_pixels_is_not_where_the_pointer_is(pair: Pair) ->
 async def test_typed_text_is_keys_down_and_up(pair: Pair) -> None:
     desktop, far = pair
     await desktop.type("aa")
-    assert (KEY_A_DOWN + KEY_A_UP) * 2 in far.heard
+    assert (KEY + KEY_UP) * 2 in far.heard
 
 
 async def test_what_cannot_be_typed_types_nothing(pair: Pair) -> None:
     desktop, far = pair
     with pytest.raises(ValueError, match="which no key types"):
         await desktop.type("a\0")
-    assert KEY_A_DOWN not in far.heard
+    assert KEY not in far.heard
 
 
 async def test_a_paste_does_not_wait_for_what_a_clipboard_manager_took(
@@ -216,10 +213,10 @@ async def test_text_that_nobody_pastes_is_told_and_ends_the_typing(
     far.pastes = False
     assert await desktop.type("\N{OHM SIGN}\na\n\N{OHM SIGN}") is False
     assert far.heard.count(CLIPBOARD_OFFERED) == 1
-    assert KEY_A_DOWN not in far.heard
+    assert KEY not in far.heard
     far.pastes = True
     assert await desktop.type("\N{OHM SIGN}\na") is True
-    assert KEY_A_DOWN in far.heard
+    assert KEY in far.heard
 
 
 async def test_the_words_of_a_line_are_one_paste(
@@ -228,7 +225,7 @@ async def test_the_words_of_a_line_are_one_paste(
     desktop, far = await with_clipboard(pair)
     await desktop.type("aa \u044d\u0442\u043e, \u0434\u0430\n\u043d\u0435\u0442aa")
     assert far.heard.count(CLIPBOARD_OFFERED) == 2
-    assert far.heard.count(KEY_A_DOWN) == 4
+    assert far.heard.count(KEY) == 4
     space_down, return_down = (struct.pack(">BBxxI", 4, 1, key) for key in (0x20, 0xFF0D))
     assert far.heard.count(space_down) == 1
     assert far.heard.count(return_down) == 1
@@ -243,7 +240,7 @@ async def test_a_key_that_is_the_same_in_every_layout_has_its_keycode(pair: Pair
     down, up = (struct.pack(">BBHII", 255, 0, is_down, 0xFF0D, 0x1C) for is_down in (1, 0))
     assert down + up in far.heard
     await desktop.type("a")
-    assert KEY_A_DOWN + KEY_A_UP in far.heard
+    assert KEY + KEY_UP in far.heard
     # Their keys give KP_Home and Print, as Num Lock and Alt are.
     for name, keysym in {"KP_7": 0xFFB7, "Sys_Req": 0xFF15}.items():
         await desktop.press(name)
@@ -392,9 +389,7 @@ async def test_a_desktop_that_does_not_answer_is_gone(
 async def slow() -> AsyncIterator[tuple[Desktop, trio.StapledStream[Any, Any]]]:
     """A client, and the stream of a desktop that takes nothing until the test reads there."""
     near, far = trio.testing.lockstep_stream_pair()
-    init = ServerInit(WIDTH, HEIGHT, RGBX, b"lab")
-    end = DesktopEnd(near, init, version="3.8", security_type=1)
-    desktop = Desktop(end, RGBX, ENCODINGS_HERE, Limits())
+    desktop = client_of(near)
     yield desktop, far
     await desktop.aclose()
 
@@ -471,7 +466,7 @@ async def test_what_is_held_down_is_released_at_the_end(pair: Pair) -> None:
     await desktop.button_down()
     await desktop.key_down(0x61)
     await desktop.aclose()
-    await far.hears(KEY_A_UP + struct.pack(">BBHH", 5, 0, 1, 1))
+    await far.hears(KEY_UP + struct.pack(">BBHH", 5, 0, 1, 1))
 
 
 async def test_a_connection_that_is_closed_is_gone(pair: Pair) -> None:

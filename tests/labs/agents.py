@@ -6,19 +6,19 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 import trio
 
-from api.agents.model import Model, Reply
+from api.agents.model import Reply
 from api.agents.runs import Agents
 from api.settings import ModelSettings
 from api.store import Chat, Message, Store, User, Workspace
 from relay.desktops import Desktops, provider_for
-from relay.limits import Limits
 from tests.labs.clock import ManualClock
 from tests.labs.language_model.scripted import Talker, call, calls, on_screen, said
+from tests.labs.services import agents_over
 
 PATIENCE_S = 10.0
 
@@ -78,9 +78,7 @@ async def agents_lab(desktop: str = "pattern", **settings: Any) -> AsyncIterator
     workspace = await store.add_workspace(user.id, "dev", desktop)
     async with trio.open_nursery() as nursery:
         desktops = Desktops(nursery, provider_for)
-        agents = Agents(
-            nursery, store, desktops, Limits(), ModelSettings(**settings), cast(Model, talker)
-        )
+        agents = agents_over(nursery, store, desktops, talker, ModelSettings(**settings))
         yield AgentsLab(agents, store, clock, talker, desktops, user, workspace, nursery)
         nursery.cancel_scope.cancel()
     await store.aclose()
@@ -119,5 +117,4 @@ async def running_tool(lab: AgentsLab, *answers: Any) -> Any:
 
 
 def other_process(lab: AgentsLab) -> Agents:
-    settings, model = ModelSettings(), cast(Model, lab.talker)
-    return Agents(lab.nursery, lab.store, lab.desktops, Limits(), settings, model)
+    return agents_over(lab.nursery, lab.store, lab.desktops, lab.talker)

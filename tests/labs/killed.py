@@ -8,18 +8,17 @@ from __future__ import annotations
 import itertools
 import sys
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import trio
 
-from api.agents.model import Model, Reply
+from api.agents.model import Reply
 from api.agents.runs import Agents
-from api.settings import ModelSettings
 from api.store import Chat, Store
 from relay.desktops import Desktops, provider_for
-from relay.limits import Limits
 from tests.labs.agents import to_spawned
 from tests.labs.language_model.scripted import Talker, call, calls, on_screen, said
+from tests.labs.services import agents_over
 
 
 async def more(agents: Agents, chat: Chat, _asked: dict[str, Any]) -> Reply:
@@ -33,14 +32,7 @@ async def main(url: str) -> None:
     workspace = await store.add_workspace(user.id, "dev", "pattern")
     talker = Talker()
     async with trio.open_nursery() as nursery:
-        agents = Agents(
-            nursery,
-            store,
-            Desktops(nursery, provider_for),
-            Limits(),
-            ModelSettings(),
-            cast(Model, talker),
-        )
+        agents = agents_over(nursery, store, Desktops(nursery, provider_for), talker)
         sys.stdout.write("working\n")
         sys.stdout.flush()
         for _ in itertools.count():
