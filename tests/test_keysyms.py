@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import lzma
-import os
 import re
 import struct
 from types import ModuleType
@@ -27,6 +26,7 @@ from relay.keysyms import (
     keysym_of,
 )
 from tests.labs import captures
+from tests.labs.missing import missing
 from tests.labs.places import ROOT
 
 NOVNC = ROOT / "api/viewer/novnc/core/input/xtscancodes.js"
@@ -451,9 +451,7 @@ OTHER_NAMES = pairs(
 
 def test_keycodes_are_novncs() -> None:
     if not NOVNC.exists():
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{NOVNC} is missing and must be there in CI")
-        pytest.skip("noVNC is not there; make setup fetches it")
+        missing("noVNC is not there; make setup fetches it")
     found = re.findall(r'^\s+"?(\w+)"?: (0x[0-9a-f]+),', NOVNC.read_text(), re.MULTILINE)
     scancodes = {code: int(scancode, 16) for code, scancode in found}
     expected = {}

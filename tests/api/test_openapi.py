@@ -18,14 +18,7 @@ from api.routes.messages import BODY_BYTES as MESSAGE_BYTES
 from api.store import Conversations, File, StoreError
 from relay.desktops import Desktops, provider_for
 from tests.labs.language_model.scripted import Talker
-from tests.labs.web import Web, start_web
-
-UPGRADE = {
-    "Connection": "Upgrade",
-    "Upgrade": "websocket",
-    "Sec-WebSocket-Version": "13",
-    "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
-}
+from tests.labs.web import UPGRADE, Web, start_web
 
 
 @pytest.fixture

@@ -10,21 +10,22 @@ import pytest
 import trio
 import trio.testing
 
-from relay.client.desktop import ENCODINGS_HERE, RGBX, Desktop
-from relay.dialling.login import DesktopEnd
-from relay.limits import Limits
-from relay.rfb.handshake import ServerInit
-from tests.labs.client import EXTENDED_CAPABILITIES, FENCE_OF_THEIRS, HEIGHT, WIDTH, Far, Pair
+from relay.client.desktop import Desktop
+from tests.labs.client import (
+    EXTENDED_CAPABILITIES,
+    FENCE_OF_THEIRS,
+    Far,
+    Pair,
+    client_of,
+)
 
 
 @pytest.fixture
 async def pair() -> AsyncIterator[Pair]:
     """Over a socket, which takes a message at once."""
     near, stream = (trio.SocketStream(end) for end in trio.socket.socketpair())
-    init = ServerInit(WIDTH, HEIGHT, RGBX, b"lab")
     far = Far(stream)
-    end = DesktopEnd(near, init, version="3.8", security_type=1)
-    desktop = Desktop(end, RGBX, ENCODINGS_HERE, Limits())
+    desktop = client_of(near)
     async with stream, trio.open_nursery() as nursery:
         nursery.start_soon(far.run)
         yield desktop, far

@@ -10,12 +10,12 @@ import trio.testing
 
 import relay
 from relay import Password
-from relay.client.desktop import RGBX
 from relay.desktops import RunningDesktop
 from relay.dialling.login import DesktopEnd, vnc_auth_response
 from relay.errors import DesktopError
 from relay.limits import Limits
-from relay.rfb.handshake import ServerInit
+from tests.labs.client import INIT
+from tests.labs.peers import desktop_end
 
 
 async def test_a_password_may_be_a_text(nursery: trio.Nursery) -> None:
@@ -42,7 +42,7 @@ async def test_a_password_may_be_a_text(nursery: trio.Nursery) -> None:
 
 async def test_a_connection_that_cannot_be_used_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     near, far = trio.testing.memory_stream_pair()
-    end = DesktopEnd(near, ServerInit(8, 4, RGBX, b"lab"), version="3.8", security_type=1)
+    end = desktop_end(near, INIT)
 
     async def log_in(_self: RunningDesktop, _limits: Limits) -> DesktopEnd:
         await trio.lowlevel.checkpoint()

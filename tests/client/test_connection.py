@@ -11,16 +11,12 @@ import pytest
 import trio
 import trio.testing
 
-from relay.client.desktop import ENCODINGS_HERE, RGBX, Desktop
-from relay.dialling.login import DesktopEnd
+from relay.client.desktop import Desktop
 from relay.errors import DesktopError
-from relay.limits import Limits
-from relay.rfb.handshake import ServerInit
 from tests.labs.client import (
     FENCE_OF_THEIRS,
-    HEIGHT,
-    WIDTH,
     Pair,
+    client_of,
     pair,
     provided,
     with_fences,
@@ -109,9 +105,7 @@ async def test_a_desktop_that_does_not_answer_is_gone(
 async def slow() -> AsyncIterator[tuple[Desktop, trio.StapledStream[Any, Any]]]:
     """A client, and the stream of a desktop that takes nothing until the test reads there."""
     near, far = trio.testing.lockstep_stream_pair()
-    init = ServerInit(WIDTH, HEIGHT, RGBX, b"lab")
-    end = DesktopEnd(near, init, version="3.8", security_type=1)
-    desktop = Desktop(end, RGBX, ENCODINGS_HERE, Limits())
+    desktop = client_of(near)
     yield desktop, far
     await desktop.aclose()
 

@@ -10,12 +10,11 @@ import trio
 import trio.testing
 
 from tests.labs.client import (
-    KEY_A_DOWN,
-    KEY_A_UP,
     Pair,
     pair,
     with_fences,
 )
+from tests.labs.peers import KEY, KEY_UP
 
 __all__ = ["pair"]  # the fixture
 
@@ -121,7 +120,7 @@ async def test_what_is_no_keysym_is_not_held_either(pair: Pair, keysym: int) -> 
             await act(keysym)
     await desktop.key_down(0x61)
     await desktop.aclose()
-    await far.hears(KEY_A_UP)
+    await far.hears(KEY_UP)
 
 
 async def test_a_place_between_pixels_is_not_where_the_pointer_is(pair: Pair) -> None:
@@ -142,7 +141,7 @@ async def test_a_key_that_is_the_same_in_every_layout_has_its_keycode(pair: Pair
     down, up = (struct.pack(">BBHII", 255, 0, is_down, 0xFF0D, 0x1C) for is_down in (1, 0))
     assert down + up in far.heard
     await desktop.type("a")
-    assert KEY_A_DOWN + KEY_A_UP in far.heard
+    assert KEY + KEY_UP in far.heard
     # Their keys give KP_Home and Print, as Num Lock and Alt are.
     for name, keysym in {"KP_7": 0xFFB7, "Sys_Req": 0xFF15}.items():
         await desktop.press(name)
@@ -155,4 +154,4 @@ async def test_what_is_held_down_is_released_at_the_end(pair: Pair) -> None:
     await desktop.button_down()
     await desktop.key_down(0x61)
     await desktop.aclose()
-    await far.hears(KEY_A_UP + struct.pack(">BBHH", 5, 0, 1, 1))
+    await far.hears(KEY_UP + struct.pack(">BBHH", 5, 0, 1, 1))

@@ -28,6 +28,7 @@ from tests.labs.desktop_processes import (
     start_relay,
     tcp_listeners,
     until,
+    write_program,
 )
 from tests.labs.places import ROOT
 
@@ -49,8 +50,7 @@ def program(desktops_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def replace(program: Path, script: str) -> None:
     program.unlink()
-    program.write_text(f"#!/bin/sh\n{script}\n")
-    program.chmod(0o755)
+    write_program(program, script)
 
 
 def state_files(home: Path) -> list[Path]:

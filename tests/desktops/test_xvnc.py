@@ -28,6 +28,7 @@ from tests.labs.desktop_processes import (
     start_stray,
     tcp_listeners,
     until,
+    write_program,
 )
 
 __all__ = ["desktops_home"]
@@ -49,9 +50,7 @@ def socket_of(desktop: RunningDesktop) -> Path:
 
 
 def fake_xvnc(home: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    program = home / "Xvnc"
-    program.write_text(f"#!/bin/sh\n{script}\n")
-    program.chmod(0o755)
+    write_program(home / "Xvnc", script)
     monkeypatch.setenv("PATH", f"{home}:{os.environ['PATH']}")
 
 

@@ -16,6 +16,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.labs.e2e.commands import Demo, started
+from tests.labs.missing import missing
 
 NEEDED = ("chromium", "Xvnc", "xterm", "openbox")
 BROWSER_ARGUMENTS = (
@@ -38,13 +39,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="package", autouse=True)
 def _programs() -> None:
-    missing = [name for name in NEEDED if shutil.which(name) is None]
-    if not missing:
-        return
-    reason = f"not installed: {', '.join(missing)} (see .ci/run for the packages)"
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
+    lacking = [name for name in NEEDED if shutil.which(name) is None]
+    if lacking:
+        missing(f"not installed: {', '.join(lacking)} (see .ci/run for the packages)")
 
 
 @pytest.fixture

@@ -6,22 +6,19 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 import trio
 
-from api.agents.model import Model, Reply
+from api.agents.model import Reply
 from api.agents.runs import Runs
-from api.agents.turns import converse
-from api.agents.watch import Followers
 from api.settings import ModelSettings
-from api.store import Chat, Conversations, Message, Store, User, Workspace
+from api.store import Chat, Message, Store, User, Workspace
 from relay.desktops import Desktops, provider_for
-from relay.limits import Limits
 from tests.labs.clock import ManualClock
 from tests.labs.language_model.scripted import Talker, call, calls, on_screen, said
+from tests.labs.services import runs_over
 
 PATIENCE_S = 10.0
 
@@ -73,15 +70,6 @@ class AgentsLab:
         return child
 
 
-def runs_of(
-    nursery: trio.Nursery, store: Store, desktops: Desktops, model: Model | Talker, **settings: Any
-) -> Runs:
-    """The chats at work in a process."""
-    answers = cast(Model, model)
-    work = partial(converse, store, desktops, Limits(), ModelSettings(**settings), answers)
-    return Runs(nursery, store, Conversations(store), Followers(), work)
-
-
 @asynccontextmanager
 async def agents_lab(desktop: str = "pattern", **settings: Any) -> AsyncIterator[AgentsLab]:
     clock, talker = ManualClock(), Talker()
@@ -90,7 +78,7 @@ async def agents_lab(desktop: str = "pattern", **settings: Any) -> AsyncIterator
     workspace = await store.add_workspace(user.id, "dev", desktop)
     async with trio.open_nursery() as nursery:
         desktops = Desktops(nursery, provider_for)
-        runs = runs_of(nursery, store, desktops, talker, **settings)
+        runs = runs_over(nursery, store, desktops, talker, ModelSettings(**settings))
         yield AgentsLab(runs, store, clock, talker, desktops, user, workspace, nursery)
         nursery.cancel_scope.cancel()
     await store.aclose()
@@ -129,4 +117,4 @@ async def running_tool(lab: AgentsLab, *answers: Any) -> Any:
 
 
 def other_process(lab: AgentsLab) -> Runs:
-    return runs_of(lab.nursery, lab.store, lab.desktops, lab.talker)
+    return runs_over(lab.nursery, lab.store, lab.desktops, lab.talker)

@@ -12,13 +12,12 @@ import trio
 import trio.testing
 
 from relay.client.desktop import ENCODINGS_HERE, RGBX, Desktop
-from relay.dialling.login import DesktopEnd
 from relay.limits import Limits
 from relay.rfb.handshake import ServerInit
+from tests.labs.peers import desktop_end
 
 WIDTH, HEIGHT = 8, 4
 FENCE_OF_THEIRS = b"\xf8\0\0\0\x80\0\0\x03\x02ok"
-KEY_A_DOWN, KEY_A_UP = bytes.fromhex("0401000000000061"), bytes.fromhex("0400000000000061")
 
 
 def extended(flags: int, data: bytes = b"") -> bytes:
@@ -37,6 +36,14 @@ def provided(said_bytes: int, text: bytes) -> bytes:
 # asks for that.
 CLIPBOARD_OFFERED = struct.pack(">BxxxiI", 6, -4, 0x08000001)
 CLIPBOARD_ASKED = extended(0x02000001)
+
+
+INIT = ServerInit(WIDTH, HEIGHT, RGBX, b"lab")
+
+
+def client_of(stream: trio.abc.HalfCloseableStream) -> Desktop:
+    """A client of the desktop at the other end."""
+    return Desktop(desktop_end(stream, INIT), RGBX, ENCODINGS_HERE, Limits())
 
 
 class Far:
@@ -83,11 +90,9 @@ class Far:
 @pytest.fixture
 async def pair(nursery: trio.Nursery) -> AsyncIterator[tuple[Desktop, Far]]:
     near, stream = trio.testing.memory_stream_pair()
-    init = ServerInit(WIDTH, HEIGHT, RGBX, b"lab")
-    end = DesktopEnd(near, init, version="3.8", security_type=1)
     far = Far(stream)
     nursery.start_soon(far.run)
-    desktop = Desktop(end, RGBX, ENCODINGS_HERE, Limits())
+    desktop = client_of(near)
     yield desktop, far
     await desktop.aclose()
 

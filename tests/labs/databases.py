@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.labs.missing import missing
+
 __all__ = ["postgresql", "url"]
 
 _names = count(1)
@@ -55,10 +57,7 @@ def postgresql() -> Iterator[Path]:
     """A cluster's directory."""
     programs = _programs()
     if programs is None:
-        reason = "PostgreSQL is not installed (see .ci/run for the packages)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+        missing("PostgreSQL is not installed (see .ci/run for the packages)")
     with _cluster(programs) as directory:
         yield directory
 

@@ -47,6 +47,12 @@ def living(home: Path) -> dict[int, str]:
     return found
 
 
+def write_program(path: Path, script: str) -> None:
+    """A shell script in the place of a program."""
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
 def pid_of(home: Path, program: str) -> int:
     (pid,) = [pid for pid, name in living(home).items() if name == program]
     return pid

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
@@ -17,19 +16,16 @@ from uuid import UUID
 import pytest
 import trio
 
-from api.agents.runs import Runs
-from api.agents.watch import Followers
 from api.app import create_app
 from api.http.serve import serve
 from api.live import LiveSessions
-from api.services import Services
-from api.settings import Settings
-from api.store import Conversations, Store
+from api.store import Store
 from relay import DesktopError, TcpAddress
 from relay.desktops import Desktops, RunningDesktop
 from relay.dialling.login import DesktopEnd
 from relay.limits import Limits
-from tests.labs.peers import PIXEL_FORMAT
+from tests.labs.peers import say_hello
+from tests.labs.services import services_over
 
 KEY = base64.b64encode(b"the sample nonce").decode()
 
@@ -80,19 +76,13 @@ class Lab:
     garbage: bytes | None = None
 
     async def desktop(self, stream: trio.SocketStream) -> None:
-        """RFC 6143, Sections 7.1 to 7.3, then silence."""
+        """A handshake, then silence."""
         self.accepted.append(stream)
         try:
             if self.garbage is not None:
                 await stream.send_all(self.garbage)
             else:
-                await stream.send_all(b"RFB 003.008\n")
-                await stream.receive_some(12)
-                await stream.send_all(b"\x01\x01")
-                await stream.receive_some(1)
-                await stream.send_all(b"\0\0\0\0")
-                await stream.receive_some(1)
-                await stream.send_all(struct.pack(">HH", 64, 48) + PIXEL_FORMAT + b"\0\0\0\x03lab")
+                await say_hello(stream, 64, 48)
             while data := await stream.receive_some(4096):
                 self.heard += data
         except trio.BrokenResourceError:
@@ -111,10 +101,7 @@ class Lab:
             "Sec-WebSocket-Extensions": "permessage-deflate; client_max_window_bits",
             "Coder-Session-Token": self.token,
         }
-        headers |= {name.replace("_", "-"): value for name, value in changes.items()}
-        lines = [f"GET {path or self.path} HTTP/{version}"]
-        lines += [f"{name}: {value}" for name, value in headers.items() if value is not None]
-        return ("\r\n".join(lines) + "\r\n\r\n").encode()
+        return request_head(f"GET {path or self.path} HTTP/{version}", headers, changes)
 
     @property
     def path(self) -> str:
@@ -158,6 +145,15 @@ class Lab:
         return stream, await read_head(stream)
 
 
+def request_head(
+    line: str, headers: Mapping[str, str | None], changes: Mapping[str, str | None]
+) -> bytes:
+    """A request without a body. `changes` has names with _ for -, and None for what is not sent."""
+    changed = {**headers, **{name.replace("_", "-"): value for name, value in changes.items()}}
+    lines = [f"{name}: {value}" for name, value in changed.items() if value is not None]
+    return "\r\n".join([line, *lines, "\r\n"]).encode()
+
+
 def parse(answer: bytes) -> tuple[int, dict[str, str], bytes]:
     head, _, body = answer.partition(b"\r\n\r\n")
     status, *lines = head.decode().split("\r\n")
@@ -174,19 +170,9 @@ async def lab() -> AsyncIterator[Lab]:
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     desktops = FakeDesktops(listener.socket.getsockname()[1])
     live = LiveSessions()
-    settings = Settings.model_construct()
     async with trio.open_nursery() as nursery:
-        limits = Limits(close_timeout_s=0.2)
-        conversations, followers = Conversations(store), Followers()
-        services = Services(
-            settings=settings,
-            store=store,
-            conversations=conversations,
-            desktops=cast(Desktops, desktops),
-            limits=limits,
-            live=live,
-            followers=followers,
-            runs=Runs(nursery, store, conversations, followers, None),
+        services = services_over(
+            nursery, store, cast(Desktops, desktops), live, limits=Limits(close_timeout_s=0.2)
         )
         app = create_app(services)
         made = Lab(0, store, desktops, live, await store.create_token(user.id), chat.id)

@@ -16,8 +16,9 @@ from api.agents.model import Reply
 from api.agents.runs import Runs
 from api.store import Chat, Store
 from relay.desktops import Desktops, provider_for
-from tests.labs.agents import runs_of, to_spawned
+from tests.labs.agents import to_spawned
 from tests.labs.language_model.scripted import Talker, call, calls, on_screen, said
+from tests.labs.services import runs_over
 
 
 async def more(runs: Runs, chat: Chat, _asked: dict[str, Any]) -> Reply:
@@ -31,7 +32,7 @@ async def main(url: str) -> None:
     workspace = await store.add_workspace(user.id, "dev", "pattern")
     talker = Talker()
     async with trio.open_nursery() as nursery:
-        runs = runs_of(nursery, store, Desktops(nursery, provider_for), talker)
+        runs = runs_over(nursery, store, Desktops(nursery, provider_for), talker)
         sys.stdout.write("working\n")
         sys.stdout.flush()
         for _ in itertools.count():

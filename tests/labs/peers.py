@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 import pytest
@@ -45,6 +45,8 @@ def raw_rectangle(w: int = 2, h: int = 1, fill: int = 0x55) -> bytes:
 
 UPDATE_REQUEST = bytes.fromhex("0301000000000280 01e0".replace(" ", ""))
 BELL = b"\x02"
+# Section 7.5.4: KeyEvent, keysym "a", pressed and released.
+KEY, KEY_UP = bytes.fromhex("0401000000000061"), bytes.fromhex("0400000000000061")
 
 
 @dataclass
@@ -117,6 +119,14 @@ class Lab:
         assert self.result, "the session has not ended"
         return self.result[0]
 
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[trio.Nursery]:
+        """The nursery in which the session runs, behind its handshake."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.run)
+            await self.greet()
+            yield nursery
+
     async def greet(self) -> None:
         """The viewer's RFB 3.8 handshake (RFC 6143, Section 7.1, 7.3)."""
         assert await self.frames.binary(12) == b"RFB 003.008\n"
@@ -142,28 +152,28 @@ def memory_lab(limits: Limits | None = None, early: bytes = b"") -> Lab:
     """Over memory streams: the pumps take the plain Stream driver."""
     viewer, viewer_far = trio.testing.memory_stream_pair()
     desktop, desktop_far = trio.testing.memory_stream_pair()
-    return _lab(viewer, viewer_far, desktop, desktop_far, limits, early)
+    return lab_over(viewer, viewer_far, desktop, desktop_far, limits, early)
 
 
 def lockstep_lab(limits: Limits | None = None) -> Lab:
     """As `memory_lab`, with a viewer whose stream takes nothing that is not read."""
     viewer, viewer_far = trio.testing.lockstep_stream_pair()
     desktop, desktop_far = trio.testing.memory_stream_pair()
-    return _lab(viewer, viewer_far, desktop, desktop_far, limits, b"")
+    return lab_over(viewer, viewer_far, desktop, desktop_far, limits)
 
 
 def lockstep_desktop_lab(limits: Limits | None = None) -> Lab:
     """As `memory_lab`, with a desktop whose stream takes nothing that is not read."""
     viewer, viewer_far = trio.testing.memory_stream_pair()
     desktop, desktop_far = trio.testing.lockstep_stream_pair()
-    return _lab(viewer, viewer_far, desktop, desktop_far, limits, b"")
+    return lab_over(viewer, viewer_far, desktop, desktop_far, limits)
 
 
 def socket_lab(limits: Limits | None = None, early: bytes = b"", buffer_bytes: int = 0) -> Lab:
     """Over socket pairs: the pumps take the raw driver. `buffer_bytes` shrinks the kernel's."""
-    viewer, viewer_far = _socket_pair(buffer_bytes)
-    desktop, desktop_far = _socket_pair(buffer_bytes)
-    return _lab(viewer, viewer_far, desktop, desktop_far, limits, early)
+    viewer, viewer_far = socket_pair(buffer_bytes)
+    desktop, desktop_far = socket_pair(buffer_bytes)
+    return lab_over(viewer, viewer_far, desktop, desktop_far, limits, early)
 
 
 class WorkspaceAgentEnd(WebSocketStream, trio.abc.HalfCloseableStream):
@@ -181,11 +191,28 @@ def workspace_agent_lab(
     limits: Limits | None = None, early: bytes = b"", buffer_bytes: int = 0
 ) -> Lab:
     """As `socket_lab`, with a desktop behind a workspace agent."""
-    viewer, viewer_far = _socket_pair(buffer_bytes)
-    near, far = _socket_pair(buffer_bytes)
+    viewer, viewer_far = socket_pair(buffer_bytes)
+    near, far = socket_pair(buffer_bytes)
     desktop = WebSocketStream(near, client=True, limit_bytes=1 << 20)
     far_ends.append(far)
-    return _lab(viewer, viewer_far, desktop, WorkspaceAgentEnd(far), limits, early)
+    return lab_over(viewer, viewer_far, desktop, WorkspaceAgentEnd(far), limits, early)
+
+
+def desktop_end(stream: trio.abc.Stream, init: ServerInit = INIT) -> DesktopEnd:
+    """A desktop that has been logged in to."""
+    return DesktopEnd(stream, init, version="3.8", security_type=1)
+
+
+async def say_hello(stream: trio.abc.Stream, width: int, height: int, name: bytes = b"lab") -> None:
+    """A desktop's handshake (RFC 6143, Sections 7.1 to 7.3), which believes what it is told."""
+    await stream.send_all(b"RFB 003.008\n")
+    await stream.receive_some(12)
+    await stream.send_all(b"\x01\x01")
+    await stream.receive_some(1)
+    await stream.send_all(b"\0\0\0\0")
+    await stream.receive_some(1)
+    size = struct.pack(">HH", width, height)
+    await stream.send_all(size + PIXEL_FORMAT + struct.pack(">I", len(name)) + name)
 
 
 def raw_pumps(viewer: socket.socket, desktop: socket.socket, board: Switchboard) -> RawPumps:
@@ -219,7 +246,7 @@ def pumps_over_tcp() -> Iterator[tuple[RawPumps, socket.socket]]:
         pumps.stop()
 
 
-def _socket_pair(buffer_bytes: int) -> tuple[trio.SocketStream, trio.SocketStream]:
+def socket_pair(buffer_bytes: int = 0) -> tuple[trio.SocketStream, trio.SocketStream]:
     near, far = socket.socketpair()
     for end in (near, far) if buffer_bytes else ():
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer_bytes)
@@ -227,16 +254,16 @@ def _socket_pair(buffer_bytes: int) -> tuple[trio.SocketStream, trio.SocketStrea
     return near_stream, trio.SocketStream(trio.socket.from_stdlib_socket(far))
 
 
-def _lab(
+def lab_over(
     viewer: trio.abc.HalfCloseableStream,
     viewer_far: trio.abc.HalfCloseableStream,
     desktop: trio.abc.Stream,
     desktop_far: trio.abc.HalfCloseableStream,
     limits: Limits | None,
-    early: bytes,
+    early: bytes = b"",
 ) -> Lab:
-    end = DesktopEnd(desktop, INIT, version="3.8", security_type=1)
-    session = Session(viewer, end, limits=limits, early=early)
+    """Over whatever streams: the relay's end and the test's, of the viewer and of the desktop."""
+    session = Session(viewer, desktop_end(desktop), limits=limits, early=early)
     far_ends.extend(s for s in (viewer_far, desktop_far) if isinstance(s, trio.SocketStream))
     return Lab(session, viewer_far, desktop_far, Frames(viewer_far), [], desktop)
 

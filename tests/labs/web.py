@@ -11,21 +11,24 @@ import httpx
 import trio
 from fastapi import FastAPI
 
-from api.agents.model import Model
-from api.agents.runs import Runs
-from api.agents.turns import converse
-from api.agents.watch import Followers
 from api.app import create_app
 from api.http.serve import serve
 from api.live import LiveSessions
-from api.services import Services
 from api.settings import Settings
-from api.store import Conversations, Store, User, Workspace
+from api.store import Store, User, Workspace
 from relay.desktops import Desktops
-from relay.limits import Limits
 from relay.rfb.errors import CloseCode
 from tests.labs.clock import ManualClock
 from tests.labs.language_model.scripted import Talker
+from tests.labs.services import services_over
+
+UPGRADE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+}
+"""Headers of a request that asks for a WebSocket."""
 
 
 class NoDesktops:
@@ -93,21 +96,13 @@ async def start_web(
     alice, bob = await store.ensure_user("alice"), await store.ensure_user("bob")
     token = await store.create_token(alice.id)
     workspace = await store.add_workspace(alice.id, "dev", "pattern")
-    these = Settings.model_construct(**settings)
-    desktops = desktops or cast(Desktops, NoDesktops())
-    work = None
-    if answers is not None:
-        work = partial(converse, store, desktops, Limits(), these.model, cast(Model, answers))
-    conversations, followers = Conversations(store), Followers()
-    services = Services(
-        settings=these,
-        store=store,
-        conversations=conversations,
-        desktops=desktops,
-        limits=Limits(),
-        live=live,
-        followers=followers,
-        runs=Runs(nursery, store, conversations, followers, work),
+    services = services_over(
+        nursery,
+        store,
+        desktops or cast(Desktops, NoDesktops()),
+        live,
+        settings=Settings.model_construct(**settings),
+        model=answers,
     )
     app = create_app(services)
     (url,) = await nursery.start(partial(serve, app, bind=["127.0.0.1:0"]))

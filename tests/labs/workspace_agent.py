@@ -19,7 +19,7 @@ from relay import DesktopError, Password, TcpAddress
 from relay.desktops import Desktops, RunningDesktop
 from relay.dialling.workspace_agent import DEFAULT_PATH
 from relay.limits import Limits
-from tests.labs.desktop_server import KEY, parse, read_all, read_head
+from tests.labs.desktop_server import KEY, parse, read_all, read_head, request_head
 
 SECRET = "correct horse battery"
 LIMITS = Limits(close_timeout_s=0.2)
@@ -83,9 +83,7 @@ class Lab:
             "Sec-WebSocket-Version": "13",
             "Authorization": f"Bearer {SECRET}",
         }
-        headers |= {name.replace("_", "-"): value for name, value in changes.items()}
-        lines = [f"{name}: {value}" for name, value in headers.items() if value is not None]
-        return "\r\n".join([f"GET {path} HTTP/1.1", *lines, "\r\n"]).encode()
+        return request_head(f"GET {path} HTTP/1.1", headers, changes)
 
     async def upgrade(self, **changes: str | None) -> tuple[trio.SocketStream, bytes]:
         stream = await trio.open_tcp_stream("127.0.0.1", self.port)

@@ -19,7 +19,7 @@ import pytest
 import trio
 import trio.testing
 
-from relay import CloseCode, DesktopEnd, Limits, Session
+from relay import CloseCode, Limits
 from relay.dialling.workspace_agent import client_tls
 from relay.net.tls import ANSWERS_BYTES, WIRE_BYTES, TlsStream
 from relay.net.websocket import CLOSE, close_payload
@@ -29,14 +29,13 @@ from relay.pumps.workspace_agent import WorkspaceAgentPumps
 from tests.labs.certificates import Authority
 from tests.labs.peers import (
     BELL,
-    INIT,
     UPDATE_REQUEST,
-    Frames,
     Lab,
     client_frame,
     close_far_ends,
-    far_ends,
+    lab_over,
     raw_rectangle,
+    socket_pair,
 )
 
 __all__ = ["close_far_ends"]  # the fixture
@@ -55,20 +54,13 @@ def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
         return client_tls(authority.cert), workspace_agent
 
 
-def sockets(buffer_bytes: int = 0) -> tuple[trio.SocketStream, trio.SocketStream]:
-    near, far = trio.socket.socketpair()
-    for end in (near, far) if buffer_bytes else ():
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer_bytes)
-    return trio.SocketStream(near), trio.SocketStream(far)
-
-
 @asynccontextmanager
 async def connected(
     buffer_bytes: int = 0,
 ) -> AsyncIterator[tuple[TlsStream, trio.SSLStream[trio.SocketStream]]]:
     """A relay's end and a workspace agent's, behind their handshake."""
     relay, workspace_agent = contexts()
-    near, far = sockets(buffer_bytes)
+    near, far = socket_pair(buffer_bytes)
     client = TlsStream(near, relay, server_hostname=NAME)
     server = trio.SSLStream(far, workspace_agent, server_side=True, https_compatible=True)
     async with trio.open_nursery() as nursery:
@@ -133,7 +125,7 @@ async def test_a_read_ends_where_the_stream_is_closed() -> None:
 
 
 async def test_bytes_that_are_no_tls_break_it() -> None:
-    near, far = sockets()
+    near, far = socket_pair()
     client = TlsStream(near, contexts()[0], server_hostname=NAME)
     async with far, client:
         await far.send_all(b"RFB 003.008\n" * 10)
@@ -144,7 +136,7 @@ async def test_bytes_that_are_no_tls_break_it() -> None:
 
 async def test_a_name_that_is_not_its() -> None:
     relay, workspace_agent = contexts()
-    near, far = sockets()
+    near, far = socket_pair()
     client = TlsStream(near, relay, server_hostname="127.0.0.2")
     server = trio.SSLStream(far, workspace_agent, server_side=True)
     async with client, trio.open_nursery() as nursery:
@@ -208,17 +200,13 @@ def carried(
     client: TlsStream,
     server: trio.SSLStream[trio.SocketStream],
     buffer_bytes: int = 0,
-    early: bytes = b"",
 ) -> tuple[Lab, WebSocketStream]:
     """A session that has not begun, and the workspace agent's end."""
-    viewer, viewer_far = sockets(buffer_bytes)
-    far_ends.append(viewer_far)
+    viewer, viewer_far = socket_pair(buffer_bytes)
     desktop = WebSocketStream(client, client=True, limit_bytes=1 << 24)
     workspace_agent = WebSocketStream(server, client=False, limit_bytes=1 << 24)
-    end = DesktopEnd(desktop, INIT, version="3.8", security_type=1, early=early)
     limits = Limits(clipboard_bytes=1 << 20, close_timeout_s=0.5)
-    session = Session(viewer, end, limits=limits)
-    lab = Lab(session, viewer_far, server, Frames(viewer_far), [], desktop)  # type: ignore[arg-type]
+    lab = lab_over(viewer, viewer_far, desktop, server, limits)  # type: ignore[arg-type]
     return lab, workspace_agent
 
 
@@ -234,9 +222,7 @@ async def session(
             await workspace_agent.send_all(early)
             lab.session._desktop.early = bytes(await lab.desktop_near.receive_some(4096))
             assert client.more
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(lab.run)
-            await lab.greet()
+        async with lab.running() as nursery:
             assert isinstance(lab.session._pumps, WorkspaceAgentPumps)
             yield lab, workspace_agent
             nursery.cancel_scope.cancel()
@@ -344,7 +330,7 @@ TICKETS = 500
 async def with_tickets() -> AsyncIterator[tuple[TlsStream, trio.SSLStream[trio.SocketStream]]]:
     """As `connected`, with a workspace agent whose tickets go out before the first that it says."""
     authority, workspace_agent = contexts()
-    near, far = sockets()
+    near, far = socket_pair()
     for end in (near, far):
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
     client = TlsStream(near, authority, server_hostname=NAME)

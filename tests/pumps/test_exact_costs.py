@@ -16,7 +16,8 @@ import sys
 import time
 import tracemalloc
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -191,22 +192,24 @@ class Trips:
         self.asked()
 
 
-async def _greeted(lab: Lab, update: bytes) -> Trips:
-    """A session that waits for its first update."""
-    await lab.greet()
-    await lab.viewer.send_all(client_frame(SET_ENCODINGS + REQUEST))
-    heard = b""
-    while not heard.endswith(REQUEST):
-        heard += await lab.hear(1)
-    await trio.testing.wait_all_tasks_blocked()
-    return Trips(lab, update)
+@asynccontextmanager
+async def _waiting(lab: Lab, update: bytes, warm_up_trips: int = 0) -> AsyncIterator[Trips]:
+    """A session that waits for its next update."""
+    async with lab.running() as nursery:
+        await lab.viewer.send_all(client_frame(SET_ENCODINGS + REQUEST))
+        heard = b""
+        while not heard.endswith(REQUEST):
+            heard += await lab.hear(1)
+        await trio.testing.wait_all_tasks_blocked()
+        trips = Trips(lab, update)
+        for _ in range(warm_up_trips):
+            trips.by_hand()
+        yield trips
+        nursery.cancel_scope.cancel()
 
 
 async def test_task_steps(autojump_clock: trio.testing.MockClock) -> None:
-    lab = socket_lab()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        trips = await _greeted(lab, UPDATES["tiny"])
+    async with _waiting(socket_lab(), UPDATES["tiny"]) as trips:
         steps = Steps()
         trio.lowlevel.add_instrument(steps)
         for _ in range(TRIPS):
@@ -219,7 +222,6 @@ async def test_task_steps(autojump_clock: trio.testing.MockClock) -> None:
         trio.lowlevel.remove_instrument(steps)
         print(steps.counted)
         assert steps.counted.total() <= TASK_STEPS * TRIPS
-        nursery.cancel_scope.cancel()
 
 
 def _calls(handler: Callable[[int], None]) -> int:
@@ -241,12 +243,7 @@ def _calls(handler: Callable[[int], None]) -> int:
 
 @pytest.mark.parametrize("name", UPDATES)
 async def test_calls(name: str, autojump_clock: trio.testing.MockClock) -> None:
-    lab = socket_lab()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        trips = await _greeted(lab, UPDATES[name])
-        for _ in range(WARM_UP_TRIPS):
-            trips.by_hand()
+    async with _waiting(socket_lab(), UPDATES[name], WARM_UP_TRIPS) as trips:
         trips.update()
         down = _calls(trips.pumps._desktop_event)
         trips.updated()
@@ -256,17 +253,11 @@ async def test_calls(name: str, autojump_clock: trio.testing.MockClock) -> None:
         print(down, up)
         assert down <= CALLS[name][0]
         assert up <= CALLS[name][1]
-        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("name", UPDATES)
 async def test_memory_of_an_update(name: str, autojump_clock: trio.testing.MockClock) -> None:
-    lab = socket_lab()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        trips = await _greeted(lab, UPDATES[name])
-        for _ in range(WARM_UP_TRIPS):
-            trips.by_hand()
+    async with _waiting(socket_lab(), UPDATES[name], WARM_UP_TRIPS) as trips:
         blocks = sys.getallocatedblocks()
         for _ in range(TRIPS):
             trips.by_hand()
@@ -284,7 +275,6 @@ async def test_memory_of_an_update(name: str, autojump_clock: trio.testing.MockC
         print(f"{more} blocks more after {TRIPS} trips, {peak - now} bytes at the most")
         assert more <= BLOCKS
         assert peak - now <= PEAK_BYTES
-        nursery.cancel_scope.cancel()
 
 
 async def test_large_payload_stays_in_the_kernel(
@@ -300,9 +290,7 @@ async def test_large_payload_stays_in_the_kernel(
         read.append(readv(fd, buffers))
         return read[-1]
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        trips = await _greeted(lab, update[:head_bytes])
+    async with _waiting(lab, update[:head_bytes]) as trips:
         # The head by itself, so that all the payload is readable when it is looked for.
         trips.update()
         trips.pumps._desktop_event(select.EPOLLIN)
@@ -314,4 +302,3 @@ async def test_large_payload_stays_in_the_kernel(
             trips.pumps._desktop_event(select.EPOLLIN)
         assert trips.updated() > len(update) - head_bytes
         assert read == []
-        nursery.cancel_scope.cancel()

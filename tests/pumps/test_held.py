@@ -62,9 +62,7 @@ async def test_what_is_held_for_a_viewer_that_stalls(
 ) -> None:
     lab = socket_lab(buffer_bytes=BUFFER_BYTES)
     update = struct.pack(">BxHHHHHi", 0, 1, 0, 0, size_px, size_px, 0) + bytes(size_px**2 * 4)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running() as nursery:
         await lab.viewer.send_all(client_frame(REQUEST))
         # It may have what it takes; what is left of a read is held.
         await _say_all(lab.desktop, update)
@@ -77,9 +75,7 @@ async def test_what_is_held_inside_a_frame_that_the_kernel_moves(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     lab = socket_lab(buffer_bytes=BUFFER_BYTES)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running() as nursery:
         await lab.viewer.send_all(client_frame(REQUEST))
         # The whole payload is readable at once, and is more than the pipes' threshold.
         desktop = lab.desktop
@@ -99,9 +95,7 @@ async def test_what_is_held_for_a_desktop_that_stalls(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     lab = socket_lab(buffer_bytes=BUFFER_BYTES)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running() as nursery:
         await _say_all(lab.viewer, TEXT)
         assert 0 < memoryview(_pumps(lab)._to_desktop.obj).nbytes <= READ_BYTES
         nursery.cancel_scope.cancel()

@@ -12,10 +12,9 @@ from relay.pumps.leg import UpLeg
 from relay.rfb.conversation import Conversation
 from relay.rfb.errors import CloseCode
 from relay.rfb.rights import VIEW_ONLY
-from tests.labs.peers import INIT, PIXEL_FORMAT, UPDATE_REQUEST, client_frame
+from tests.labs.peers import INIT, KEY, PIXEL_FORMAT, UPDATE_REQUEST, client_frame
 from tests.labs.splits import chunkings
 
-KEY = bytes.fromhex("0401000000000061")
 SET_PIXEL_FORMAT = b"\0\0\0\0" + PIXEL_FORMAT
 
 

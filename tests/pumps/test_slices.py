@@ -17,11 +17,10 @@ import trio.testing
 
 from relay import CloseCode, Limits, Reason
 from relay.pumps import raw, slices
-from tests.labs.peers import BELL, Lab, client_frame, close_far_ends, raw_rectangle, socket_lab
+from tests.labs.peers import BELL, KEY, Lab, client_frame, close_far_ends, raw_rectangle, socket_lab
 
 __all__ = ["close_far_ends"]  # the fixture
 
-KEY = struct.pack(">BBxxI", 4, 1, 0x61)
 READ_BYTES = slices.UP_READ_BYTES
 SLICE_READS = 2  # the first is not looked at the clock for
 REST_S = slices.REST_S
@@ -69,9 +68,7 @@ def lab() -> Lab:
 async def test_what_comes_at_once_now_and_then_is_not_held_up(
     lab: Lab, autojump_clock: trio.testing.MockClock
 ) -> None:
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running() as nursery:
         for _ in range(3):
             assert await took_s(lab, FREE_READS) == 0
             await trio.sleep(slices.FREE_AGAIN_S + 1)
@@ -81,9 +78,7 @@ async def test_what_comes_at_once_now_and_then_is_not_held_up(
 async def test_a_flood_rests_after_each_slice_and_loses_nothing(
     lab: Lab, autojump_clock: trio.testing.MockClock
 ) -> None:
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running() as nursery:
         assert await took_s(lab, FREE_READS + 4 * SLICE_READS) == pytest.approx(4 * REST_S)
         # What comes in time for nothing else goes at once.
         assert await took_s(lab, 0) == 0
@@ -93,9 +88,7 @@ async def test_a_flood_rests_after_each_slice_and_loses_nothing(
 async def test_a_viewer_that_rests_sees_what_the_desktop_shows(
     lab: Lab, autojump_clock: trio.testing.MockClock
 ) -> None:
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running() as nursery:
         keys, count = flood(FREE_READS + SLICE_READS)
         await lab.viewer.send_all(keys)
         assert await rests(lab) == trio.current_time() + REST_S
@@ -111,9 +104,7 @@ async def test_a_viewer_that_rests_can_be_stopped_and_can_leave(
 ) -> None:
     for leaves in (False, True):
         lab = socket_lab(Limits(ping_interval_s=1_000), buffer_bytes=1_000_000)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(lab.run)
-            await lab.greet()
+        async with lab.running():
             began = trio.current_time()
             await lab.viewer.send_all(flood(FREE_READS + SLICE_READS)[0])
             await rests(lab)

@@ -16,9 +16,7 @@ from trio.testing import MockClock
 
 from relay.pumps import raw, switchboard
 from relay.pumps.switchboard import READABLE, Switchboard
-from tests.labs.peers import client_frame, raw_pumps
-
-KEY = bytes.fromhex("0401000000000061")  # RFC 6143, Section 7.5.4
+from tests.labs.peers import KEY, client_frame, raw_pumps
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from relay import CloseCode, DesktopEnd, Limits, Reason
+from relay import CloseCode, Limits, Reason
 from relay.net.websocket import (
     BINARY,
     CLOSE,
@@ -29,12 +29,14 @@ from relay.pumps.streams import StreamPumps
 from relay.pumps.workspace_agent import WorkspaceAgentPumps
 from tests.labs.peers import (
     BELL,
-    INIT,
+    KEY,
+    KEY_UP,
     UPDATE_REQUEST,
     Lab,
     WorkspaceAgentEnd,
     client_frame,
     close_far_ends,
+    desktop_end,
     memory_lab,
     raw_rectangle,
     workspace_agent_lab,
@@ -42,19 +44,13 @@ from tests.labs.peers import (
 
 __all__ = ["close_far_ends"]  # the fixture
 
-# RFC 6143, Section 7.5.4: KeyEvent, pressed and released, keysym "a".
-KEY = bytes.fromhex("0401000000000061")
-KEY_UP = bytes.fromhex("0400000000000061")
-
 
 @asynccontextmanager
 async def running(limits: Limits | None = None) -> AsyncIterator[tuple[Lab, trio.SocketStream]]:
     """A session behind its handshakes, and the workspace agent's end without its framing."""
     lab = workspace_agent_lab(limits or Limits(close_timeout_s=0.5))
     assert isinstance(lab.desktop, WorkspaceAgentEnd)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running() as nursery:
         assert isinstance(lab.session._pumps, WorkspaceAgentPumps)
         yield lab, lab.desktop.raw
         nursery.cancel_scope.cancel()
@@ -303,10 +299,8 @@ async def running_as_streams() -> AsyncIterator[tuple[Lab, trio.abc.Stream]]:
     lab = memory_lab(Limits(close_timeout_s=0.5))
     near, far = trio.testing.memory_stream_pair()
     desktop = WebSocketStream(near, client=True, limit_bytes=1000)
-    lab.session._desktop = DesktopEnd(desktop, INIT, version="3.8", security_type=1)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    lab.session._desktop = desktop_end(desktop)
+    async with lab.running() as nursery:
         assert isinstance(lab.session._pumps, StreamPumps)
         yield lab, far
         nursery.cancel_scope.cancel()
@@ -316,11 +310,9 @@ async def test_what_is_no_socket_goes_on_as_a_stream() -> None:
     lab = workspace_agent_lab()
     near, _far = trio.testing.memory_stream_pair()
     encrypted = WebSocketStream(near, client=True, limit_bytes=1000)
-    lab.session._desktop = DesktopEnd(encrypted, INIT, version="3.8", security_type=1)
+    lab.session._desktop = desktop_end(encrypted)
     await trio.aclose_forcefully(lab.desktop_near)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running() as nursery:
         assert isinstance(lab.session._pumps, StreamPumps)
         nursery.cancel_scope.cancel()
 

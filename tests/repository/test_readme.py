@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 import relay
-from tests.labs.peers import PIXEL_FORMAT, Frames, client_frame
+from tests.labs.peers import BELL, PIXEL_FORMAT, Frames, client_frame, say_hello
 from tests.labs.places import README
 
 
@@ -26,14 +26,9 @@ def test_it_is_ten_lines() -> None:
 
 
 async def desktop(stream: trio.SocketStream) -> None:
-    """A desktop of RFC 6143, Sections 7.1 to 7.3, that rings a bell and goes."""
-    await stream.send_all(b"RFB 003.008\n")
-    await stream.receive_some(12)
-    await stream.send_all(b"\x01\x01")
-    await stream.receive_some(1)
-    await stream.send_all(b"\0\0\0\0")
-    await stream.receive_some(1)
-    await stream.send_all(struct.pack(">HH", 8, 8) + PIXEL_FORMAT + b"\0\0\0\0" + b"\x02")
+    """Rings a bell and goes."""
+    await say_hello(stream, 8, 8, b"")
+    await stream.send_all(BELL)
 
 
 async def test_it_relays(capsys: pytest.CaptureFixture[str]) -> None:

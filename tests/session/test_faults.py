@@ -13,6 +13,7 @@ from relay.pumps.leg import DownLeg, UpLeg
 from relay.rfb.flow import Flow
 from tests.labs.peers import (
     BELL,
+    KEY,
     UPDATE_REQUEST,
     Lab,
     MakeLab,
@@ -26,10 +27,6 @@ from tests.labs.peers import (
 
 # The fixture.
 __all__ = ["close_far_ends"]
-
-
-KEY = bytes.fromhex("0401000000000061")
-KEY_UP = bytes.fromhex("0400000000000061")
 
 
 @pytest.mark.parametrize("where", [(Flow, "due"), (UpLeg, "take"), (DownLeg, "take")])
@@ -92,9 +89,7 @@ async def test_a_missing_pong_is_not_waited_for_in_a_circle(
         return now()
 
     monkeypatch.setattr("relay.session.trio.current_time", counted)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running() as nursery:
         nursery.start_soon(type_on, lab)
         assert await lab.frames.close() == (4503, "the desktop does not respond")
         await lab.viewer.aclose()
@@ -105,9 +100,7 @@ async def test_deadlines_hold_while_a_release_cannot_go_up(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     lab = lockstep_desktop_lab(Limits(stall_timeout_s=30, ping_interval_s=1000, close_timeout_s=1))
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running():
         await lab.viewer.send_all(client_frame(KEY))
         assert await lab.hear(8) == KEY
         # Nobody reads the key's release.
@@ -121,9 +114,7 @@ async def test_a_desktop_that_writes_before_it_reads(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     lab = lockstep_desktop_lab()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running() as nursery:
         request = client_frame(UPDATE_REQUEST)
         await lab.viewer.send_all(request)
         assert await lab.hear(10) == UPDATE_REQUEST
@@ -160,9 +151,7 @@ async def test_each_wait_for_an_update_has_its_own_time(
 ) -> None:
     lab = make()
     part, whole = (struct.pack(">BBHHHH", 3, 1, 0, 0, w, 10) for w in (10, 640))
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running() as nursery:
         for _ in range(3):
             await lab.viewer.send_all(client_frame(part + whole))
             assert await lab.hear(10) == part

@@ -15,6 +15,8 @@ import trio.testing
 from relay import FULL, VIEW_ONLY, CloseCode, Limits, Reason
 from tests.labs.peers import (
     BELL,
+    KEY,
+    KEY_UP,
     PIXEL_FORMAT,
     UPDATE_REQUEST,
     Lab,
@@ -32,8 +34,6 @@ from tests.labs.rfb_messages import BGR233, SET_SMALL
 __all__ = ["close_far_ends"]
 
 
-KEY = bytes.fromhex("0401000000000061")
-KEY_UP = bytes.fromhex("0400000000000061")
 PRESS = struct.pack(">BBHH", 5, 1, 10, 20)
 RELEASE = struct.pack(">BBHH", 5, 0, 10, 20)
 
@@ -76,9 +76,7 @@ ENDS: dict[str, Callable[[Lab], Awaitable[None]]] = {
 @pytest.mark.parametrize("how", ENDS)
 async def test_however_a_session_ends_nothing_stays_pressed(make: MakeLab, how: str) -> None:
     lab = make(Limits(close_timeout_s=0.2))
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running():
         await lab.viewer.send_all(client_frame(KEY + PRESS))
         assert await lab.hear(14) == KEY + PRESS
         await ENDS[how](lab)
@@ -104,9 +102,7 @@ async def test_a_cancelled_session_releases_too(make: MakeLab) -> None:
 @every_driver
 async def test_rights_change_while_a_session_runs(make: MakeLab) -> None:
     lab = make()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running() as nursery:
         await lab.viewer.send_all(client_frame(KEY + PRESS))
         assert await lab.hear(14) == KEY + PRESS
         lab.session.rights = dataclasses.replace(FULL, keyboard=False)
@@ -125,9 +121,7 @@ async def test_rights_change_while_a_session_runs(make: MakeLab) -> None:
 async def test_rights_from_the_start(make: MakeLab) -> None:
     lab = make()
     lab.session.rights = VIEW_ONLY
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running() as nursery:
         await lab.viewer.send_all(client_frame(KEY + PRESS + UPDATE_REQUEST))
         assert await lab.hear(10) == UPDATE_REQUEST
         nursery.cancel_scope.cancel()
@@ -139,9 +133,7 @@ async def test_a_format_waits_two_seconds_and_then_takes_another_way(
 ) -> None:
     lab = make()
     flush = struct.pack(">BBHHHH", 3, 0, 0, 0, 1, 1)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running() as nursery:
         await lab.viewer.send_all(client_frame(UPDATE_REQUEST + SET_SMALL))
         assert await lab.hear(10) == UPDATE_REQUEST
         began = trio.current_time()
@@ -163,9 +155,7 @@ async def test_a_format_goes_as_soon_as_the_update_has_come(
     make: MakeLab, autojump_clock: trio.testing.MockClock
 ) -> None:
     lab = make()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running() as nursery:
         began = trio.current_time()
         for fmt, size in ((BGR233, 4), (PIXEL_FORMAT, 1)) * 20:
             await lab.viewer.send_all(client_frame(UPDATE_REQUEST + b"\0\0\0\0" + fmt))
@@ -184,9 +174,7 @@ async def test_a_format_goes_as_soon_as_the_update_has_come(
 async def test_a_viewer_that_is_behind_gets_no_more_than_it_can_take(make: MakeLab) -> None:
     lab = make()
     update = raw_rectangle(640, 480)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running() as nursery:
         await lab.viewer.send_all(client_frame(UPDATE_REQUEST))
         assert await lab.hear(10) == UPDATE_REQUEST
         nursery.start_soon(lab.desktop.send_all, update)
@@ -206,9 +194,7 @@ async def test_a_held_request_survives_a_desktop_that_is_slow_too() -> None:
     lab = socket_lab(buffer_bytes=4096)
     update = raw_rectangle(640, 100)
     text = struct.pack(">Bxxxi", 6, 100_000) + b"t" * 100_000
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running() as nursery:
         nursery.start_soon(lab.desktop.send_all, update)
         await trio.testing.wait_all_tasks_blocked(0.01)
 
@@ -231,9 +217,7 @@ async def test_a_slow_viewer_is_not_a_silent_one(
 ) -> None:
     lab = socket_lab(buffer_bytes=4096)
     update = raw_rectangle(640, 200)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running() as nursery:
         nursery.start_soon(lab.desktop.send_all, update)
         began = trio.current_time()
         received = 0
@@ -254,9 +238,7 @@ async def test_a_viewer_that_reads_nothing_stops_continuous_updates(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     lab = socket_lab(buffer_bytes=4096)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running() as nursery:
         wanted = struct.pack(">BxHiii", 2, 3, 0, -313, -312)
         await lab.viewer.send_all(client_frame(wanted))
         await lab.desktop.send_all(END_OF_UPDATES)
@@ -278,9 +260,7 @@ async def test_moves_behind_a_desktop_that_does_not_read_collapse() -> None:
     assert isinstance(lab.desktop_near, trio.SocketStream)
     lab.desktop_near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     moves = [struct.pack(">BBHH", 5, 0, x % 640, x // 640) for x in range(20_000)]
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running() as nursery:
 
         async def move() -> None:
             for at in range(0, len(moves), 100):
@@ -302,9 +282,7 @@ async def test_a_session_ends_for_a_viewer_that_never_lets_go(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     lab = socket_lab(buffer_bytes=4096)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running():
         await lab.viewer.send_all(client_frame(KEY))
         assert await lab.hear(8) == KEY
         # No pong: given up, and what it holds is released.
@@ -316,9 +294,7 @@ async def test_a_session_ends_for_a_viewer_that_never_lets_go(
 @every_driver
 async def test_a_session_has_a_clock(make: MakeLab, autojump_clock: trio.testing.MockClock) -> None:
     lab = make()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running() as nursery:
         update = raw_rectangle(1, 1)
         for _ in range(2):
             await lab.desktop.send_all(BELL * 100 + update)

@@ -50,9 +50,7 @@ async def test_a_message_that_drips_is_not_waited_for(
         except trio.BrokenResourceError:
             pass
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running() as nursery:
         nursery.start_soon(drip)
         nursery.start_soon(answer_pings)
         if side == "viewer":
@@ -65,9 +63,7 @@ async def test_a_message_that_drips_is_not_waited_for(
 async def test_slow_is_not_dripping(make: MakeLab, autojump_clock: trio.testing.MockClock) -> None:
     lab = make(Limits(ping_interval_s=5, ping_timeout_s=3600))
     update = raw_rectangle(640, 480)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running() as nursery:
 
         async def send() -> None:
             for at in range(0, len(update), 20_000):

@@ -12,6 +12,8 @@ from relay import CloseCode, Direction, Limits, Reason
 from relay.net.websocket import PING, PONG
 from tests.labs.peers import (
     BELL,
+    KEY,
+    KEY_UP,
     UPDATE_REQUEST,
     Lab,
     MakeLab,
@@ -27,17 +29,10 @@ from tests.labs.peers import (
 __all__ = ["close_far_ends"]
 
 
-# RFC 6143, Section 7.5.4: KeyEvent, pressed, keysym "a".
-KEY = bytes.fromhex("0401000000000061")
-KEY_UP = bytes.fromhex("0400000000000061")
-
-
 @every_driver
 async def test_what_either_side_says_reaches_the_other(make: MakeLab) -> None:
     lab = make()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running():
         await lab.viewer.send_all(client_frame(UPDATE_REQUEST) + client_frame(KEY))
         assert await lab.hear(18) == UPDATE_REQUEST + KEY
         update = raw_rectangle(40, 30)
@@ -53,9 +48,7 @@ async def test_what_either_side_says_reaches_the_other(make: MakeLab) -> None:
 @every_driver
 async def test_a_message_in_single_bytes_arrives_whole(make: MakeLab) -> None:
     lab = make()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running() as nursery:
         for byte in client_frame(KEY) + b"".join(client_frame(bytes([b])) for b in KEY):
             await lab.viewer.send_all(bytes([byte]))
             await trio.testing.wait_all_tasks_blocked()
@@ -75,9 +68,7 @@ async def test_frames_that_came_with_the_upgrade_request_count(make: MakeLab) ->
 @every_driver
 async def test_a_ping_is_answered(make: MakeLab) -> None:
     lab = make()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running() as nursery:
         await lab.viewer.send_all(client_frame(b"there?", opcode=9))
         assert await lab.frames.next() == (10, b"there?")
         nursery.cancel_scope.cancel()
@@ -86,9 +77,7 @@ async def test_a_ping_is_answered(make: MakeLab) -> None:
 @every_driver
 async def test_a_fault_of_the_desktop_is_told_with_its_place(make: MakeLab) -> None:
     lab = make()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running():
         await lab.desktop.send_all(BELL + b"\x63")  # 99 is no message type
         assert await lab.frames.close() == (
             CloseCode.DESKTOP_FAULT,
@@ -116,9 +105,7 @@ async def test_a_fault_of_the_viewer_reaches_no_desktop(
     make: MakeLab, sent: bytes, code: CloseCode
 ) -> None:
     lab = make()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running():
         await lab.viewer.send_all(sent)
         assert (await lab.frames.close())[0] == code
         await lab.viewer.aclose()
@@ -132,9 +119,7 @@ async def test_a_fault_of_the_viewer_reaches_no_desktop(
 @every_driver
 async def test_eof_of_the_desktop_drains_then_closes(make: MakeLab) -> None:
     lab = make()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running() as nursery:
         update = raw_rectangle(640, 100)
         nursery.start_soon(lab.desktop.send_all, update)
         assert await lab.frames.binary(len(update)) == update
@@ -149,9 +134,7 @@ async def test_eof_of_the_desktop_drains_then_closes(make: MakeLab) -> None:
 @every_driver
 async def test_a_viewer_that_half_closes_ends_its_session(make: MakeLab) -> None:
     lab = make()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running():
         await lab.viewer.send_all(client_frame(KEY))
         await lab.viewer.send_eof()
         assert await lab.hear(16) == KEY + KEY_UP
@@ -162,9 +145,7 @@ async def test_a_viewer_that_half_closes_ends_its_session(make: MakeLab) -> None
 @every_driver
 async def test_stop_says_why(make: MakeLab) -> None:
     lab = make()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running():
         lab.session.stop(CloseCode.ARCHIVED, "chat archived")
         assert await lab.frames.close() == (4410, "chat archived")
         await lab.viewer.send_all(client_frame(struct.pack(">H", 4410), opcode=8))
@@ -218,9 +199,7 @@ async def test_no_pong_ends_the_session(
     make: MakeLab, autojump_clock: trio.testing.MockClock
 ) -> None:
     lab = make(Limits(ping_interval_s=10, ping_timeout_s=5, close_timeout_s=1))
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running():
         assert await lab.frames.next() == (9, b"")
         await lab.viewer.send_all(client_frame(b"", opcode=10))
         assert await lab.frames.next() == (9, b"")
@@ -235,9 +214,7 @@ async def test_who_watches_a_still_desktop_for_a_day_is_no_flood(
     make: MakeLab, autojump_clock: trio.testing.MockClock
 ) -> None:
     lab = make()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running() as nursery:
         while trio.current_time() < 86_400:
             assert await lab.frames.next() == (PING, b"")
             await lab.viewer.send_all(client_frame(b"", opcode=PONG))
@@ -249,9 +226,7 @@ async def test_idle_counts_input_only(
     make: MakeLab, autojump_clock: trio.testing.MockClock
 ) -> None:
     lab = make(Limits(idle_timeout_s=60, ping_interval_s=1000, close_timeout_s=1))
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running():
         await trio.sleep(50)
         await lab.viewer.send_all(client_frame(KEY))
         await trio.sleep(50)
@@ -278,9 +253,7 @@ async def test_a_viewer_that_reads_nothing_stalls_and_little_is_held(
         except OSError:
             return
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running() as nursery:
         nursery.start_soon(flood)
     assert lab.ended.reason is Reason.VIEWER_STALLED
     # 64 KiB in the relay; the rest is what four kernel buffers hold.
@@ -295,9 +268,7 @@ async def test_a_stalled_viewer_over_plain_streams(
     viewer, far = trio.testing.lockstep_stream_pair()
     lab.session._viewer = viewer
     lab.frames.stream = lab.viewer = far
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running():
         await lab.desktop.send_all(raw_rectangle(100, 100))
     assert lab.ended.reason is Reason.VIEWER_STALLED
     assert trio.current_time() == pytest.approx(30)
@@ -315,9 +286,7 @@ async def test_a_desktop_that_reads_nothing_stalls(
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running() as nursery:
         nursery.start_soon(type_on)
         assert await lab.frames.close() == (4503, "the desktop does not respond")
         await lab.viewer.aclose()
@@ -329,9 +298,7 @@ async def test_pings_without_reading_collect_nothing(
     make: MakeLab, autojump_clock: trio.testing.MockClock
 ) -> None:
     lab = make(Limits(stall_timeout_s=30, ping_interval_s=1000, close_timeout_s=1))
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running():
         try:
             for _ in range(2000):
                 await lab.viewer.send_all(client_frame(b"x" * 100, opcode=9))
@@ -346,9 +313,7 @@ async def test_a_close_frame_of_the_viewer_is_answered_and_that_is_all(
     make: MakeLab, autojump_clock: trio.testing.MockClock
 ) -> None:
     lab = make(Limits(close_timeout_s=1000))
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running():
         await lab.viewer.send_all(client_frame(struct.pack(">H", 1000), opcode=8))
         assert await lab.frames.close() == (1000, "")
         # RFC 6455, Section 7.1.1: the server closes the connection, the viewer waits for that.
@@ -361,9 +326,7 @@ async def test_a_viewer_that_sends_on_after_the_close_frame_is_cut_off(
     make: MakeLab, autojump_clock: trio.testing.MockClock
 ) -> None:
     lab = make(Limits(close_timeout_s=1000, ping_interval_s=10_000))
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running():
         await lab.viewer.send_all(client_frame(b"not RFB"))
         assert (await lab.frames.close())[0] == CloseCode.POLICY
         try:
@@ -378,9 +341,7 @@ async def test_a_viewer_that_sends_on_after_the_close_frame_is_cut_off(
 async def test_a_large_update_streams_through_a_slow_viewer(make: MakeLab) -> None:
     lab = make(**({"buffer_bytes": 4096} if make is socket_lab else {}))
     update = raw_rectangle(640, 480)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running() as nursery:
         nursery.start_soon(lab.desktop.send_all, update * 3)
         for _ in range(3):
             assert await lab.frames.binary(len(update)) == update

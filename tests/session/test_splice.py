@@ -29,9 +29,7 @@ async def test_the_kernel_moves_large_payload(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(os, "splice", counted)
     lab = socket_lab(buffer_bytes=1_000_000)
     update = raw_rectangle(640, 480, fill=0x3C)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running() as nursery:
         await lab.viewer.send_all(client_frame(b"?", opcode=9))
         nursery.start_soon(lab.desktop.send_all, (update + BELL) * 3)
         assert await lab.frames.next() == (10, b"?")
@@ -46,9 +44,7 @@ async def test_the_kernel_moves_large_payload(monkeypatch: pytest.MonkeyPatch) -
 
 async def test_a_frame_that_the_kernel_moves_is_finished_before_the_goodbye() -> None:
     lab = socket_lab(Limits(close_timeout_s=5), buffer_bytes=1_000_000)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running():
         with trio.move_on_after(0.2):
             # More than all buffers hold: the last frame is under way when the session ends.
             await lab.desktop.send_all(raw_rectangle(640, 480) * 8)
@@ -60,9 +56,7 @@ async def test_a_frame_that_the_kernel_moves_is_finished_before_the_goodbye() ->
 
 async def test_a_viewer_that_leaves_in_the_middle_of_a_frame() -> None:
     lab = socket_lab(buffer_bytes=1_000_000)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running():
         with trio.move_on_after(0.2):
             await lab.desktop.send_all(raw_rectangle(640, 480) * 8)
         await lab.viewer.aclose()
@@ -77,9 +71,7 @@ async def test_without_a_pipe_large_payload_is_copied(monkeypatch: pytest.Monkey
     monkeypatch.setattr(os, "pipe2", none_left)
     lab = socket_lab(buffer_bytes=1_000_000)
     update = raw_rectangle(640, 480, fill=0x3C)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lab.run)
-        await lab.greet()
+    async with lab.running() as nursery:
         nursery.start_soon(lab.desktop.send_all, (update + BELL) * 3)
         for _ in range(3):
             assert await lab.frames.binary(len(update) + 1) == update + BELL

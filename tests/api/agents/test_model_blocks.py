@@ -12,10 +12,11 @@ from api.agents import model as api_model
 from api.agents.model import Model
 from api.agents.model_blocks import sendable
 from relay.computer.versions import NOT_EXECUTED
-from tests.labs.agents import agents_lab, runs_of
+from tests.labs.agents import agents_lab
 from tests.labs.language_model.client import talk
 from tests.labs.language_model.scripted import said
 from tests.labs.language_model.server import Raw, model_server, text_reply, tool_reply, tool_use
+from tests.labs.services import runs_over
 
 REQUEST: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello."}]}
 CALL: dict[str, Any] = {"type": "tool_use", "id": "toolu_1", "name": "look", "input": {}}
@@ -156,7 +157,7 @@ async def test_whatever_it_says_the_chat_goes_on(
         model = Model(
             api_key=server.api_key, base_url=server.url, name="claude-test", max_tokens=1000
         )
-        lab.runs = runs_of(lab.nursery, lab.store, lab.desktops, model)
+        lab.runs = runs_over(lab.nursery, lab.store, lab.desktops, model)
         chat = await lab.chat()
         server.script(stream_of(*blocks), *[text_reply("Fine.")] * 3)
         for text in ("Hello.", "Again."):
@@ -172,7 +173,7 @@ async def test_a_call_of_no_member_of_the_toolset_is_told() -> None:
         model = Model(
             api_key=server.api_key, base_url=server.url, name="claude-test", max_tokens=1000
         )
-        lab.runs = runs_of(lab.nursery, lab.store, lab.desktops, model)
+        lab.runs = runs_over(lab.nursery, lab.store, lab.desktops, model)
         dance, look = (tool_use(name, {}, toolset="computer") for name in ("dance", "screenshot"))
         server.script(tool_reply(dance, look), tool_reply(look | {"id": "toolu_x"}))
         server.script(text_reply("I cannot dance."))

@@ -22,11 +22,12 @@ from api.store import Chat, Store, StoreError
 from api.store.conversations import ABANDONED, BUSY, LEASE_S
 from api.store.database import ANSWER_S
 from relay.desktops import Desktops, provider_for
-from tests.labs.agents import agents_lab, other_process, running_tool, runs_of
+from tests.labs.agents import agents_lab, other_process, running_tool
 from tests.labs.clock import ManualClock
 from tests.labs.databases import postgresql, url
 from tests.labs.language_model.scripted import Talker, said
 from tests.labs.places import ROOT
+from tests.labs.services import runs_over
 
 __all__ = ["postgresql", "url"]  # the fixtures
 
@@ -55,7 +56,7 @@ class Slow(Talker):
 async def process(url: str, talker: Talker) -> AsyncIterator[Runs]:
     store = await Store.open(url)
     async with trio.open_nursery() as nursery:
-        yield runs_of(nursery, store, Desktops(nursery, provider_for), talker)
+        yield runs_over(nursery, store, Desktops(nursery, provider_for), talker)
         nursery.cancel_scope.cancel()
     await store.aclose()
 
@@ -386,7 +387,7 @@ async def test_no_chat_stays_busy_with_nobody_who_runs_it(tmp_path: Path, after_
     store = await Store.open(url, clock=later)
     left = [chat for chat in await store.chats() if chat.status in BUSY]
     async with trio.open_nursery() as nursery:
-        runs = runs_of(nursery, store, Desktops(nursery, provider_for), Talker())
+        runs = runs_over(nursery, store, Desktops(nursery, provider_for), Talker())
         assert sorted(await runs.conversations.mark_abandoned()) == sorted(c.id for c in left)
         assert {chat.status for chat in await store.chats()} <= {"waiting", "error"}
         for chat in left:

@@ -26,6 +26,8 @@ from api.cli.commands import run
 from api.settings import load_settings
 from relay import Password, PasswordFile
 from relay.rfb.errors import CloseCode
+from tests.labs.processes import descendants
+from tests.labs.waiting import until
 
 COMMAND = [sys.executable, "-m", "api"]
 START_S = 30.0
@@ -438,10 +440,8 @@ def wait_for_url(path: Path) -> str:
 def test_nothing_is_left_of_a_real_desktop(folder: Path) -> None:
     with started("demo", "--desktop", "xvnc", "--bind", "127.0.0.1:0", "--json", cwd=folder) as p:
         first_line(p)
-        deadline = time.monotonic() + START_S
-        while "the desktop runs" not in (folder / "stderr.txt").read_text():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        log = folder / "stderr.txt"
+        until(lambda: "the desktop runs" in log.read_text(), "the desktop", within_s=START_S)
         children = descendants(p.pid)
         assert any(name == "Xvnc" for name in children.values())
         assert end(p, signal.SIGTERM)[0] == 0
@@ -456,22 +456,3 @@ def is_running(pid: int) -> bool:
     except OSError:
         return False
     return state[0] not in "ZX"
-
-
-def descendants(ancestor: int) -> dict[int, str]:
-    """Process id and name of every process below `ancestor`."""
-    parents: dict[int, tuple[int, str]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            head, _, tail = path.read_text().rpartition(")")
-        except OSError:
-            continue  # ended meanwhile
-        pid, _, name = head.partition(" (")
-        parents[int(pid)] = (int(tail.split()[1]), name)
-    found: dict[int, str] = {}
-    frontier = {ancestor}
-    while frontier:
-        level = {pid: name for pid, (parent, name) in parents.items() if parent in frontier}
-        found |= level
-        frontier = set(level)
-    return found

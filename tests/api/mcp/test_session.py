@@ -16,15 +16,14 @@ from api.computer import VOID, OwnComputer
 from api.mcp.http import HttpFront
 from api.mcp.session import ComputerSession
 from relay import DesktopError, TcpAddress
-from relay.client.desktop import RGBX
 from relay.computer import Result
 from relay.computer.versions import NOT_EXECUTED, TOOLSET
 from relay.desktops import Desktops, RunningDesktop
 from relay.dialling.login import DesktopEnd
 from relay.limits import Limits
-from relay.rfb.handshake import ServerInit
-from tests.labs.client import HEIGHT, KEY_A_DOWN, KEY_A_UP, WIDTH, Far
+from tests.labs.client import HEIGHT, INIT, WIDTH, Far
 from tests.labs.mcp_clients import ACCEPT, HELLO
+from tests.labs.peers import KEY, KEY_UP, desktop_end
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Async generator '(httpx|httpcore)[.].*was garbage collected:ResourceWarning"
@@ -53,8 +52,7 @@ class Lab:
         far.picture = np.zeros((HEIGHT, WIDTH, 4), np.uint8)
         self._nursery.start_soon(far.run)
         self.ends.append((near.send_stream, far))
-        init = ServerInit(WIDTH, HEIGHT, RGBX, b"lab")
-        return DesktopEnd(near, init, version="3.8", security_type=1)
+        return desktop_end(near, INIT)
 
 
 class Running(RunningDesktop):
@@ -113,8 +111,8 @@ async def test_a_cancelled_call_lets_go_and_the_connection_stays(
     with trio.move_on_after(1):
         await session.call("hold_key", HOLD)
     far = lab.ends[0][1]
-    assert KEY_A_DOWN in far.heard
-    await far.hears(KEY_A_UP)
+    assert KEY in far.heard
+    await far.hears(KEY_UP)
     assert not (await session.call("left_click", {"coordinate": [1, 1]}))["is_error"]
     assert len(lab.ends) == 1
     await session.aclose()

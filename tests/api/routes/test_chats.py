@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from api.store import StoreError
 from relay.rfb.errors import CloseCode
-from tests.labs.web import Web, start_web
+from tests.labs.web import UPGRADE, Web, start_web
 
 JSON = "application/json; charset=utf-8"
 NOT_FOUND = "Resource not found or you do not have access to this resource"
@@ -24,12 +24,6 @@ SIGNED_OUT = "You are signed out or your session has expired. Please sign in aga
 UUID_FORM = "A UUID has the form xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx, in hexadecimal digits."
 SEE_LOG = "The server's log has the cause."
 CHATS = "/api/v2/chats"
-UPGRADE = {
-    "Connection": "Upgrade",
-    "Upgrade": "websocket",
-    "Sec-WebSocket-Version": "13",
-    "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
-}
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import trio
 
 from relay import CloseCode
 from tests.labs.desktop_server import Lab, lab, parse, read_all, read_head
-from tests.labs.peers import PIXEL_FORMAT, Frames, client_frame
+from tests.labs.peers import KEY, KEY_UP, PIXEL_FORMAT, Frames, client_frame
 
 # The fixture.
 __all__ = ["lab"]
@@ -54,12 +54,17 @@ async def test_a_viewer_that_does_not_wait_for_the_101_loses_nothing(
         )
 
 
-async def test_archiving_refuses_who_waits_for_the_desktop(lab: Lab) -> None:
+async def waiting(lab: Lab) -> trio.SocketStream:
+    """A viewer whose desktop does not start."""
     lab.desktops.hold = trio.Event()
     stream = await lab.connect()
-    async with stream:
-        await stream.send_all(lab.head())
-        await lab.desktops.asked.wait()
+    await stream.send_all(lab.head())
+    await lab.desktops.asked.wait()
+    return stream
+
+
+async def test_archiving_refuses_who_waits_for_the_desktop(lab: Lab) -> None:
+    async with await waiting(lab) as stream:
         lab.live.end_chat(lab.chat, CloseCode.ARCHIVED, "chat archived")
         status, _, body = parse(await read_all(stream))
     assert (status, json.loads(body)["message"]) == (400, "Chat is archived.")
@@ -68,11 +73,7 @@ async def test_archiving_refuses_who_waits_for_the_desktop(lab: Lab) -> None:
 
 
 async def test_a_viewer_that_leaves_takes_its_start_along(lab: Lab) -> None:
-    lab.desktops.hold = trio.Event()
-    stream = await lab.connect()
-    await stream.send_all(lab.head())
-    await lab.desktops.asked.wait()
-    await stream.aclose()
+    await (await waiting(lab)).aclose()
     with trio.fail_after(5):
         await lab.desktops.cancelled.wait()
         while lab.live.count:
@@ -91,15 +92,13 @@ async def test_one_session_too_many_starts_no_desktop(lab: Lab) -> None:
         await Frames(stream).binary(12)  # the first one goes on
 
 
-KEY_EVENT = bytes.fromhex("0401000000000061")
-KEY_RELEASED = bytes.fromhex("0400000000000061")
 GREETING = client_frame(b"RFB 003.008\n") + client_frame(b"\x01\x01")
 
 
 @pytest.mark.parametrize(
     ("query", "heard"),
     [
-        ("", KEY_EVENT + KEY_RELEASED),
+        ("", KEY + KEY_UP),
         ("?view_only=1", b""),
         ("?view_only=1&view_only=0", b""),
     ],
@@ -110,7 +109,7 @@ async def test_who_asks_only_to_view_touches_nothing(lab: Lab, query: str, heard
     async with stream:
         await stream.send_all(lab.head(path=lab.path + query))
         await read_head(stream)
-        await stream.send_all(GREETING + client_frame(KEY_EVENT))
+        await stream.send_all(GREETING + client_frame(KEY))
         await Frames(stream).binary(18 + 24 + 3)
         await stream.send_all(client_frame(struct.pack(">H", 1000), opcode=8))
         with trio.fail_after(5):
@@ -149,11 +148,7 @@ async def test_a_revoked_token_ends_its_session(lab: Lab) -> None:
 
 
 async def test_stopping_answers_who_waits_for_a_desktop(lab: Lab) -> None:
-    lab.desktops.hold = trio.Event()
-    stream = await lab.connect()
-    async with stream:
-        await stream.send_all(lab.head())
-        await lab.desktops.asked.wait()
+    async with await waiting(lab) as stream:
         lab.serving.cancel()
         status, _, body = parse(await read_all(stream))
     assert (status, json.loads(body)["message"]) == (503, "Server is going away.")

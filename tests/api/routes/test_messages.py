@@ -154,9 +154,8 @@ async def test_an_agents_screenshots_can_be_seen_by_its_owner_alone(
     assert not (await server.client.get(f"{CHATS}/{child['id']}")).json()["archived"]
 
 
-@pytest.mark.parametrize("ending", ["interrupt", "archive"])
-async def test_what_is_under_way_stops_at_once(server: Web, talker: Talker, ending: str) -> None:
-    chat = await new_chat(server)
+async def wait_for_an_agent(server: Web, talker: Talker, chat: str) -> None:
+    """Has the chat wait for an agent that waits for 100 s."""
     talker.parent = [
         calls(call("spawn_computer_use_agent", {"prompt": "Wait."})),
         to_spawned("wait_agent"),
@@ -166,6 +165,12 @@ async def test_what_is_under_way_stops_at_once(server: Web, talker: Talker, endi
     with trio.fail_after(PATIENCE_S):
         while len(talker.requests) < 3:
             await trio.sleep(0.02)
+
+
+@pytest.mark.parametrize("ending", ["interrupt", "archive"])
+async def test_what_is_under_way_stops_at_once(server: Web, talker: Talker, ending: str) -> None:
+    chat = await new_chat(server)
+    await wait_for_an_agent(server, talker, chat)
     with trio.fail_after(2):
         assert (await server.client.post(f"{chat}/{ending}")).status_code == 204
     assert (await server.client.get(chat)).json().get("status", "waiting") == "waiting"
@@ -338,15 +343,7 @@ async def test_words_cost_no_look_at_the_database(
 async def test_archiving_again_ends_what_the_first_time_left(server: Web, talker: Talker) -> None:
     chat = await new_chat(server)
     chat_id = UUID(chat.rpartition("/")[2])
-    talker.parent = [
-        calls(call("spawn_computer_use_agent", {"prompt": "Wait."})),
-        to_spawned("wait_agent"),
-    ]
-    talker.agent = [calls(on_screen("wait", {"duration": 100}))]
-    await server.client.post(f"{chat}/messages", json={"text": "Wait."})
-    with trio.fail_after(PATIENCE_S):
-        while len(talker.requests) < 3:
-            await trio.sleep(0.02)
+    await wait_for_an_agent(server, talker, chat)
     # As where the database has archived it but its answer was lost.
     assert await server.store.set_archived(chat_id, True)
     refused = await server.client.post(f"{chat}/archive")

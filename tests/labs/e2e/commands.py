@@ -16,6 +16,7 @@ from typing import IO
 import httpx
 
 from tests.labs.e2e.xdisplay import XDisplay
+from tests.labs.processes import descendants
 from tests.labs.waiting import until
 
 START_S = 30.0
@@ -61,42 +62,16 @@ class Demo:
         return until(self._x_server, "Xvnc and an xterm of the demo")
 
     def _x_server(self) -> XServer | None:
-        programs = {program: pid for pid, program in _descendants(self.process.pid)}
+        programs = {program: pid for pid, program in descendants(self.process.pid).items()}
         if not {"Xvnc", "xterm"} <= programs.keys():
             return None
-        environment = dict(
-            entry.partition("=")[::2] for entry in _words(programs["xterm"], "environ") if entry
-        )
+        try:
+            told = Path(f"/proc/{programs['xterm']}/environ").read_bytes().decode()
+        except OSError:
+            return None  # it has ended
+        environment = dict(entry.partition("=")[::2] for entry in told.split("\0") if entry)
         display = int(environment["DISPLAY"].removeprefix(":"))
         return XServer(programs["Xvnc"], display, Path(environment["XAUTHORITY"]))
-
-
-def _descendants(ancestor: int) -> Iterator[tuple[int, str]]:
-    """Process id and program name of every process below `ancestor`."""
-    parents = dict(_parents())
-    for pid in parents:
-        above = pid
-        while above := parents.get(above, 0):
-            if above == ancestor:
-                yield pid, Path(_words(pid, "cmdline")[0]).name
-                break
-
-
-def _words(pid: int, file: str) -> list[str]:
-    try:
-        return Path(f"/proc/{pid}/{file}").read_bytes().decode().split("\0")
-    except OSError:
-        return [""]  # it has ended
-
-
-def _parents() -> Iterator[tuple[int, int]]:
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                status = (entry / "stat").read_text()
-            except OSError:
-                continue  # it has ended
-            yield int(entry.name), int(status.rpartition(")")[2].split()[1])
 
 
 @contextmanager
