@@ -13,10 +13,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from bench import plots, report
-from bench.peers import HERE, PEERS, install
+from bench.peers import PEERS, install
+from bench.report import draw, line, write
 from bench.runs import available, rounds
 from bench.workloads import WORKLOADS
+
+RESULTS = Path(__file__).with_name("results")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3, help="runs of each, for the median")
     parser.add_argument("--workloads", default=",".join(WORKLOADS), help="which, with commas")
     parser.add_argument("--peers", default=",".join(PEERS), help="which, with commas")
-    parser.add_argument("--out", type=Path, default=HERE / "results", help="where reports go")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="where reports go")
     parser.add_argument("--no-install", action="store_true", help="take peers as they are")
     options = parser.parse_args(arguments)
     chosen = {"workload": options.workloads.split(","), "peer": options.peers.split(",")}
@@ -49,13 +51,13 @@ def main(arguments: list[str] | None = None) -> int:
     }
     for run in rounds(plan, options.rounds, options.secs):
         runs.append(run)
-        print(f"round {run.round + 1}: {report.line(run)}", file=sys.stderr, flush=True)
+        print(f"round {run.round + 1}: {line(run)}", file=sys.stderr, flush=True)
     try:
-        drawn = plots.draw(options.out, runs)
+        drawn = draw(options.out, runs)
     except ImportError as error:
         drawn = []
         print(f"no plots: {error}", file=sys.stderr)
-    path = report.write(options.out, runs, versions, missing, drawn)
+    path = write(options.out, runs, versions, missing, drawn)
     print(path.read_text())
     print(f"Written to {path.parent}", file=sys.stderr)
     return any(run.error for run in runs)

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-FOLDER = HERE / ".peers"
+BENCH = HERE.parent
+FOLDER = BENCH / ".peers"
 WEBSOCKIFY = FOLDER / "venv" / "bin" / "websockify"
 WS = FOLDER / "node" / "node_modules" / "ws"
 
@@ -212,7 +213,7 @@ def _said(*command: str) -> str:
 
 
 def _ours_version() -> str:
-    describe = ("git", "-C", str(HERE), "describe", "--always", "--dirty")
+    describe = ("git", "-C", str(BENCH), "describe", "--always", "--dirty")
     return f"this checkout, {_said(*describe)}" if shutil.which("git") else "this checkout"
 
 
@@ -286,7 +287,3 @@ def _attempt(command: list[str]) -> bool:
     if status:
         print(f"bench: {' '.join(command)} failed with {status}", file=sys.stderr)
     return not status
-
-
-if __name__ == "__main__":
-    install()

@@ -9,7 +9,7 @@ asks for each, or the desktop sends them by itself (continuous updates). The way
 is `direct`; the relay and websockify run beside the desktop. Runs alternate, and each figure is
 the median of the rounds; the last column is the 95th percentile over that of `direct`.
 
-Needs root, `ip` and `tc` for the link (bench.lag_link), and for Xvnc itself and python-xlib; what
+Needs root, `ip` and `tc` for the link (bench.lag.link), and for Xvnc itself and python-xlib; what
 cannot run is left out with the reason.
 """
 
@@ -30,10 +30,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 
-from bench.lag_desktop import SIDE_PX
-from bench.lag_link import DESKTOP_IP, QUEUE_MS, RATE_MBIT, Link, NotPermitted, inside, slow_link
-from bench.lag_viewer import MODES, WARM_UP_S
-from bench.peers import WEBSOCKIFY
+from bench.lag.desktop import SIDE_PX
+from bench.lag.link import DESKTOP_IP, QUEUE_MS, RATE_MBIT, Link, NotPermitted, inside, slow_link
+from bench.lag.viewer import MODES, WARM_UP_S
+from bench.peers.table import WEBSOCKIFY
 
 _WEBSOCKIFY_PORT = 6080
 
@@ -89,7 +89,7 @@ def _python(namespace: str, module: str, *arguments: str) -> list[str]:
 
 @contextmanager
 def _synthetic(link: Link) -> Iterator[int]:
-    with _process(_python(link.desktop, "bench.lag_desktop")) as port:
+    with _process(_python(link.desktop, "bench.lag.desktop")) as port:
         yield int(port)
 
 
@@ -106,7 +106,7 @@ def _xvnc(link: Link) -> Iterator[int]:
     ]
     with (
         _process(inside(link.desktop, *command)) as display,
-        _process(_python(link.desktop, "bench.lag_screen"), DISPLAY=f":{display}"),
+        _process(_python(link.desktop, "bench.lag.screen"), DISPLAY=f":{display}"),
     ):
         yield port
 
@@ -153,7 +153,7 @@ Way = Callable[[Link, int], AbstractContextManager[tuple[str, str]]]
 
 def measure(link: Link, mode: str, address: str, token: str, seconds: float) -> Run:
     """One run. Raises SystemExit when the viewer fails."""
-    viewer = _python(link.viewer, "bench.lag_viewer", mode, address, token, str(seconds))
+    viewer = _python(link.viewer, "bench.lag.viewer", mode, address, token, str(seconds))
     limit_s = seconds + WARM_UP_S + _PATIENCE_S
     try:
         done = subprocess.run(viewer, capture_output=True, text=True, timeout=limit_s, check=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.peers import PEERS
-from bench.report import Figure, grouped, median
+from bench.report.tables import Figure, grouped, median
 from bench.runs import Run
 from bench.workloads import WORKLOADS
 

@@ -4,7 +4,7 @@ colour counts the keys pressed. All in Raw.
 It behaves as RFB servers do: an update shows the newest state, is made when a viewer waits for one
 and something has changed, and none is made while the socket has not taken the last. That, and the
 requests of a viewer that has no continuous updates, is all that holds it back; it does not measure
-the link, as TigerVNC does. Run as `python -m bench.lag_desktop`; prints its port.
+the link, as TigerVNC does. Run as `python -m bench.lag.desktop`; prints its port.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A program on an X display that shows what `bench.lag_desktop` shows: a picture that changes 30
+"""A program on an X display that shows what `bench.lag.desktop` shows: a picture that changes 30
 times a second, and a corner whose colour counts the keys pressed.
 
-Run as `python -m bench.lag_screen`, with DISPLAY set; prints a line when it shows.
+Run as `python -m bench.lag.screen`, with DISPLAY set; prints a line when it shows.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from Xlib import X
 from Xlib.display import Display
 
-from bench.lag_desktop import CORNER_PX, FRAMES_PER_S, PICTURE_PX
+from bench.lag.desktop import CORNER_PX, FRAMES_PER_S, PICTURE_PX
 
 
 def main() -> None:

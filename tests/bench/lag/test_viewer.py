@@ -12,11 +12,11 @@ import trio
 from trio import StapledStream
 from trio.testing import MemoryReceiveStream, MemorySendStream, MockClock, memory_stream_pair
 
-from bench import lag
-from bench.lag import Run, main, rows
-from bench.lag_desktop import FRAMES_PER_S, Desktop, rectangle
-from bench.lag_link import NotPermitted, inside, slow_link
-from bench.lag_viewer import MODES, WARM_UP_S, Viewer
+from bench.lag import __main__ as lag
+from bench.lag.__main__ import Run, main, rows
+from bench.lag.desktop import FRAMES_PER_S, Desktop, rectangle
+from bench.lag.link import NotPermitted, inside, slow_link
+from bench.lag.viewer import MODES, WARM_UP_S, Viewer
 
 
 def namespaces() -> set[str]:

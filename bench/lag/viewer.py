@@ -4,7 +4,7 @@ It speaks RFB as noVNC does: in `requests` it asks for an incremental update aft
 `continuous` it offers continuous updates and fences too, switches the former on where the desktop
 can do them, and answers the latter. The answer is the corner's new colour, and it counts when the
 update that brings it has come to its end, for that is when noVNC paints. Run as
-`python -m bench.lag_viewer MODE ADDRESS TOKEN SECONDS`; prints the seconds of each as JSON.
+`python -m bench.lag.viewer MODE ADDRESS TOKEN SECONDS`; prints the seconds of each as JSON.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Final
 import trio
 from trio_websocket import DisconnectionTimeout, open_websocket_url
 
-from bench.lag_desktop import CONTINUOUS
+from bench.lag.desktop import CONTINUOUS
 
 MODES: Final = {"requests": [], "continuous": [CONTINUOUS, -312]}
 """By mode the encodings that are offered beside Raw and the cursor."""

@@ -17,11 +17,12 @@ from typing import cast
 
 import pytest
 
-from bench import framing, guard, peers, report, usage
+from bench import framing, guard, usage
 from bench.__main__ import main
 from bench.load import Job, _Crowd, crowd
-from bench.peers import PEERS
+from bench.peers import PEERS, table
 from bench.recorded import left_out
+from bench.report import tables
 from bench.runs import Run, measure, order
 from bench.server import SERVER_INIT, UPDATES, stamp
 from bench.viewer import Buffer, Viewer
@@ -56,7 +57,7 @@ def test_every_workload_gives_a_row_for_each_peer(tmp_path: Path) -> None:
         for who, cells in found.items():
             assert float(cells[0]) > 0, (name, who)
             # Without a relay there is nothing that could have spent CPU.
-            for column, cell in zip(report.COLUMNS[name], cells, strict=True):
+            for column, cell in zip(tables.COLUMNS[name], cells, strict=True):
                 assert (cell == "-") == (who == "direct" and column.relay)
     kept = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
     assert {run["workload"] for run in kept} == set(ON_THE_SYNTHETIC_DESKTOP)
@@ -71,7 +72,7 @@ def test_every_workload_gives_a_row_for_each_peer(tmp_path: Path) -> None:
 def test_a_peer_carries_updates(peer: str) -> None:
     try:
         PEERS[peer].version()
-    except peers.Unavailable as error:
+    except table.Unavailable as error:
         pytest.skip(str(error))
     (record,) = measure("typical", peer, 0.1)
     assert record["updates"] > 0
@@ -80,7 +81,7 @@ def test_a_peer_carries_updates(peer: str) -> None:
 def test_a_missing_peer_is_left_out_and_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(peers, "WEBSOCKIFY", tmp_path / "websockify")
+    monkeypatch.setattr(table, "WEBSOCKIFY", tmp_path / "websockify")
     arguments = ["--secs", "0.1", "--rounds", "1", "--no-install", "--out", str(tmp_path)]
     assert main([*arguments, "--workloads", "tiny", "--peers", "direct,websockify"]) == 0
     text = (tmp_path / "report.md").read_text()

@@ -1,0 +1,1 @@
+"""Measures lag behind a slow link: `python -m bench.lag`."""
