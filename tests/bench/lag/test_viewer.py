@@ -1,84 +1,16 @@
-"""The measurement of lag: its link, its desktops, its viewer, its table. Nothing is timed."""
+"""The viewer that measures lag, on desktops in memory. Nothing is timed."""
 
 from __future__ import annotations
 
-import signal
 import struct
-import subprocess
-import sys
 
 import pytest
 import trio
 from trio import StapledStream
 from trio.testing import MemoryReceiveStream, MemorySendStream, MockClock, memory_stream_pair
 
-from bench.lag import __main__ as lag
-from bench.lag.__main__ import Run, main, rows
 from bench.lag.desktop import FRAMES_PER_S, Desktop, rectangle
-from bench.lag.link import NotPermitted, inside, slow_link
 from bench.lag.viewer import MODES, WARM_UP_S, Viewer
-
-
-def namespaces() -> set[str]:
-    done = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True)
-    return {line.split()[0] for line in done.stdout.splitlines()}
-
-
-@pytest.fixture
-def before() -> set[str]:
-    """The namespaces there were; skips where none can be made."""
-    try:
-        existing = namespaces()
-        with slow_link("cubic"):
-            pass
-    except (OSError, NotPermitted) as refusal:
-        pytest.skip(f"no network namespaces here: {refusal}")
-    return existing
-
-
-class TestLink:
-    def test_both_ends_reach_each_other_and_nothing_stays(self, before: set[str]) -> None:
-        with slow_link("cubic") as link:
-            assert namespaces() - before > {link.desktop, link.viewer}
-            accept = inside(link.desktop, sys.executable, "-c", _ACCEPT)
-            connect = inside(link.viewer, sys.executable, "-c", _CONNECT)
-            with subprocess.Popen(accept, stdout=subprocess.PIPE) as accepting:
-                assert accepting.stdout is not None
-                accepting.stdout.readline()
-                subprocess.run(connect, check=True)
-            assert accepting.returncode == 0
-        assert namespaces() == before
-
-    def test_an_error_takes_it_down(self, before: set[str]) -> None:
-        with pytest.raises(ZeroDivisionError), slow_link("cubic"):
-            raise ZeroDivisionError
-        assert namespaces() == before
-
-    def test_a_link_that_fails_half_way_is_taken_down(self, before: set[str]) -> None:
-        with pytest.raises(NotPermitted, match="nonsense"), slow_link("nonsense"):
-            pass
-        assert namespaces() == before
-
-    def test_a_signal_takes_it_down(self, before: set[str]) -> None:
-        command = [sys.executable, "-m", "bench.lag", "--cases", "synthetic-requests"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            # The table's head: the link stands.
-            while not process.stdout.readline().startswith("|---"):
-                assert process.poll() is None
-            process.send_signal(signal.SIGTERM)
-            process.communicate()
-        assert process.returncode == 1
-        assert namespaces() == before
-
-
-_ACCEPT = """
-import socket
-with socket.create_server(("10.77.1.2", 7001)) as listener:
-    print("listening", flush=True)
-    listener.accept()[0].close()
-"""
-_CONNECT = "import socket; socket.create_connection(('10.77.1.2', 7001), 10).close()"
 
 
 class TestViewerAndDesktop:
@@ -157,59 +89,3 @@ async def _late_desktop(stream: StapledStream[MemorySendStream, MemoryReceiveStr
     await trio.sleep(1)
     await stream.send_all(_corner(10))
     await trio.sleep_forever()
-
-
-class TestTable:
-    def test_percentiles(self) -> None:
-        run = Run([milliseconds / 1000 for milliseconds in range(100, 0, -1)], 1.0)
-        assert [run.percentile_ms(p) for p in (50, 95, 99, 100)] == pytest.approx([50, 95, 99, 100])
-        assert Run([0.007], 1.0).percentile_ms(50) == pytest.approx(7)
-
-    def test_the_medians_of_rounds_beside_those_of_direct(self) -> None:
-        runs = {
-            "direct": [Run([0.1], 10.0), Run([0.2], 20.0), Run([0.9], 30.0)],
-            "relay": [Run([0.1, 0.3], 15.0)] * 3,
-        }
-        assert list(rows("case", runs)) == [
-            "| case | direct | 200 | 200 | 200 | 200 | 20.0 | 3 | 1.00 |",
-            "| case | relay | 100 | 300 | 300 | 300 | 15.0 | 6 | 1.50 |",
-        ]
-
-    @pytest.mark.parametrize("case", ["synthetic-continuous", "xvnc-requests"])
-    def test_a_case_has_a_row_for_each_way(
-        self, case: str, before: set[str], capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        if missing := lag.missing(case.partition("-")[0]):
-            pytest.skip(missing)
-        websockify = lag.websockify()
-        ways = ["direct", "relay"] + ["websockify"] * (websockify is not None)
-        main(["--cases", case, "--rounds", "1", "--secs", "0.1"])
-        out = capsys.readouterr().out
-        assert ("websockify is left out" in out) == (websockify is None)
-        table = [line.split(" | ") for line in out.splitlines() if line.startswith("| " + case)]
-        assert [row[1] for row in table] == ways
-        for _, _, p50, _, _, worst, updates_per_s, keys, _ in table:
-            assert 0 < float(p50) <= float(worst)
-            assert float(updates_per_s) > 0
-            assert int(keys) > 0
-        assert namespaces() == before
-
-    @pytest.mark.parametrize(
-        ("arguments", "message"),
-        [
-            (["--cases", "nonsense"], "no case 'nonsense'"),
-            (["--rounds", "0"], "must be more than 0"),
-            (["--secs", "nan"], "must be more than 0"),
-        ],
-    )
-    def test_a_wrong_argument_is_named(
-        self, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        with pytest.raises(SystemExit):
-            main(arguments)
-        assert message in capsys.readouterr().err
-
-    def test_what_is_missing_is_said(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("PATH", "/nowhere")
-        assert lag.missing("xvnc") == "Xvnc is not installed"
-        assert lag.missing("synthetic") == ""
