@@ -9,55 +9,48 @@ an error in place of figures, and the exit status is 1.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
-from bench.peers.install import install
-from bench.peers.relays import PEERS
-from bench.places import BENCH
-from bench.report import plots, tables
+from bench.options import check_pace, chosen, parser_of
+from bench.peers import PEERS, install
+from bench.report import draw, line, write
 from bench.runs import available, rounds
 from bench.workloads import WORKLOADS
 
+RESULTS = Path(__file__).with_name("results")
+
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("bench", __doc__)
     parser.add_argument("--secs", type=float, default=1.0, help="length of one run")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each, for the median")
     parser.add_argument("--workloads", default=",".join(WORKLOADS), help="which, with commas")
     parser.add_argument("--peers", default=",".join(PEERS), help="which, with commas")
-    parser.add_argument("--out", type=Path, default=BENCH / "results", help="where reports go")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="where reports go")
     parser.add_argument("--no-install", action="store_true", help="take peers as they are")
     options = parser.parse_args(arguments)
-    chosen = {"workload": options.workloads.split(","), "peer": options.peers.split(",")}
-    for kind, known in (("workload", WORKLOADS), ("peer", PEERS)):
-        unknown = [name for name in chosen[kind] if name not in known]
-        if unknown:
-            parser.error(f"no {kind} {unknown[0]!r}; there are {', '.join(known)}")
-    if not (options.secs > 0 and options.rounds > 0):  # so that NaN is refused as well
-        parser.error("--secs and --rounds must be more than 0")
+    workloads = chosen(parser, "workload", options.workloads, WORKLOADS)
+    peers = chosen(parser, "peer", options.peers, PEERS)
+    check_pace(parser, options)
     if not options.no_install:
         install()
-    versions, missing = available(chosen["peer"])
+    versions, missing = available(peers)
     for name, reason in missing.items():
         print(f"{name} is left out: {reason}", file=sys.stderr)
     runs = []
     plan = {
-        name: [peer for peer in WORKLOADS[name].peers if peer in versions]
-        for name in chosen["workload"]
+        name: [peer for peer in WORKLOADS[name].peers if peer in versions] for name in workloads
     }
     for run in rounds(plan, options.rounds, options.secs):
         runs.append(run)
-        print(f"round {run.round + 1}: {tables.line(run)}", file=sys.stderr, flush=True)
+        print(f"round {run.round + 1}: {line(run)}", file=sys.stderr, flush=True)
     try:
-        drawn = plots.draw(options.out, runs)
+        drawn = draw(options.out, runs)
     except ImportError as error:
         drawn = []
         print(f"no plots: {error}", file=sys.stderr)
-    path = tables.write(options.out, runs, versions, missing, drawn)
+    path = write(options.out, runs, versions, missing, drawn)
     print(path.read_text())
     print(f"Written to {path.parent}", file=sys.stderr)
     return any(run.error for run in runs)

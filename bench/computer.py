@@ -7,7 +7,6 @@ xdotool when it has ended. The exit status is 1 where a bar is not met.
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import statistics
@@ -21,6 +20,7 @@ from functools import partial
 import trio
 
 import relay
+from bench.options import parser_of
 from relay import Desktop
 from relay.desktops import Provider, RunningDesktop, provider_for
 
@@ -135,11 +135,7 @@ async def _measure(rounds: int) -> bool:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="bench.computer",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("bench.computer", __doc__)
     parser.add_argument("--rounds", type=int, default=50, help="of each, for the median")
     options = parser.parse_args(arguments)
     if shutil.which("Xvnc") is None:

@@ -7,15 +7,15 @@ status is 1 where a bar is not met, and 2 where one could not be measured.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from bench.load import Record
-from bench.peers.install import install
-from bench.report.tables import Figure, line
+from bench.options import check_pace, parser_of
+from bench.peers import install
+from bench.report import Figure, line
 from bench.runs import Run, available, rounds
 
 
@@ -95,17 +95,12 @@ def judge(bar: Bar, runs: Sequence[Run], count: int) -> tuple[str, bool | None]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="bench.guard",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("bench.guard", __doc__)
     parser.add_argument("--secs", type=float, default=1.5, help="length of one run")
     parser.add_argument("--rounds", type=int, default=5, help="pairs of runs, for the median")
     parser.add_argument("--no-install", action="store_true", help="take peers as they are")
     options = parser.parse_args(arguments)
-    if not (options.secs > 0 and options.rounds > 0):  # so that NaN is refused as well
-        parser.error("--secs and --rounds must be more than 0")
+    check_pace(parser, options)
     if not options.no_install:
         install()
     found, missing = available({"ours"} | {bar.peer for bar in BARS if bar.peer})

@@ -22,7 +22,6 @@ noticed too, so that the machine is too busy to tell.
 
 from __future__ import annotations
 
-import argparse
 import math
 import multiprocessing
 import os
@@ -39,7 +38,8 @@ from multiprocessing.context import ForkProcess as Process
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from bench.peers.processes import announced
+from bench.options import chosen, parser_of
+from bench.peers import announced
 from bench.wire import KEY, frame, masked
 
 RATIO_BAR = 1.10
@@ -395,19 +395,12 @@ def row(name: str, size: str, rounds: list[Round]) -> tuple[str, bool]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="bench.isolation",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("bench.isolation", __doc__)
     parser.add_argument("--secs", type=float, default=1.5, help="length of one measurement")
     parser.add_argument("--rounds", type=int, default=9, help="of each case, for the median")
     parser.add_argument("--cases", default=",".join(CASES), help="which, with commas")
     options = parser.parse_args(arguments)
-    chosen = options.cases.split(",")
-    unknown = [name for name in chosen if name not in CASES]
-    if unknown:
-        parser.error(f"no case {unknown[0]!r}; there are {', '.join(CASES)}")
+    cases = chosen(parser, "case", options.cases, CASES)
     cpus = sorted(os.sched_getaffinity(0))
     if len(cpus) < 2:
         parser.error("it takes two CPUs")
@@ -423,7 +416,7 @@ def main(arguments: list[str] | None = None) -> int:
         for cpu in cpus[:2]:
             stack.enter_context(_process(_keep_awake, cpu))
         relays = [Relay(stack, {cpus[0]}) for _ in range(2)]
-        for name in chosen:
+        for name in cases:
             rounds = [measure(name, relays, options.secs, turn) for turn in range(options.rounds)]
             for size in UPDATES:
                 line, fine = row(name, size, rounds)

@@ -16,8 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from bench.load import Job, Record
-from bench.peers.processes import Running, Unavailable, announced, child
-from bench.peers.relays import PEERS, Peer
+from bench.peers import PEERS, Peer, Running, Unavailable, announced, child
 from bench.workloads import WORKLOADS, Workload
 
 LOAD_TIMEOUT_S = 300

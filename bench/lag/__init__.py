@@ -1,1 +1,1 @@
-"""How late a picture is behind a slow link: `python -m bench.lag`."""
+"""Measures lag behind a slow link: `python -m bench.lag`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from bench.peers.install import install
+from bench.peers import install
 
-install()
+if __name__ == "__main__":
+    install()

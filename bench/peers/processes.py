@@ -1,4 +1,4 @@
-"""Processes that are measured: started afresh on CPUs of their own, ended with who started them."""
+"""Processes that are measured: each on CPUs of its own, and where it serves once it does."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from bench.peers.installed import Unavailable
+
 START_S = 20
 STOP_S = 5
-
-
-class Unavailable(Exception):
-    """A peer, or a desktop, that cannot be had here; says why."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.peers.relays import PEERS
+from bench.peers import PEERS
 from bench.report.tables import Figure, grouped, median
 from bench.runs import Run
 from bench.workloads import WORKLOADS

@@ -1,14 +1,7 @@
-"""The relays that are measured: ours and its peers, each started afresh for each run.
-
-nginx, haproxy and node are used where they are on the PATH; websockify and npm's ws where
-`python -m bench.peers` has installed them. What cannot be had is left out, with the reason.
-"""
+"""The relays that are measured: ours and its peers, each started afresh for each run."""
 
 from __future__ import annotations
 
-import json
-import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,9 +10,17 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from bench.peers.install import WEBSOCKIFY, WS
-from bench.peers.processes import Running, Unavailable, announced, free_port, listening
-from bench.places import BENCH
+from bench.peers import installed
+from bench.peers.installed import (
+    node_version,
+    ours_version,
+    program,
+    program_version,
+    websockify_version,
+)
+from bench.peers.processes import Running, announced, free_port, listening
+
+NODE_RELAY = Path(__file__).with_name("node_relay.js")
 
 NGINX = """
 daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/log warn;
@@ -71,7 +72,7 @@ def _nginx(desktop: dict[str, int], cpus: set[int]) -> Iterator[Running]:
         port = free_port()
         path = Path(folder, "nginx.conf")
         path.write_text(NGINX.format(folder=folder, port=port, desktop=desktop["ws"]))
-        command = [_program("nginx"), "-e", f"{folder}/log", "-c", str(path)]
+        command = [program("nginx"), "-e", f"{folder}/log", "-c", str(path)]
         with listening(command, port, "ws", cpus) as running:
             yield running
 
@@ -82,7 +83,7 @@ def _haproxy(splice: str, desktop: dict[str, int], cpus: set[int]) -> Iterator[R
         port = free_port()
         path = Path(folder, "haproxy.cfg")
         path.write_text(HAPROXY.format(splice=splice, port=port, desktop=desktop["tcp"]))
-        command = [_program("haproxy"), "-db", "-f", str(path)]
+        command = [program("haproxy"), "-db", "-f", str(path)]
         with listening(command, port, "tcp", cpus) as running:
             yield running
 
@@ -90,58 +91,17 @@ def _haproxy(splice: str, desktop: dict[str, int], cpus: set[int]) -> Iterator[R
 @contextmanager
 def _node(desktop: dict[str, int], cpus: set[int]) -> Iterator[Running]:
     port = free_port()
-    command = [
-        _program("node"),
-        str(BENCH / "peers" / "node_relay.js"),
-        str(port),
-        str(desktop["tcp"]),
-    ]
-    with listening(command, port, "ws", cpus, NODE_PATH=str(WS.parent)) as running:
+    command = [program("node"), str(NODE_RELAY), str(port), str(desktop["tcp"])]
+    with listening(command, port, "ws", cpus, NODE_PATH=str(installed.WS.parent)) as running:
         yield running
 
 
 @contextmanager
 def _websockify(desktop: dict[str, int], cpus: set[int]) -> Iterator[Running]:
     port = free_port()
-    command = [str(WEBSOCKIFY), f"127.0.0.1:{port}", f"127.0.0.1:{desktop['tcp']}"]
+    command = [str(installed.WEBSOCKIFY), f"127.0.0.1:{port}", f"127.0.0.1:{desktop['tcp']}"]
     with listening(command, port, "ws", cpus) as running:
         yield running
-
-
-def _program(name: str) -> str:
-    # Debian keeps servers where only root's PATH leads.
-    return shutil.which(name) or shutil.which(name, path="/usr/sbin") or ""
-
-
-def _said(*command: str) -> str:
-    """What a program says when it is asked for its version, its first line."""
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    return (run.stdout + run.stderr).strip().partition("\n")[0]
-
-
-def _ours_version() -> str:
-    describe = ("git", "-C", str(BENCH), "describe", "--always", "--dirty")
-    return f"this checkout, {_said(*describe)}" if shutil.which("git") else "this checkout"
-
-
-def _program_version(name: str, option: str) -> str:
-    if not (program := _program(name)):
-        raise Unavailable(f"{name} is not installed")
-    return _said(program, option)
-
-
-def _node_version() -> str:
-    version = _program_version("node", "--version")
-    if not WS.exists():
-        raise Unavailable("npm's ws is not installed (python -m bench.peers)")
-    return f"{version}, ws {json.loads((WS / 'package.json').read_text())['version']}"
-
-
-def _websockify_version() -> str:
-    if not WEBSOCKIFY.exists():
-        raise Unavailable("websockify is not installed (python -m bench.peers)")
-    ask = "from importlib.metadata import version as v; print(v('websockify'), 'numpy', v('numpy'))"
-    return _said(str(WEBSOCKIFY.with_name("python")), "-c", ask)
 
 
 @dataclass(frozen=True)
@@ -155,23 +115,23 @@ class Peer:
 
 PEERS = {
     "direct": Peer("no relay", _direct, lambda: "-"),
-    "ours": Peer("deskrelay demo", partial(_ours, "tcp"), _ours_version),
+    "ours": Peer("deskrelay demo", partial(_ours, "tcp"), ours_version),
     "ours-workspace-agent": Peer(
         "the same, before a desktop that speaks WebSocket, as a workspace agent does",
         partial(_ours, "ws"),
-        _ours_version,
+        ours_version,
     ),
     "nginx": Peer(
         "WebSocket proxy, before a desktop that speaks WebSocket",
         _nginx,
-        lambda: _program_version("nginx", "-v"),
+        lambda: program_version("nginx", "-v"),
     ),
-    "haproxy": Peer("TCP proxy", partial(_haproxy, ""), lambda: _program_version("haproxy", "-v")),
+    "haproxy": Peer("TCP proxy", partial(_haproxy, ""), lambda: program_version("haproxy", "-v")),
     "haproxy-splice": Peer(
         "TCP proxy, payload moved by the kernel",
         partial(_haproxy, "option splice-auto"),
-        lambda: _program_version("haproxy", "-v"),
+        lambda: program_version("haproxy", "-v"),
     ),
-    "node": Peer("node_relay.js on npm's ws", _node, _node_version),
-    "websockify": Peer("websockify", _websockify, _websockify_version),
+    "node": Peer("node_relay.js on npm's ws", _node, node_version),
+    "websockify": Peer("websockify", _websockify, websockify_version),
 }
