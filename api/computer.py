@@ -14,7 +14,7 @@ from relay.desktops import Desktops
 from relay.limits import Limits
 
 if TYPE_CHECKING:
-    from relay.client.desktop import Desktop
+    from relay.client import Desktop
     from relay.computer import Computer, Settings
 
 __all__ = ["VOID", "OwnComputer", "result_of"]
@@ -62,7 +62,7 @@ class OwnComputer:
         """Connects to the desktop of `key`, where that has not been done or the connection was
         lost. Raises DesktopError."""
         # NumPy and Pillow, which a server without agents need not have.
-        from relay.client.desktop import connect
+        from relay.client import connect
         from relay.computer import Computer
 
         async with self._connecting:

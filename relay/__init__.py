@@ -21,7 +21,7 @@ from relay.rfb.rights import FULL, VIEW_ONLY, Rights
 from relay.session import Session, carry
 
 if TYPE_CHECKING:
-    from relay.client.desktop import Desktop, connect
+    from relay.client import Desktop, connect
 
 __all__ = [
     "FULL",

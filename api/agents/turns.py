@@ -70,7 +70,7 @@ async def converse(
 ) -> Ending:
     """Answers until nothing is unanswered. Raises StoreError.
 
-    With all but the last three arguments it is what `Runs` does in a chat.
+    A `partial` of it, with all but the last three arguments, is the `Work` of `Runs`.
     """
     limit_s = settings.time_limit_s
     ending: Ending = ("error", f"Stopped after {limit_s:g} s. Send a message to go on.")

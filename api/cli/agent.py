@@ -11,13 +11,13 @@ from typing import Annotated, Final
 import trio
 import typer
 
-from api.cli.demo import is_loopback
 from api.cli.options import (
     DesktopPasswordFile,
     Geometry,
     check_password_file,
     checked,
     existing_file,
+    is_loopback,
 )
 from api.http.logs import configure_logging
 from api.settings import check_bind, check_desktop

@@ -16,13 +16,14 @@ import trio
 import typer
 
 from api.cli.agent import agent, check_no_workspace_agent
-from api.cli.demo import is_loopback, run_demo
+from api.cli.demo import run_demo
 from api.cli.options import (
     DesktopPasswordFile,
     Geometry,
     check_password_file,
     checked,
     existing_file,
+    is_loopback,
 )
 from api.http.logs import configure_logging
 from api.run import run_server

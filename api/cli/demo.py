@@ -6,9 +6,9 @@ import json
 import logging
 import os
 import sys
-from ipaddress import ip_address
 from typing import Final
 
+from api.cli.options import is_loopback
 from api.run import run_server
 from api.services import Services
 from api.settings import Settings
@@ -18,7 +18,7 @@ from api.store.store import LINK_LIFETIME_S
 from relay.desktops import choose_automatically
 from relay.errors import DesktopError
 
-__all__ = ["is_loopback", "run_demo"]
+__all__ = ["run_demo"]
 
 _log = logging.getLogger(__name__)
 
@@ -95,15 +95,6 @@ async def _start_desktop(services: Services, workspace: Workspace) -> None:
         _log.error("the desktop did not start: %s", error)
     else:
         _log.info("the desktop runs")
-
-
-def is_loopback(bind: str) -> bool:
-    """Whether `HOST:PORT` is on this machine alone."""
-    host = bind.rpartition(":")[0].strip("[]")
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _say(text: str) -> None:

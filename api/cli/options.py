@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,14 @@ import typer
 
 from api.settings import check_geometry
 
-__all__ = ["DesktopPasswordFile", "Geometry", "check_password_file", "checked", "existing_file"]
+__all__ = [
+    "DesktopPasswordFile",
+    "Geometry",
+    "check_password_file",
+    "checked",
+    "existing_file",
+    "is_loopback",
+]
 
 
 def checked(check: Callable[[str], object]) -> Callable[[str], str]:
@@ -54,3 +62,12 @@ def check_password_file(desktop: str, file: Path | None) -> None:
     if file is not None and ":" not in desktop:
         text = f"the desktop {desktop} has no password; only tcp://HOST:PORT and unix:PATH may"
         raise typer.BadParameter(text, param_hint="--password-file")
+
+
+def is_loopback(bind: str) -> bool:
+    """Whether `HOST:PORT` is on this machine alone."""
+    host = bind.rpartition(":")[0].strip("[]")
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -44,7 +44,7 @@ __all__ = ["PATHS", "UpgradesFirst", "routes"]
 PATHS: Final = ("/chats/{chat}/desktop", "/chats/{chat}/stream/desktop")
 """The endpoint's path, and the one that newer clients know it by."""
 
-_log = structlog.stdlib.get_logger("api.routes.desktop")
+_log = structlog.stdlib.get_logger("api.desktop")
 
 
 # How a session is refused that was ended from outside before its 101.

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Delete, Engine, Insert, Row, Select, StaticPo
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.store.engine import THREADS, DataVersion, make_engine
-from api.store.migrations import migrate
+from api.store.migrations.upgrade import migrate
 
 __all__ = ["ANSWER_S", "MEMORY_URL", "Database", "StoreError"]
 

@@ -62,8 +62,8 @@ REQUEST_TIMEOUT_S = 1.0
 
 _READ_BYTES = 262_144
 
-# What was sent before it has been handled.
-_SYNC_FENCE = FENCE_REQUEST | BLOCK_BEFORE
+# Its answer comes when what was sent before it has been handled.
+_BLOCKING_FENCE = FENCE_REQUEST | BLOCK_BEFORE
 
 _request = struct.Struct(">BBHHHH").pack
 
@@ -184,7 +184,7 @@ class Connection:
     async def _sync_by_fence(self) -> None:
         self._fences += 1
         payload = struct.pack(">I", self._fences)
-        await self.send(fence(_SYNC_FENCE, payload))
+        await self.send(fence(_BLOCKING_FENCE, payload))
         # They come back in order, so a later one is as good.
         await self.until(lambda: self.messages.answered >= payload)
 

@@ -88,10 +88,9 @@ class Actions:
             "wait": self._wait,
         }
 
-    def declare(self, size: Size) -> Size:
-        """The model is told of a desktop of that size; the size of its screenshots."""
+    def declare(self, size: Size) -> None:
+        """The model is told of a desktop of that size."""
         self._shown = self._shown or size
-        return fitted(size, self._pictures)
 
     def begin(self) -> None:
         """A turn of the model's: it has seen what was shown before."""

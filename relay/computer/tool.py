@@ -23,6 +23,7 @@ import trio
 
 from relay.computer.actions import Actions, text_block
 from relay.computer.desktop import Desktop
+from relay.computer.geometry import fitted
 from relay.computer.input import Refused, listed, shown
 from relay.computer.pictures import Block
 from relay.computer.settings import Settings
@@ -88,10 +89,11 @@ class Computer:
         Make it anew for each request: the older versions have the size of the screenshots in it,
         and the desktop may have been resized.
         """
-        declared_width, declared_height = self._actions.declare((width, height))
+        self._actions.declare((width, height))
         if self.version.name == TOOLSET:
             off = {name: {"enabled": False} for name in sorted(self.settings.disabled)}
             return {"type": TOOLSET, "configs": off} if off else {"type": TOOLSET}
+        declared_width, declared_height = fitted((width, height), self.version.pictures)
         entry = {
             "type": self.version.name,
             "name": "computer",

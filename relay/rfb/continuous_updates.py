@@ -96,7 +96,7 @@ class ContinuousUpdates:
     def end(self) -> End | None:
         """An EndOfContinuousUpdates has come; None is one that announces that the desktop can do
         them. Raises Violation."""
-        # The first one does.
+        # One more than they were asked for: the first, which announces it.
         self._ends_seen += 1
         if self._ends_seen > self._enables + 1:
             raise Violation("continuous-updates-end", "one more end than there can be")
@@ -119,5 +119,5 @@ class ContinuousUpdates:
 
 
 def enable_message(on: bool, area: Area) -> bytes:
-    """The message."""
+    """An EnableContinuousUpdates."""
     return _enable(150, on, *area)

@@ -21,7 +21,7 @@ _head = struct.Struct(">BxxxIB").pack
 
 
 def fence(flags: int, payload: bytes) -> bytes:
-    """The message."""
+    """A ClientFence or ServerFence."""
     return _head(248, flags, len(payload)) + payload
 
 

@@ -43,6 +43,8 @@ _NOT_ASKED, _ASKED, _ANSWERED, _SILENT = range(4)
 class Flow:
     """Shared by both readers of a conversation.
 
+    `continuous` are its continuous updates, `offers` what the desktop may use.
+
     `passive` is for a conversation that only looks at a recorded one: nothing is held, and a
     format holds from the end of the update under way, or from EndOfContinuousUpdates.
 

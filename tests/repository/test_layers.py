@@ -186,14 +186,21 @@ def test_every_room_of_the_plan_is_there() -> None:
     assert {room(module) for module in modules(ROOT)} == set(PLAN)
 
 
-@pytest.mark.parametrize("module", [m for m in modules(ROOT) if room(m) in RELAY])
-def test_libraries_of_the_relay(module: str) -> None:
-    allowed = set(sys.stdlib_module_names) | {"relay"}
-    if not module.startswith("relay.rfb"):
-        allowed |= LIBRARIES
-    if room(module) in SEES_PIXELS:
-        allowed |= PICTURES
-    assert {name.partition(".")[0] for name in imported(modules(ROOT)[module])} <= allowed
+@pytest.mark.parametrize("module", modules(ROOT))
+def test_what_else_is_imported(module: str) -> None:
+    names = set(imported(modules(ROOT)[module]))
+    tops = {name.partition(".")[0] for name in names}
+    assert not tops & {"tests", "bench", "fuzz"}
+    if room(module) in RELAY:
+        allowed = set(sys.stdlib_module_names) | {"relay"}
+        if not module.startswith("relay.rfb"):
+            allowed |= LIBRARIES
+        if room(module) in SEES_PIXELS:
+            allowed |= PICTURES
+        assert tops <= allowed
+    if module.startswith("relay.rfb"):
+        ours = {name for name in names if name.startswith("relay.")}
+        assert all(name.startswith("relay.rfb.") for name in ours)
 
 
 def test_the_library_brings_no_extras() -> None:

@@ -46,9 +46,14 @@ def there(name: str) -> bool:
     return source.is_file() and all(re.search(rf"\b{word}\b", source.read_text()) for word in rest)
 
 
+LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
+
+
 @pytest.mark.parametrize("path", list(texts()), ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_is_named_is_there(path: Path) -> None:
     text = path.read_text()
     missing = [name for name in FILE.findall(text) if not (ROOT / name).is_file()]
     missing += [name for name in NAME.findall(text) if not there(name)]
+    if path.suffix == ".md":
+        missing += [name for name in LINK.findall(text) if not (path.parent / name).exists()]
     assert missing == []

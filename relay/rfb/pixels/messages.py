@@ -22,8 +22,8 @@ from relay.rfb.encodings.vmware import VMwareCursorPosition
 from relay.rfb.errors import Violation
 from relay.rfb.fences import FENCE_LIMIT_BYTES, FENCE_REQUEST, fence
 from relay.rfb.handshake import HandshakeBounds, check_size
-from relay.rfb.pixels import DECODERS
 from relay.rfb.pixels.canvas import PIECE_STEPS, Canvas, Steps
+from relay.rfb.pixels.decoders import DECODERS
 
 _FENCE_KEPT = 0x7
 

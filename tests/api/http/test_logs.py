@@ -12,7 +12,7 @@ SETUP = """
 import logging, structlog
 from api.http.logs import configure_logging
 configure_logging()
-ours = structlog.stdlib.get_logger("api.routes.desktop").bind(session="x")
+ours = structlog.stdlib.get_logger("api.desktop").bind(session="x")
 theirs = logging.getLogger("hypercorn.error")
 """
 
@@ -32,7 +32,7 @@ def test_ours_and_the_libraries_have_one_form() -> None:
     assert mine.pop("session") == "x"
     assert mine.keys() == other.keys() == {"event", "logger", "level", "timestamp", "size"}
     assert (mine["logger"], mine["level"], mine["event"]) == (
-        "api.routes.desktop",
+        "api.desktop",
         "warning",
         "hello",
     )
