@@ -1,4 +1,4 @@
-"""How desktops are addressed, where they are behind a workspace's agent."""
+"""How desktops are addressed, where they are behind a workspace agent."""
 
 from __future__ import annotations
 
