@@ -45,7 +45,7 @@ RELAY = {
     "relay.rfb.pixels": Room(2, "decoders, for the client alone: NumPy and Pillow"),
     "relay.rfb": Room(1, "RFB without I/O: messages, encodings, rules, handshakes"),
     "relay.keysyms": Room(1, "names and keysyms of keys"),
-    "relay.limits": Room(1, "every bound and deadline, with its reason"),
+    "relay.limits": Room(1, "a session's bounds and deadlines, with their reasons"),
 }
 API = {
     "api": Room(12, "nothing but its packages"),
