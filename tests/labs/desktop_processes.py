@@ -91,8 +91,11 @@ def runs(home: Path, *programs: str) -> bool:
 
 
 def can_read(pid: int, secret: bytes) -> bool:
-    """Whether a process has `secret` in its environment."""
-    return secret in Path(f"/proc/{pid}/environ").read_bytes()
+    """Whether a process has `secret` in its environment; one that has just ended has nothing."""
+    try:
+        return secret in Path(f"/proc/{pid}/environ").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def start_stray(directory: str) -> subprocess.Popen[bytes]:
