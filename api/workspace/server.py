@@ -64,7 +64,7 @@ BODY_BYTES: Final = 262_144
 ANSWER_S: Final = 600.0
 """For an action, and those before it: one may hold a key for 300 s."""
 
-# As the other messages of this API have it: clients know them.
+# To the letter: clients of this API know the text.
 GOING_AWAY: Final = "Agent is going away."
 
 _log = structlog.stdlib.get_logger("api.workspace_agent")

@@ -48,6 +48,7 @@ def _process(command: list[str], **environment: str) -> Iterator[str]:
 
 
 def python(namespace: str, module: str, *arguments: str) -> list[str]:
+    """The command that runs a module of ours inside a network namespace."""
     return inside(namespace, sys.executable, "-m", module, *arguments)
 
 

@@ -38,6 +38,7 @@ def _attempt(command: list[str]) -> bool:
 
 
 def program(name: str) -> str:
+    """Where a program is; empty if nowhere."""
     # Debian keeps servers where only root's PATH leads.
     return shutil.which(name) or shutil.which(name, path="/usr/sbin") or ""
 
@@ -49,17 +50,20 @@ def _said(*command: str) -> str:
 
 
 def ours_version() -> str:
+    """Which checkout this is, for the report."""
     describe = ("git", "-C", str(BENCH), "describe", "--always", "--dirty")
     return f"this checkout, {_said(*describe)}" if shutil.which("git") else "this checkout"
 
 
 def program_version(name: str, option: str) -> str:
+    """What a program says of itself. Raises Unavailable where it is not installed."""
     if not (found := program(name)):
         raise Unavailable(f"{name} is not installed")
     return _said(found, option)
 
 
 def node_version() -> str:
+    """Of node, and of npm's ws. Raises Unavailable."""
     version = program_version("node", "--version")
     if not WS.exists():
         raise Unavailable("npm's ws is not installed (python -m bench.peers)")
@@ -67,6 +71,7 @@ def node_version() -> str:
 
 
 def websockify_version() -> str:
+    """Of websockify, and of what it computes with. Raises Unavailable."""
     if not WEBSOCKIFY.exists():
         raise Unavailable("websockify is not installed (python -m bench.peers)")
     ask = "from importlib.metadata import version as v; print(v('websockify'), 'numpy', v('numpy'))"

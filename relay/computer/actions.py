@@ -54,7 +54,10 @@ def text_block(text: str) -> Block:
 
 
 class Actions:
-    """The actions on one desktop, for one conversation with a model. One at a time."""
+    """The actions on one desktop, for one conversation with a model. One at a time.
+
+    `left_is_down` says whether a left_mouse_down holds the button.
+    """
 
     def __init__(self, desktop: Desktop, pictures: PictureLimits, settings: Settings) -> None:
         self._desktop = desktop

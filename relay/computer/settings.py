@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Settings:
+    """Of one `Computer`."""
+
     quiet_s: float = 0.08
     """After an action a screenshot waits until nothing has changed for so long: five frames at
     60 Hz. Programs draw at once, or animate."""

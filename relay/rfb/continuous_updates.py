@@ -75,8 +75,8 @@ class ContinuousUpdates:
         return held
 
     def toggle(self, wanted: PixelFormat, between: bytes) -> bytes:
-        """What has a format hold from a byte on while they are on: off, the messages `between`,
-        and on again. Raises Violation."""
+        """While they are on: off, the messages `between`, and on again. `wanted` holds from the end
+        that answers the first. Raises Violation."""
         self._expect_end(wanted, ours=True)
         self._enables += 2
         self.paused = False
@@ -96,7 +96,7 @@ class ContinuousUpdates:
     def end(self) -> End | None:
         """An EndOfContinuousUpdates has come; None is one that announces that the desktop can do
         them. Raises Violation."""
-        # One more than they were asked for: the first, which announces it.
+        # There may be one more than were asked for: the first announces that the desktop can.
         self._ends_seen += 1
         if self._ends_seen > self._enables + 1:
             raise Violation("continuous-updates-end", "one more end than there can be")
