@@ -58,9 +58,9 @@ class OwnComputer:
     def connected(self) -> bool:
         return self._own is not None and not self._own[0].gone
 
-    async def connect(self, key: Hashable, spec: str) -> None:
-        """Connects to the desktop of `key`, where that has not been done or the connection was
-        lost. Raises DesktopError."""
+    async def connect(self, key: Hashable, spec: str, owner: str = "") -> None:
+        """Connects to the desktop of `key`, which is `owner`'s, where that has not been done or the
+        connection was lost. Raises DesktopError."""
         # NumPy and Pillow, which a server without agents need not have.
         from relay.client import connect
         from relay.computer import Computer
@@ -75,6 +75,7 @@ class OwnComputer:
                 lambda running: self._open.enter_async_context(
                     connect(running, limits=self._limits)
                 ),
+                owner,
             )
             self._void = self._own is not None
             self._own = desktop, Computer(desktop, self._version, self._settings)

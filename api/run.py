@@ -27,9 +27,9 @@ from api.http.serve import serve
 from api.live import LiveSessions, reserve_capacity
 from api.services import Services
 from api.settings import ModelSettings, Settings, SettingsProblem
-from api.store import Conversations, Store
-from relay.desktops import Desktops, provider_for
-from relay.desktops.runtime import reap_leftovers
+from api.store import Conversations, Store, StoreError
+from relay.desktops import ONE_USER, Desktops, provider_for, reap_leftovers
+from relay.errors import DesktopError
 
 __all__ = ["Started", "end_on_signal", "run_server"]
 
@@ -46,14 +46,21 @@ Started = Callable[[Services, str], Awaitable[None]]
 """Called with the services and the server's URL when it serves; may go on as long as that."""
 
 
-async def run_server(settings: Settings, store: Store, started: Started) -> None:
-    """Serves until SIGINT or SIGTERM; a second signal ends the process at once.
+async def run_server(
+    settings: Settings, store: Store, started: Started, *, for_one_user: bool = False
+) -> None:
+    """Serves until SIGINT or SIGTERM; a second signal ends the process at once. Desktops that it
+    starts are kept apart, or are all `for_one_user`, and run as the server does.
 
-    Raises SettingsProblem where an address can't be listened on, certificates can't be used, or
-    the model's key is not there.
+    Raises SettingsProblem where an address can't be listened on, certificates can't be used,
+    desktops can't run as they are to, or the model's key is not there.
     """
     model = model_of(settings.model)
     credentials = settings.desktop.workspace_agent_credentials()
+    separation = ONE_USER
+    if not for_one_user:
+        has_several = partial(_has_several_users, store)
+        separation = await trio.to_thread.run_sync(settings.desktop.separation, has_several)
     await reap_leftovers()
     problem: OSError | None = None
     async with trio.open_nursery() as desktops_nursery:
@@ -63,6 +70,7 @@ async def run_server(settings: Settings, store: Store, started: Started) -> None
             password=settings.desktop.password_source,
             workspace_agent=credentials,
             limits=settings.limits,
+            separation=separation,
         )
         desktops = Desktops(desktops_nursery, make)
         async with trio.open_nursery() as nursery:
@@ -98,6 +106,13 @@ async def run_server(settings: Settings, store: Store, started: Started) -> None
     if problem is not None:
         text = problem.strerror or str(problem)
         raise SettingsProblem(f"cannot listen on {', '.join(settings.bind)}: {text}")
+
+
+async def _has_several_users(store: Store) -> bool:
+    try:
+        return await store.has_several_users()
+    except StoreError as error:
+        raise DesktopError("the store does not say whether a desktop may be started") from error
 
 
 def model_of(settings: ModelSettings) -> Model | None:

@@ -35,7 +35,7 @@ from pydantic_settings import (
 )
 
 from relay.computer.versions import VERSIONS
-from relay.desktops import provider_for
+from relay.desktops import Separation, Several, parse_run_as, provider_for, separation_for
 from relay.dialling.passwords import Password, PasswordFile, PasswordSource
 from relay.dialling.workspace_agent import WorkspaceAgentCredentials, client_tls
 from relay.limits import Limits
@@ -150,6 +150,11 @@ def check_geometry(text: str) -> str:
     return text
 
 
+def _run_as(text: str) -> str:
+    parse_run_as(text)
+    return text
+
+
 def _computer_version(text: str) -> str:
     if text not in VERSIONS:
         raise ValueError(f"{text!r} is none of the versions {', '.join(VERSIONS)}")
@@ -185,6 +190,14 @@ class DesktopSettings(BaseModel):
     geometry: Annotated[str, AfterValidator(check_geometry)] = "1280x800"
     """Width and height in pixels of a desktop's screen when it starts."""
 
+    run_as: Annotated[str, AfterValidator(_run_as)] | None = None
+    """As whom desktops that the server starts run: a user's name, or a range of uids, `FIRST-LAST`,
+    of which each owner of workspaces gets one. For a server that runs as root."""
+
+    homes_dir: Path | None = None
+    """Where the owners' homes on desktops are that are kept apart; by default below
+    /var/lib/deskrelay, or in the server's own home."""
+
     password: SecretStr | None = None
     """What desktops at an address (tcp:// and unix:) or behind a workspace agent are told when they
     ask for a password."""
@@ -219,6 +232,15 @@ class DesktopSettings(BaseModel):
         if (self.workspace_agent_cert_file is None) is not (self.workspace_agent_key_file is None):
             raise ValueError("workspace_agent_cert_file and workspace_agent_key_file go together")
         return self
+
+    def separation(self, several: Several) -> Separation:
+        """How desktops are kept apart, where `several` tells whether there is more than one user.
+        Looks at the machine, which may take some seconds. Raises SettingsProblem."""
+        run_as = None if self.run_as is None else parse_run_as(self.run_as)
+        try:
+            return separation_for(run_as, self.homes_dir, several)
+        except ValueError as error:
+            raise SettingsProblem(f"settings: desktop.run_as: {error}") from None
 
     @property
     def password_source(self) -> PasswordSource | None:

@@ -80,7 +80,7 @@ class AgentDesktop:
             workspace = await self._store.workspace(self._workspace_id)
         if workspace is None:
             raise DesktopError("the chat has no workspace")
-        await self._own.connect(workspace.id, workspace.desktop)
+        await self._own.connect(workspace.id, workspace.desktop, str(workspace.owner_id))
 
     def takes(self, call: Block) -> bool:
         """Whether a tool_use block is the tool's."""

@@ -20,6 +20,7 @@ from api.cli.options import (
     is_loopback,
 )
 from api.http.logs import configure_logging
+from api.privacy import be_private
 from api.settings import check_bind, check_desktop
 from relay.dialling.addresses import Address, TcpAddress, parse_address
 from relay.dialling.passwords import PASSWORD_LINE_BYTES, Password, PasswordFile
@@ -101,6 +102,7 @@ def agent(
 
     password = None if password_file is None else PasswordFile(password_file)
     settings = WorkspaceAgentSettings(desktop, bind, geometry, secret, tls, password)
+    be_private()
     configure_logging()
     if tls is None and not bind.startswith("unix:") and not is_loopback(bind):
         print("Nothing is encrypted, the secret neither: see --tls-cert.", file=sys.stderr)

@@ -26,9 +26,11 @@ from api.cli.options import (
     is_loopback,
 )
 from api.http.logs import configure_logging
+from api.privacy import be_private, forget
 from api.run import run_server
 from api.services import Services
 from api.settings import (
+    ENV_PREFIX,
     DesktopSettings,
     Settings,
     SettingsProblem,
@@ -147,6 +149,7 @@ def demo(
         limits=_limits(limit),
         desktop=DesktopSettings(geometry=geometry, password_file=password_file),
     )
+    be_private()
     configure_logging()
     trio.run(partial(run_demo, settings, desktop, as_json=json))
 
@@ -221,6 +224,8 @@ def _print_counts(names: dict[int, str], counted: Counter[int]) -> None:
 def serve(config: Config = None) -> None:
     """Run the server: settings from a TOML file and DESKRELAY_... variables."""
     settings = load_settings(config)
+    be_private()
+    forget(name for name in list(os.environ) if name.startswith(ENV_PREFIX))
     configure_logging()
 
     async def started(_services: Services, url: str) -> None:
@@ -277,6 +282,7 @@ def mcp(
         raise typer.TyperException(
             f'{error.name} is not installed; pip install "deskrelay[server,agent]" brings it'
         ) from None
+    be_private()
     configure_logging()
     front = stdio if http is None else HttpFront(http, token).serve
     settings = DesktopSettings(password_file=password_file)

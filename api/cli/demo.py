@@ -42,7 +42,7 @@ async def run_demo(settings: Settings, desktop: str, *, as_json: bool) -> None:
             await _announce(services, user, workspace, url, as_json=as_json)
             await _start_desktop(services, workspace)
 
-        await run_server(settings, store, started)
+        await run_server(settings, store, started, for_one_user=True)
     finally:
         await store.aclose()
 

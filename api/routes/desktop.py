@@ -230,7 +230,9 @@ async def _open(
     """
     with live.starting:
         try:
-            desktop = await services.desktops.open(workspace.id, workspace.desktop, services.limits)
+            desktop = await services.desktops.open(
+                workspace.id, workspace.desktop, services.limits, str(workspace.owner_id)
+            )
             services.desktop_problems.pop(workspace.id, None)
             return desktop
         except (DesktopError, ValueError) as error:

@@ -129,6 +129,10 @@ class Store:
         rows = await self.database.rows(select(users).order_by(users.c.name))
         return [User(row.id, row.name, row.status) for row in rows]
 
+    async def has_several_users(self) -> bool:
+        """Whether there is more than one, suspended ones included."""
+        return len(await self.database.rows(select(users.c.id).limit(2))) > 1
+
     async def set_user_status(self, user_id: UUID, status: str) -> None:
         """Suspends a user, or makes one active again."""
         await self.database.write(update(users).where(users.c.id == user_id).values(status=status))

@@ -37,15 +37,18 @@ class _Desktop:
 
 
 class Desktops:
-    """The running desktops. `make_provider` turns a spec into a provider, or raises ValueError."""
+    """The running desktops. `make_provider` turns a spec and the desktop's owner into a provider,
+    or raises ValueError."""
 
-    def __init__(self, nursery: trio.Nursery, make_provider: Callable[[str], Provider]) -> None:
+    def __init__(
+        self, nursery: trio.Nursery, make_provider: Callable[[str, str], Provider]
+    ) -> None:
         self._nursery = nursery
         self._make_provider = make_provider
         self._desktops: dict[Hashable, _Desktop] = {}
 
-    async def get(self, key: Hashable, spec: str) -> RunningDesktop:
-        """The running desktop of `key`, started with `spec` where none runs yet.
+    async def get(self, key: Hashable, spec: str, owner: str = "") -> RunningDesktop:
+        """The running desktop of `key`, started with `spec` for `owner` where none runs yet.
 
         Callers at the same time share one start, and the start goes on when one of them is
         cancelled. A failed start is told to all who wait for it, and tried again by the next
@@ -54,7 +57,7 @@ class Desktops:
         """
         desktop = self._desktops.get(key)
         if desktop is None or (desktop.running and desktop.running.ended.is_set()):
-            provider = self._make_provider(spec)
+            provider = self._make_provider(spec, owner)
             desktop = self._desktops[key] = _Desktop()
             self._nursery.start_soon(self._run, key, desktop, provider)
         if not desktop.settled.is_set():
@@ -63,22 +66,26 @@ class Desktops:
             raise DesktopError(desktop.failure)
         return desktop.running
 
-    async def open(self, key: Hashable, spec: str, limits: Limits) -> DesktopEnd:
+    async def open(self, key: Hashable, spec: str, limits: Limits, owner: str = "") -> DesktopEnd:
         """The desktop of `key`, logged in to; one that has just ended is started again.
 
         Raises DesktopError, and ValueError for a wrong spec.
         """
-        return await self.reach(key, spec, lambda running: running.open(limits))
+        return await self.reach(key, spec, lambda running: running.open(limits), owner)
 
     async def reach(
-        self, key: Hashable, spec: str, way: Callable[[RunningDesktop], Awaitable[T]]
+        self,
+        key: Hashable,
+        spec: str,
+        way: Callable[[RunningDesktop], Awaitable[T]],
+        owner: str = "",
     ) -> T:
         """What `way` makes of the desktop of `key`. Where it raises DesktopError because the
         desktop has just ended, that is started again, and the way is gone once more.
 
         Raises DesktopError, and ValueError for a wrong spec.
         """
-        running = await self.get(key, spec)
+        running = await self.get(key, spec, owner)
         try:
             return await way(running)
         except DesktopError:
@@ -89,7 +96,7 @@ class Desktops:
                 await running.ended.wait()
             if not running.ended.is_set():
                 raise
-        running = await self.get(key, spec)
+        running = await self.get(key, spec, owner)
         return await way(running)
 
     async def stop(self, key: Hashable) -> None:

@@ -1,7 +1,15 @@
 """Desktops of the portabledesktop program: `up` starts one and returns, `down` stops it.
 
 Its processes detach themselves, so they are nobody's children: whether the desktop lives is
-asked at its VNC port, and what `down` does not end is found by its environment (see `runtime`).
+asked at its VNC port, and what `down` does not end is found by its environment (see `runtime`). In
+a sandbox they end with it.
+
+Its display is open to whoever reaches the socket (it starts its Xvnc with -ac), and its VNC server
+listens on a TCP port, which everybody on the machine reaches. So the one is closed to other users,
+or lies in a sandbox of its own; and the other has a password.
+
+`PortableDesktop.run` owns a nursery with what holds the sandbox, and what looks whether the desktop
+may go on.
 """
 
 from __future__ import annotations
@@ -11,15 +19,19 @@ import logging
 import secrets
 import shutil
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 import trio
 
-from relay.desktops.process import supervise
+from relay.desktops.process import Child, supervise
 from relay.desktops.provider import RunningDesktop
-from relay.desktops.runtime import environment_for, runtime_directory
+from relay.desktops.quarters import Quarters, close_display, held_display
+from relay.desktops.runtime import runtime_directory
+from relay.desktops.separation import Separation
 from relay.dialling.addresses import Address, TcpAddress, dial
-from relay.dialling.login import log_in, open_desktop
+from relay.dialling.login import log_in, open_desktop, vnc_auth_response
+from relay.dialling.passwords import Password
 from relay.errors import DesktopError
 from relay.limits import Limits
 
@@ -38,8 +50,18 @@ HEALTH_FAILURES = 3
 """Handshakes in a row that an overloaded desktop may fail. A closed port is its end at once."""
 
 # By default its Xvnc listens on all interfaces, without a password; and it logs every connection
-# (each question for its health, too) into a file that nobody ever cuts.
-_XVNC_ARGUMENTS = ("-interface", "127.0.0.1", "-Log", "*:stderr:0")
+# (each question for its health, too) into a file that nobody ever cuts. Sockets with an abstract
+# name have no mode. The blacklist would let anybody on the machine shut the relay out.
+_XVNC_ARGUMENTS = (
+    *("-interface", "127.0.0.1", "-nolisten", "local", "-Log", "*:stderr:0"),
+    *("-SecurityTypes", "VncAuth", "-UseBlacklist=0"),
+)
+
+_FILE_KEY = Password("\x17\x52\x6b\x06\x23\x4e\x58\x07")
+"""Every VNC server's files have the password encrypted with this key (vncauth.c of VNC 3.3)."""
+
+# The processes of `up` live on after it, and a sandbox ends with its command.
+_UP_AND_HOLD = ("sh", "-c", '"$@" && exec sleep infinity', "sh")
 
 
 class PortableDesktop:
@@ -47,60 +69,59 @@ class PortableDesktop:
 
     name = "portabledesktop"
 
-    def __init__(self, size: tuple[int, int], limits: Limits) -> None:
+    def __init__(
+        self, size: tuple[int, int], limits: Limits, separation: Separation, owner: str
+    ) -> None:
         self._geometry = "{}x{}".format(*size)
         self._limits = limits
+        self._separation = separation
+        self._owner = owner
         self._doubted = trio.Event()
 
     async def run(self, *, task_status: trio.TaskStatus[RunningDesktop]) -> None:
         program = shutil.which("portabledesktop")
         if program is None:
             raise DesktopError("portabledesktop is not on the PATH of the relay")
-        async with runtime_directory(self.name) as directory:
-            state_file = directory / "session.json"
+        quarters = await self._separation.quarters(self._owner, sandboxed=True)
+        failure: DesktopError | None = None
+        async with (
+            runtime_directory(self.name, entered=quarters.user is not None) as directory,
+            trio.open_nursery() as nursery,
+        ):
+            start = _Start(program, directory, quarters, self._geometry)
             try:
-                address = await self._up(program, directory, state_file)
-                await (await open_desktop(address, limits=self._limits)).aclose()
-                desktop = RunningDesktop(address, doubt=self._doubt)
-                task_status.started(desktop)
-                await self._until_dead(address)
-                desktop.ended.set()
-                logger.warning("portabledesktop does not answer any more at %s", address)
+                try:
+                    address, password = await start.run(nursery)
+                    await (
+                        await open_desktop(address, password=password, limits=self._limits)
+                    ).aclose()
+                except OSError as error:
+                    failure = DesktopError(f"cannot prepare a place for the desktop: {error}")
+                except DesktopError as error:
+                    failure = error
+                else:
+                    desktop = RunningDesktop(address, password, doubt=self._doubt)
+                    nursery.start_soon(self._end_once_refused, desktop, nursery.cancel_scope)
+                    task_status.started(desktop)
+                    await self._until_dead(address, password)
+                    desktop.ended.set()
+                    logger.warning("portabledesktop does not answer any more at %s", address)
             finally:
-                if state_file.exists():
-                    with trio.move_on_after(DOWN_TIMEOUT_S, shield=True):
-                        await supervise(
-                            [program, "down", "--state-file", str(state_file)],
-                            environment=environment_for(directory),
-                        )
+                await start.down()
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
 
-    async def _up(self, program: str, directory: Path, state_file: Path) -> Address:
-        with trio.move_on_after(UP_TIMEOUT_S) as deadline:
-            up = await supervise(
-                [
-                    *(program, "up", "--json", "--state-file", str(state_file)),
-                    *("--session-dir", str(directory / "session"), "--geometry", self._geometry),
-                    *("--display", str(_any_display()), "--port", str(_free_port())),
-                    *(f"--xvnc-arg={argument}" for argument in _XVNC_ARGUMENTS),
-                ],
-                environment=environment_for(directory),
-            )
-        if deadline.cancelled_caught:
-            raise DesktopError(f"portabledesktop up did not end within {UP_TIMEOUT_S:g} s")
-        if up.status != 0:
-            raise DesktopError(f"portabledesktop up failed ({up.status}): {up.last_words()}")
-        try:
-            port = json.loads(bytes(up.stdout))["vncPort"]
-        except (ValueError, TypeError, KeyError):
-            port = None
-        if not isinstance(port, int) or not 0 < port < 65_536:
-            raise DesktopError("portabledesktop up --json did not name a vncPort")
-        return TcpAddress("127.0.0.1", port)
+    async def _end_once_refused(self, desktop: RunningDesktop, scope: trio.CancelScope) -> None:
+        await self._separation.until_several(sandboxed=True)
+        logger.warning("a desktop that is not apart ends: the server has a second user by now")
+        desktop.ended.set()
+        scope.cancel()
 
     def _doubt(self) -> None:
         self._doubted.set()
 
-    async def _until_dead(self, address: Address) -> None:
+    async def _until_dead(self, address: Address, password: Password) -> None:
         failures = 0
         while failures < HEALTH_FAILURES:
             with trio.move_on_after(HEALTH_INTERVAL_S):
@@ -112,17 +133,81 @@ class PortableDesktop:
                 return
             try:
                 # To the end of the handshake: TigerVNC shuts out who gives up five of them.
-                await (await log_in(stream, limits=self._limits)).aclose()
+                await (await log_in(stream, password=password, limits=self._limits)).aclose()
                 failures = 0
             except DesktopError:
                 failures += 1
 
 
-# Left to itself, `up` takes the first display that looks free. Of two at the same time the second
-# then finds the first one's Xvnc at its port, and takes that for its own: two workspaces would
-# share a desktop.
-def _any_display() -> int:
-    return 100 + secrets.randbelow(50_000)
+class _Start:
+    """One start: `up` in its quarters, and `down`."""
+
+    def __init__(self, program: str, directory: Path, quarters: Quarters, geometry: str) -> None:
+        self._program = program
+        self._directory = directory
+        self._quarters = quarters
+        self._geometry = geometry
+        self._state_file = directory / "session.json"
+
+    async def run(self, nursery: trio.Nursery) -> tuple[Address, Password]:
+        """Where the desktop listens, and its password. Raises DesktopError, or OSError where no
+        place could be made."""
+        quarters = self._quarters
+        theirs = quarters.furnish(self._directory)
+        self._state_file = theirs / "session.json"
+        password = Password(secrets.token_urlsafe(6))
+        password_file = theirs / "password"
+        password_file.touch(mode=0o600)
+        password_file.write_bytes(vnc_auth_response(password.reveal() * 2, _FILE_KEY)[:8])
+        quarters.give(password_file)
+        display: int = await nursery.start(held_display)
+        arguments = (*_XVNC_ARGUMENTS, "-PasswordFile", str(password_file))
+        up = [
+            *(self._program, "up", "--json", "--state-file", str(self._state_file)),
+            *("--session-dir", str(theirs / "session"), "--geometry", self._geometry),
+            *("--display", str(display), "--port", str(_free_port())),
+            *(f"--xvnc-arg={argument}" for argument in arguments),
+        ]
+        if quarters.bubblewrap:
+            up = [*_UP_AND_HOLD, *up, "--xvnc-arg=-extension", "--xvnc-arg=MIT-SHM"]
+        with trio.move_on_after(UP_TIMEOUT_S) as deadline:
+            if quarters.bubblewrap:
+                child: Child = await nursery.start(self._run, up)
+                await child.wait_for_line()
+            else:
+                child = await self._run(up)
+        if deadline.cancelled_caught:
+            raise DesktopError(f"portabledesktop up did not end within {UP_TIMEOUT_S:g} s")
+        if child.status not in (0, None) or not bytes(child.stdout):
+            raise DesktopError(f"portabledesktop up failed ({child.status}): {child.last_words()}")
+        try:
+            port = json.loads(bytes(child.stdout))["vncPort"]
+        except (ValueError, TypeError, KeyError):
+            port = None
+        if not isinstance(port, int) or not 0 < port < 65_536:
+            raise DesktopError("portabledesktop up --json did not name a vncPort")
+        if not quarters.bubblewrap:
+            close_display(display)
+        return TcpAddress("127.0.0.1", port), password
+
+    async def down(self) -> None:
+        """Stops what `up` has started; a sandbox ends by itself."""
+        if self._state_file.exists() and not self._quarters.bubblewrap:
+            with trio.move_on_after(DOWN_TIMEOUT_S, shield=True):
+                await self._run([self._program, "down", "--state-file", str(self._state_file)])
+
+    async def _run(
+        self,
+        command: Sequence[str],
+        *,
+        task_status: trio.TaskStatus[Child] = trio.TASK_STATUS_IGNORED,
+    ) -> Child:
+        return await supervise(
+            self._quarters.command(command, self._directory, self._program),
+            environment=self._quarters.environment(self._directory),
+            user=self._quarters.user,
+            task_status=task_status,
+        )
 
 
 def _free_port() -> int:

@@ -29,18 +29,24 @@ TAIL_BYTES = 65_536
 takes all that an ended process has left in it."""
 
 # Runs in the child. The kernel sends TERM when the thread that started it dies; if that has
-# happened before prctl was reached, the parent is another one by now. Python ignores two signals
-# that programs rely on, so they are set back.
+# happened before prctl was reached, the parent is another one by now. A change of the user undoes
+# it, so that comes first. Python ignores two signals that programs rely on, so they are set back.
 _SHIM = """
 import ctypes, os, signal, sys
 PR_SET_PDEATHSIG = 1
+parent, uid, gid = map(int, sys.argv[1:4])
 for name in (signal.SIGPIPE, signal.SIGXFSZ):
     signal.signal(name, signal.SIG_DFL)
+if uid >= 0:
+    os.umask(0o077)
+    os.setgroups([])
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
 if ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM) != 0:
     sys.exit("prctl failed")
-if os.getppid() != int(sys.argv[1]):
+if os.getppid() != parent:
     sys.exit("the relay is gone")
-os.execvp(sys.argv[2], sys.argv[2:])
+os.execvp(sys.argv[4], sys.argv[4:])
 """
 
 
@@ -52,8 +58,14 @@ class _Output:
         self._pipe = pipe
         self._tail = bytearray()
 
+        self._grown = trio.Event()
+
     def __bytes__(self) -> bytes:
         return bytes(self._tail)
+
+    async def grown(self) -> None:
+        """Waits until there is more."""
+        await self._grown.wait()
 
     def read(self) -> bool:
         """Takes what is there; False at the end of the stream."""
@@ -63,6 +75,8 @@ class _Output:
             return True
         self._tail += data
         del self._tail[:-TAIL_BYTES]
+        self._grown.set()
+        self._grown = trio.Event()
         return bool(data)
 
     async def follow(self) -> None:
@@ -77,13 +91,21 @@ class Child:
     """A process that `supervise` runs."""
 
     def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str], pass_fds: Sequence[int]
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        pass_fds: Sequence[int],
+        user: tuple[int, int] | None,
     ) -> None:
+        uid, gid = (-1, -1) if user is None else user
         # Popen right here and not in trio's worker thread, as trio.lowlevel.open_process has it:
         # the end of an idle worker would count as the parent's death. A session of its own keeps
         # the terminal's Ctrl-C from the desktop, which the relay stops in its own order.
         self._popen = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _SHIM, str(os.getpid()), *command],
+            [
+                *(sys.executable, "-I", "-S", "-c", _SHIM),
+                *(str(os.getpid()), str(uid), str(gid), *command),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -116,6 +138,18 @@ class Child:
     async def wait(self) -> None:
         """Until it has ended. Any number of tasks may wait."""
         await self._ended.wait()
+
+    async def wait_for_line(self) -> None:
+        """Until it has written a line to stdout, or has ended."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._cancel_at_end, nursery.cancel_scope)
+            while b"\n" not in bytes(self.stdout):
+                await self.stdout.grown()
+            nursery.cancel_scope.cancel()
+
+    async def _cancel_at_end(self, scope: trio.CancelScope) -> None:
+        await self.wait()
+        scope.cancel()
 
     async def watch(self) -> None:
         """Until it has ended, for `supervise` alone: one task may wait for a descriptor.
@@ -161,14 +195,16 @@ async def supervise(
     *,
     environment: Mapping[str, str],
     pass_fds: Sequence[int] = (),
+    user: tuple[int, int] | None = None,
     task_status: trio.TaskStatus[Child] = trio.TASK_STATUS_IGNORED,
 ) -> Child:
-    """Runs `command` until it ends, and returns it with its `status` and output.
+    """Runs `command` until it ends, and returns it with its `status` and output; as the `user`
+    with that uid and gid, and no other groups.
 
     On cancellation the process and its group are stopped first, which takes at most
     STOP_GRACE_S + KILL_GRACE_S. It gets TERM when the thread that called this dies.
     """
-    child = Child(command, environment, pass_fds)
+    child = Child(command, environment, pass_fds, user)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(child.stdout.follow)

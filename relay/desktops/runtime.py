@@ -13,24 +13,33 @@ trusting a process id from a file.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import shutil
 import signal
 import stat
 import tempfile
-from collections.abc import AsyncGenerator, Generator, Mapping
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import trio
 
 from relay.errors import DesktopError
 
+logger = logging.getLogger("relay.desktops")
+
 MARKER = "DESKRELAY_DESKTOP"
 """Environment variable that names a process's desktop by its directory."""
 
 SWEEP_GRACE_S = 0.7
 """From TERM to KILL for processes that outlived their desktop, and from KILL to giving up."""
+
+LOCK_S = 10.0
+"""For other relays to be done with a directory, which they hold for some ms."""
+
+LOCK_RETRY_S = 0.01
+"""Waiting for the lock itself would stop Trio's thread."""
 
 # What a desktop's programs see of the relay's environment. Everything else may hold secrets
 # (the relay's settings come in variables), and whoever types into a terminal there reads it.
@@ -48,19 +57,20 @@ def environment_for(directory: Path, extra: Mapping[str, str] | None = None) -> 
 
 
 @asynccontextmanager
-async def runtime_directory(kind: str) -> AsyncGenerator[Path, None]:
+async def runtime_directory(kind: str, *, entered: bool = False) -> AsyncGenerator[Path, None]:
     """A new private directory; at the end it is gone, and so are the processes that carry it.
+    With `entered`, another user can pass through the directories above it.
 
     Removes first what killed relays have left. Raises DesktopError where no directory can be
     made.
     """
     try:
-        base = _base_directory()
-        await reap_leftovers()
-        with _locked(base):
+        base = _base_directory(entered)
+        await _reap(base)
+        async with held_alone(base):
             directory = Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=base))
             lock = _open_directory(directory)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         raise DesktopError(f"cannot make a private directory for the desktop: {error}") from None
     try:
@@ -71,16 +81,25 @@ async def runtime_directory(kind: str) -> AsyncGenerator[Path, None]:
 
 
 async def reap_leftovers() -> None:
-    """Removes the directories of relays that are gone, and ends the processes of theirs.
+    """Removes the directories of relays that are gone, and ends the processes of theirs. Every
+    start of a desktop does this first, and raises what is only logged here: a relay has other
+    desktops too."""
+    try:
+        await _reap(_base_directory())
+    except OSError as error:
+        logger.warning("no desktop can be started here: %s", error)
 
-    Every start of a desktop does this first. Raises OSError.
-    """
-    base = _base_directory()
+
+async def _reap(base: Path) -> None:
     with ExitStack() as locks:
-        with _locked(base):
-            abandoned = [path for path in base.iterdir() if _lock_if_abandoned(path, locks)]
+        async with held_alone(base):
+            abandoned = _abandoned(base, locks)
         for path in abandoned:
             await _remove(path)
+
+
+def _abandoned(base: Path, locks: ExitStack) -> list[Path]:
+    return [path for path in base.iterdir() if _lock_if_abandoned(path, locks)]
 
 
 async def _remove(directory: Path) -> None:
@@ -95,7 +114,8 @@ async def _sweep(marker: bytes) -> None:
     """Ends all processes with `marker` in their environment: TERM, a wait, KILL, a wait."""
     for signal_number in (signal.SIGTERM, signal.SIGKILL):
         with trio.move_on_after(SWEEP_GRACE_S), ExitStack() as descriptors:
-            found = _processes_with(marker, descriptors)
+            # In a thread, for a machine with thousands of processes.
+            found = await trio.to_thread.run_sync(_processes_with, marker, descriptors)
             for pidfd in found:
                 _send_signal(pidfd, signal_number)
             for pidfd in found:
@@ -133,26 +153,74 @@ def _send_signal(pidfd: int, signal_number: signal.Signals) -> None:
         pass
 
 
-def _base_directory() -> Path:
-    parent = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
-    base = Path(parent, f"deskrelay-{os.getuid()}")
+def _base_directory(entered: bool = False) -> Path:
+    """Raises OSError."""
+    name = f"deskrelay-{os.geteuid()}"
+    parent = os.environ.get("XDG_RUNTIME_DIR") or ("/run" if os.geteuid() == 0 else None)
+    if entered and os.geteuid() == 0 and not _is_enterable(Path(parent or "/")):
+        parent = "/run"  # a login of root's has /run/user/0, which is root's alone
+    if parent is None:
+        return _found_in_tmp(f"{name}-")
+    base = Path(parent, name)
     base.mkdir(mode=0o700, exist_ok=True)
-    # In /tmp anybody can have made it first.
-    found = base.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise PermissionError(f"{base} is not a directory that only this user can enter")
+    if not _is_private(base):
+        raise PermissionError(f"{base} is not a directory that only this user can use")
+    if entered:
+        base.chmod(0o711)
+        check_enterable(base)
     return base
 
 
-@contextmanager
-def _locked(base: Path) -> Generator[None, None, None]:
-    """Held while a directory is made and not locked yet, so that nobody takes it for abandoned."""
-    lock = _open_directory(base)
+def _found_in_tmp(prefix: str) -> Path:
+    """Where everybody can make a directory of a name that is known, ours has one that is not."""
+    parent = Path(tempfile.gettempdir())
+    for path in sorted(parent.glob(f"{prefix}*")):
+        if _is_private(path):
+            return path
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+
+
+def _is_private(path: Path) -> bool:
+    found = path.lstat()
+    is_own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+    return is_own and not found.st_mode & 0o066
+
+
+def _is_enterable(path: Path) -> bool:
+    return all(step.stat().st_mode & 0o001 for step in (path, *path.parents))
+
+
+def check_enterable(path: Path) -> None:
+    """Raises PermissionError where another user cannot pass through `path`."""
+    if not _is_enterable(path):
+        raise PermissionError(f"{path} cannot be entered by the user that desktops run as")
+
+
+@asynccontextmanager
+async def held_alone(directory: Path) -> AsyncGenerator[None, None]:
+    """While the block runs, no other relay is in such a block with that directory. Raises OSError.
+
+    Of one with desktops: held while a directory in it is made and not locked yet, so that nobody
+    takes it for abandoned.
+    """
+    lock = _open_directory(directory)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with trio.move_on_after(LOCK_S) as late:
+            while not _lock_now(lock):  # noqa: ASYNC110 - another process tells nobody
+                await trio.sleep(LOCK_RETRY_S)
+        if late.cancelled_caught:
+            raise TimeoutError(f"another process has held {directory} for {LOCK_S:g} s")
         yield
     finally:
         os.close(lock)
+
+
+def _lock_now(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _lock_if_abandoned(directory: Path, locks: ExitStack) -> bool:
@@ -161,11 +229,7 @@ def _lock_if_abandoned(directory: Path, locks: ExitStack) -> bool:
     except OSError:  # no directory, or removed just now
         return False
     locks.callback(os.close, lock)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    return _lock_now(lock)
 
 
 def _open_directory(path: Path) -> int:

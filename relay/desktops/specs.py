@@ -12,14 +12,15 @@ import trio
 from relay.desktops.pattern import Pattern
 from relay.desktops.portabledesktop import PortableDesktop
 from relay.desktops.provider import Provider, RunningDesktop
+from relay.desktops.separation import ONE_USER, Separation
 from relay.desktops.xvnc import Xvnc
 from relay.dialling.addresses import FORMS, Address, parse_address
 from relay.dialling.passwords import PasswordSource
 from relay.dialling.workspace_agent import WorkspaceAgentCredentials
 from relay.limits import Limits
 
-_PROVIDERS: dict[str, Callable[[tuple[int, int], Limits], Provider]] = {
-    "pattern": Pattern,
+_PROVIDERS: dict[str, Callable[[tuple[int, int], Limits, Separation, str], Provider]] = {
+    "pattern": lambda size, limits, _separation, _owner: Pattern(size, limits),
     "portabledesktop": PortableDesktop,
     "xvnc": Xvnc,
 }
@@ -60,22 +61,25 @@ def parse_geometry(text: str) -> tuple[int, int]:
 
 def provider_for(
     spec: str,
+    owner: str = "",
     *,
     geometry: str = "1280x800",
     password: PasswordSource | None = None,
     workspace_agent: WorkspaceAgentCredentials | None = None,
     limits: Limits | None = None,
+    separation: Separation = ONE_USER,
 ) -> Provider:
     """The provider of `pattern`, `xvnc`, `portabledesktop`, `tcp://HOST:PORT`, `unix:PATH`, or
     of a workspace agent at `ws://HOST:PORT` or `wss://HOST:PORT`.
 
-    `geometry` is for a desktop that is started here, `password` for one at an address,
+    `geometry` is for a desktop that is started here, and `separation` keeps its programs from
+    others than its `owner`, a word that is the owner's alone. `password` is for one at an address,
     `workspace_agent` for one behind a workspace agent. Raises ValueError for any other spec and for
     a wrong geometry; whether the desktop's program is installed shows at its start.
     """
     size = parse_geometry(geometry)
     if make := _PROVIDERS.get(spec):
-        return make(size, limits or Limits())
+        return make(size, limits or Limits(), separation, owner)
     if ":" in spec:
         return AtAddress(parse_address(spec, workspace_agent), password)
     names = ", ".join(_PROVIDERS)

@@ -1,6 +1,7 @@
-"""Desktops of Debian's Xvnc (TigerVNC 1.12 and later), reachable by this user only.
+"""Desktops of Debian's Xvnc (TigerVNC 1.12 and later), reachable by the relay only.
 
-`Xvnc.run` owns a nursery with the server and the programs on its screen.
+`Xvnc.run` owns a nursery with the server, the programs on its screen, and what looks whether it may
+go on.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import trio
 
 from relay.desktops.process import Child, supervise
 from relay.desktops.provider import RunningDesktop
-from relay.desktops.runtime import environment_for, runtime_directory
+from relay.desktops.quarters import Quarters, held_display
+from relay.desktops.runtime import runtime_directory
+from relay.desktops.separation import Separation
 from relay.dialling.addresses import UnixAddress
 from relay.dialling.login import open_desktop
 from relay.errors import DesktopError
@@ -45,9 +48,13 @@ class Xvnc:
 
     name = "xvnc"
 
-    def __init__(self, size: tuple[int, int], limits: Limits) -> None:
+    def __init__(
+        self, size: tuple[int, int], limits: Limits, separation: Separation, owner: str
+    ) -> None:
         self._geometry = "{}x{}".format(*size)
         self._limits = limits
+        self._separation = separation
+        self._owner = owner
 
     async def run(self, *, task_status: trio.TaskStatus[RunningDesktop]) -> None:
         program = shutil.which("Xvnc")
@@ -55,16 +62,21 @@ class Xvnc:
             raise DesktopError(
                 "Xvnc is not installed (Debian: apt install tigervnc-standalone-server)"
             )
+        quarters = await self._separation.quarters(self._owner)
         failure: DesktopError | None = None
-        async with runtime_directory(self.name) as directory, trio.open_nursery() as nursery:
+        async with (
+            runtime_directory(self.name, entered=quarters.user is not None) as directory,
+            trio.open_nursery() as nursery,
+        ):
+            start = _Start(program, directory, quarters, self._geometry, self._limits)
             try:
-                server, desktop = await self._start(nursery, program, directory)
+                server, desktop = await start.run(nursery)
             except DesktopError as error:
                 failure = error
+            except OSError as error:
+                failure = DesktopError(f"cannot prepare a place for the desktop: {error}")
             else:
-                environment = environment_for(directory, desktop.environment)
-                for command in _programs():
-                    nursery.start_soon(partial(supervise, command, environment=environment))
+                nursery.start_soon(self._end_once_refused, desktop, nursery.cancel_scope)
                 task_status.started(desktop)
                 await server.wait()
                 desktop.ended.set()
@@ -73,35 +85,68 @@ class Xvnc:
         if failure is not None:
             raise failure
 
-    async def _start(
-        self, nursery: trio.Nursery, program: str, directory: Path
-    ) -> tuple[Child, RunningDesktop]:
-        authority = directory / "authority"
+    async def _end_once_refused(self, desktop: RunningDesktop, scope: trio.CancelScope) -> None:
+        await self._separation.until_several()
+        logger.warning("a desktop that is not apart ends: the server has a second user by now")
+        desktop.ended.set()
+        scope.cancel()
+
+
+class _Start:
+    """One start: Xvnc in its quarters, then the programs on its screen."""
+
+    def __init__(
+        self,
+        program: str,
+        directory: Path,
+        quarters: Quarters,
+        geometry: str,
+        limits: Limits,
+    ) -> None:
+        self._program = program
+        self._directory = directory
+        self._quarters = quarters
+        self._geometry = geometry
+        self._limits = limits
+
+    async def run(self, nursery: trio.Nursery) -> tuple[Child, RunningDesktop]:
+        """Raises DesktopError, or OSError where no place could be made."""
+        quarters = self._quarters
+        theirs = quarters.furnish(self._directory)
+        authority = theirs / "authority"
         authority.write_bytes(_authority(secrets.token_bytes(16)))
-        address = UnixAddress(str(directory / "rfb"))
+        quarters.give(authority)
+        if quarters.user is not None and quarters.bubblewrap is None:
+            _make_displays_directory()
+        bound = theirs / "rfb"
+        display: list[str] = []
+        if quarters.bubblewrap:
+            number = await nursery.start(held_display)
+            # Memory is not shared with what is in a sandbox of its own.
+            display = [f":{number}", "-nolisten", "local", "-extension", "MIT-SHM"]
         reading, writing = os.pipe()
         async with trio.lowlevel.FdStream(reading) as display_number:
+            command = [
+                # Without a number, X binds display after display until one is free.
+                *(self._program, *display, "-displayfd", str(writing)),
+                *("-auth", str(authority), "-nolisten", "tcp"),
+                # Without -noreset the screen is reset when its last program ends.
+                "-noreset",
+                *("-rfbport", "-1", "-rfbunixpath", str(bound), "-rfbunixmode", "0600"),
+                *("-SecurityTypes", "None", "-AlwaysShared"),
+                # There is no password to guess, and viewers that leave in the middle
+                # of their handshake would shut out the others.
+                "-UseBlacklist=0",
+                *("-geometry", self._geometry, "-depth", "24", "-desktop", "xvnc"),
+            ]
             try:
                 server: Child = await nursery.start(
                     partial(
                         supervise,
-                        [
-                            program,
-                            # X binds display after display until one is free: nothing to race for.
-                            *("-displayfd", str(writing)),
-                            *("-auth", str(authority), "-nolisten", "tcp"),
-                            # Without -noreset the screen is reset when its last program ends.
-                            "-noreset",
-                            *("-rfbport", "-1", "-rfbunixpath", address.path),
-                            *("-rfbunixmode", "0600"),
-                            *("-SecurityTypes", "None", "-AlwaysShared"),
-                            # There is no password to guess, and viewers that leave in the middle
-                            # of their handshake would shut out the others.
-                            "-UseBlacklist=0",
-                            *("-geometry", self._geometry, "-depth", "24", "-desktop", "xvnc"),
-                        ],
-                        environment=environment_for(directory),
+                        quarters.command(command, self._directory, self._program),
+                        environment=quarters.environment(self._directory),
                         pass_fds=[writing],
+                        user=quarters.user,
                     )
                 )
             finally:
@@ -111,12 +156,34 @@ class Xvnc:
             with trio.move_on_after(self._limits.close_timeout_s):
                 await server.wait()
             raise DesktopError(f"Xvnc did not start: {server.last_words()}")
+        path = quarters.reclaim(self._directory, bound)
+        address = UnixAddress(str(path), quarters.uid)
         await (await open_desktop(address, limits=self._limits)).aclose()
+        inside = {"DISPLAY": f":{number}", "XAUTHORITY": str(authority)}
+        environment = quarters.environment(self._directory, inside)
+        for program in _programs():
+            nursery.start_soon(
+                partial(
+                    supervise,
+                    quarters.command(program, self._directory),
+                    environment=environment,
+                    user=quarters.user,
+                )
+            )
         return server, RunningDesktop(
             address,
-            environment={"DISPLAY": f":{number}", "XAUTHORITY": str(authority)},
+            # In a sandbox that display is another one's.
+            environment={} if quarters.bubblewrap else inside,
             doubt=_notices_by_itself,
         )
+
+
+def _make_displays_directory() -> None:
+    """As root, so that none of the users who have displays there can take another's away."""
+    displays = Path("/tmp/.X11-unix")
+    displays.mkdir(mode=0o1777, exist_ok=True)
+    if displays.stat().st_uid == os.geteuid():
+        displays.chmod(0o1777)
 
 
 def _notices_by_itself() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final
@@ -38,9 +39,11 @@ class TcpAddress:
 
 @dataclass(frozen=True, slots=True)
 class UnixAddress:
-    """A desktop on a unix socket in the file system."""
+    """A desktop on a unix socket in the file system; of one with a `uid`, that user's and nobody
+    else's listens there."""
 
     path: str
+    uid: int | None = None
 
     def __str__(self) -> str:
         return f"unix:{self.path}"
@@ -83,6 +86,9 @@ def parse_address(text: str, workspace_agent: WorkspaceAgentCredentials | None =
     return WorkspaceAgentAddress(parts.scheme, parts.hostname, port, path, workspace_agent)
 
 
+_UCRED: Final = struct.Struct("iII")
+"""Linux: process, user and group of the other end of a unix socket."""
+
 KEEPALIVE: Final = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 20),
@@ -100,7 +106,7 @@ async def dial(address: Address, *, timeout_s: float) -> trio.abc.Stream:
     try:
         with trio.fail_after(timeout_s):
             if isinstance(address, UnixAddress):
-                return await trio.open_unix_socket(address.path)
+                return _checked(await trio.open_unix_socket(address.path), address)
             # trio sets TCP_NODELAY on a stream: a pointer event must not wait for the next.
             stream = await _open_tcp(address.host, address.port)
             for option in KEEPALIVE:
@@ -117,6 +123,16 @@ async def dial(address: Address, *, timeout_s: float) -> trio.abc.Stream:
     # For whoever reads it, it is no socket any more.
     kernel.hold_unread(stream, Limits().desktop_window_bytes)
     return await upgraded(stream, address)
+
+
+def _checked(stream: trio.SocketStream, address: UnixAddress) -> trio.SocketStream:
+    if address.uid is not None:
+        credentials = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+        _, uid, _ = _UCRED.unpack(credentials)
+        if uid != address.uid:
+            stream.socket.close()
+            raise DesktopError(f"uid {uid} listens at {address} in the place of {address.uid}")
+    return stream
 
 
 def _failure(address: Address, step: WorkspaceAgentStep, text: str) -> DesktopError:

@@ -54,7 +54,7 @@ def fake() -> Fake:
 
 @pytest.fixture
 async def desktops(fake: Fake, nursery: trio.Nursery) -> Desktops:
-    def make(spec: str) -> Provider:
+    def make(spec: str, _owner: str) -> Provider:
         if spec != "fake":
             raise ValueError(f"no {spec}")
         return fake
@@ -196,7 +196,7 @@ async def test_end_of_the_nursery_ends_everything_and_who_waits(
             await desktops.get("slow", "fake")
 
     async with trio.open_nursery() as callers, trio.open_nursery() as owner:
-        desktops = Desktops(owner, lambda _: fake)
+        desktops = Desktops(owner, lambda _, __: fake)
         await desktops.get("running", "fake")
         fake.start_s = 1000
         callers.start_soon(call, desktops)
@@ -217,7 +217,7 @@ async def test_an_error_of_the_system_ends_one_desktop(
             raise OSError(11, "Resource temporarily unavailable")
 
     good, broken = Fake(), Broken()
-    desktops = Desktops(nursery, lambda spec: good if spec == "good" else broken)
+    desktops = Desktops(nursery, lambda spec, _: good if spec == "good" else broken)
     running = await desktops.get("a", "good")
     if started:
         await (await desktops.get("b", "broken")).ended.wait()

@@ -75,7 +75,7 @@ async def test_desktop_answers_on_loopback_only(
     desktop: RunningDesktop = await nursery.start(provider.run)
     told = state(desktops_home)
     assert desktop.address == TcpAddress("127.0.0.1", told["vncPort"])
-    end = await open_desktop(desktop.address)
+    end = await open_desktop(desktop.address, password=desktop.password)
     assert (end.width, end.height) == (800, 600)
     await end.aclose()
     # 0100007F is 127.0.0.1. Left to itself, its Xvnc would listen on 00000000, too.
@@ -92,9 +92,9 @@ async def test_questions_for_its_health_do_not_shut_viewers_out(
 ) -> None:
     monkeypatch.setattr(portabledesktop, "HEALTH_INTERVAL_S", 0.01)
     desktop: RunningDesktop = await nursery.start(provider_for("portabledesktop").run)
-    viewer = await open_desktop(desktop.address)
+    viewer = await open_desktop(desktop.address, password=desktop.password)
     for _ in range(20):
-        await (await open_desktop(desktop.address)).aclose()
+        await (await open_desktop(desktop.address, password=desktop.password)).aclose()
     # The first viewer is still there: the others asked for a shared desktop.
     await viewer.stream.send_all(bytes([3, 0, 0, 0, 0, 0, 0, 1, 0, 1]))
     assert (await viewer.stream.receive_some(1)) == b"\0"
@@ -153,7 +153,7 @@ async def test_crash_is_noticed_and_the_next_viewer_gets_a_new_desktop(
     os.kill(state(desktops_home)["xvncPid"], signal.SIGTERM)
     await until(lambda: "does not answer any more" in caplog.text)
     desktop = await desktops.get("workspace", "portabledesktop")
-    await (await open_desktop(desktop.address)).aclose()
+    await (await open_desktop(desktop.address, password=desktop.password)).aclose()
     await desktops.stop("workspace")
 
 

@@ -65,7 +65,7 @@ async def test_programs_get_the_signals_that_python_ignores() -> None:
 
 def test_parent_that_died_before_the_child_could_ask_for_its_signal() -> None:
     shim = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", process._SHIM, "1", "echo", "started"],
+        [sys.executable, "-I", "-S", "-c", process._SHIM, "1", "-1", "-1", "echo", "started"],
         capture_output=True,
         check=False,
     )

@@ -212,7 +212,7 @@ async def test_place_that_others_can_enter_is_refused(
 ) -> None:
     base = desktops_home / f"deskrelay-{os.getuid()}"
     base.mkdir(mode=0o755)
-    with pytest.raises(DesktopError, match="only this user can enter"):
+    with pytest.raises(DesktopError, match="only this user can use"):
         await nursery.start(provider_for("pattern").run)
 
 

@@ -42,7 +42,7 @@ class FakeDesktops:
     asked: trio.Event = field(default_factory=trio.Event)
     cancelled: trio.Event = field(default_factory=trio.Event)
 
-    async def get(self, key: object, spec: str) -> RunningDesktop:
+    async def get(self, key: object, spec: str, owner: str = "") -> RunningDesktop:
         self.starts += 1
         self.asked.set()
         if self.hold is not None:
@@ -55,7 +55,7 @@ class FakeDesktops:
             raise DesktopError(self.failure)
         return RunningDesktop(TcpAddress("127.0.0.1", self.port))
 
-    async def open(self, key: object, spec: str, limits: Limits) -> DesktopEnd:
+    async def open(self, key: object, spec: str, limits: Limits, owner: str = "") -> DesktopEnd:
         return await (await self.get(key, spec)).open(limits)
 
 

@@ -34,7 +34,7 @@ UPGRADE = {
 class NoDesktops:
     """Fails the test that starts a desktop."""
 
-    async def get(self, key: object, spec: str) -> None:
+    async def get(self, key: object, spec: str, owner: str = "") -> None:
         raise AssertionError("a desktop was started")
 
 

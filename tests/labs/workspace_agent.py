@@ -110,7 +110,7 @@ async def workspace_agent(
     limits: Limits = LIMITS,
 ) -> AsyncIterator[Lab]:
     async with trio.open_nursery() as nursery:
-        workspace = Workspace(Desktops(nursery, lambda _spec: desktop), "fake", limits)
+        workspace = Workspace(Desktops(nursery, lambda _spec, _owner: desktop), "fake", limits)
         app = create_workspace_agent_app(workspace, None if secret is None else Password(secret))
         serving = trio.CancelScope()
 

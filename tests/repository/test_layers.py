@@ -62,6 +62,7 @@ API = {
     "api.computer": Room(2, "the computer tool on a connection of its own"),
     "api.live": Room(2, "the sessions that are live, and how many there may be"),
     "api.store": Room(1, "what is kept in the database"),
+    "api.privacy": Room(1, "the process's own memory and environment, kept from others"),
     "api.settings": Room(1, "the settings, from file and environment"),
     "api.metrics": Room(1, "what /metrics tells"),
 }

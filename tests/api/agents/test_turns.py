@@ -305,8 +305,8 @@ async def test_a_desktop_that_has_just_ended_is_started_again() -> None:
         get, ended = lab.desktops.get, trio.Event()
         nobody = RunningDesktop(parse_address("tcp://127.0.0.1:1"), ended=ended, doubt=ended.set)
 
-        async def just_ended(key: Hashable, spec: str) -> RunningDesktop:
-            return await get(key, spec) if ended.is_set() else nobody
+        async def just_ended(key: Hashable, spec: str, owner: str = "") -> RunningDesktop:
+            return await get(key, spec, owner) if ended.is_set() else nobody
 
         lab.desktops.get = just_ended  # type: ignore[method-assign]
         chat = await lab.chat()
