@@ -124,7 +124,8 @@ class Quarters:
             return list(command)
         theirs, home = directory / "theirs", str(self.home)
         view = _MACHINE if self.whole_machine else _system()
-        shown = ("--ro-bind", program, program) if program else ()
+        hidden = program is not None and not Path(program).is_relative_to("/usr")
+        shown = ("--ro-bind", program, program) if program and hidden else ()
         return [
             *(self.bubblewrap, "--die-with-parent"),
             *("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-cgroup-try"),

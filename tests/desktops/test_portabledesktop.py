@@ -5,16 +5,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
-from relay.desktops import Desktops, RunningDesktop, portabledesktop, provider_for
+from relay.desktops import Desktops, RunningDesktop, Separation, portabledesktop, provider_for
+from relay.desktops.quarters import Quarters
 from relay.dialling.addresses import TcpAddress
 from relay.dialling.login import open_desktop
+from relay.dialling.passwords import Password
 from relay.errors import DesktopError
 from relay.limits import Limits
 from tests.labs.desktop_processes import (
@@ -30,6 +34,7 @@ from tests.labs.desktop_processes import (
     until,
     write_program,
 )
+from tests.labs.missing import missing
 from tests.labs.places import ROOT
 
 __all__ = ["desktops_home"]
@@ -54,7 +59,15 @@ def replace(program: Path, script: str) -> None:
 
 
 def state_files(home: Path) -> list[Path]:
-    return list(home.glob("deskrelay-*/portabledesktop-*/session.json"))
+    return list(home.glob("deskrelay-*/portabledesktop-*/**/session.json"))
+
+
+def mode_of(path: str) -> int:
+    return Path(path).stat().st_mode
+
+
+def owner_of(path: str) -> int:
+    return Path(path).stat().st_uid
 
 
 def state(home: Path) -> Any:
@@ -81,6 +94,60 @@ async def test_desktop_answers_on_loopback_only(
     # 0100007F is 127.0.0.1. Left to itself, its Xvnc would listen on 00000000, too.
     assert tcp_listeners(told["xvncPid"]) == [f"0100007F:{told['vncPort']:04X}"]
     nursery.cancel_scope.cancel()
+
+
+@needs_xvnc
+async def test_neither_its_port_nor_its_display_is_open_to_others(
+    desktops_home: Path, program: Path, nursery: trio.Nursery
+) -> None:
+    desktop: RunningDesktop = await nursery.start(provider_for("portabledesktop").run)
+    with pytest.raises(DesktopError, match="asks for VNC authentication"):
+        await open_desktop(desktop.address)
+    with pytest.raises(DesktopError, match="refused the authentication"):
+        await open_desktop(desktop.address, password=Password("guessed"))
+    display = f"/tmp/.X11-unix/X{state(desktops_home)['display']}"
+    assert mode_of(display) & 0o077 == 0
+    with socket.socket(socket.AF_UNIX) as guest, pytest.raises(ConnectionRefusedError):
+        guest.connect(f"\0{display}")
+    nursery.cancel_scope.cancel()
+
+
+async def several() -> bool:
+    return True
+
+
+@needs_xvnc
+async def test_in_a_sandbox_its_display_is_nowhere_else(
+    desktops_home: Path, program: Path, nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    if os.geteuid() != 0 or shutil.which("bwrap") is None:
+        missing("only root can start a desktop as another user, and bubblewrap has to be there")
+    await trio.Path(desktops_home).chmod(0o755)
+    pattern = Quarters((61_235, 61_235), None, shutil.which("bwrap"))
+    separation = Separation(several, pattern, desktops_home / "homes")
+    provider = provider_for("portabledesktop", "ann", separation=separation)
+    desktop: RunningDesktop = await nursery.start(provider.run)
+    await (await open_desktop(desktop.address, password=desktop.password)).aclose()
+    with pytest.raises(DesktopError, match="asks for VNC authentication"):
+        await open_desktop(desktop.address)
+    display = state(desktops_home)["display"]
+    with pytest.raises(FileNotFoundError):
+        mode_of(f"/tmp/.X11-unix/X{display}")
+    # Nobody else listens where programs look first.
+    with socket.socket(socket.AF_UNIX) as squat, pytest.raises(OSError, match="in use"):
+        squat.bind(f"\0/tmp/.X11-unix/X{display}")
+    xvncs = [pid for pid, name in living(desktops_home).items() if name == "Xvnc"]
+    assert [owner_of(f"/proc/{pid}") for pid in xvncs] == [61_235]
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_user_of_its_own_is_not_enough_for_several_users(
+    desktops_home: Path, program: Path, nursery: trio.Nursery
+) -> None:
+    separation = Separation(several, Quarters(), desktops_home / "homes", range(210_000, 210_100))
+    provider = provider_for("portabledesktop", "ann", separation=separation)
+    with pytest.raises(DesktopError, match="cannot keep apart: install bubblewrap"):
+        await nursery.start(provider.run)
 
 
 @needs_xvnc

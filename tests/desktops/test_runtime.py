@@ -1,0 +1,133 @@
+"""Where desktops have their directories: never in one that somebody else may have made, and never
+at the price of Trio's thread."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from relay.desktops import RunningDesktop, provider_for, reap_leftovers, runtime
+from relay.errors import DesktopError
+from tests.labs.desktop_processes import desktops_home, directories
+from tests.labs.separate_server import NOBODYS_UID, python_of_others
+
+__all__ = ["desktops_home"]
+
+
+@pytest.fixture
+def held(desktops_home: Path) -> Iterator[int]:
+    """The lock of the place for desktops, which somebody else holds."""
+    base = desktops_home / f"deskrelay-{os.geteuid()}"
+    base.mkdir(mode=0o700)
+    lock = os.open(base, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    yield lock
+    os.close(lock)
+
+
+async def test_what_others_hold_is_waited_for_outside_of_trios_thread(
+    held: int, desktops_home: Path, nursery: trio.Nursery
+) -> None:
+    async with trio.open_nursery() as starting:
+        started: list[RunningDesktop] = []
+
+        async def start() -> None:
+            started.append(await nursery.start(provider_for("pattern").run))
+
+        starting.start_soon(start)
+        for _ in range(10):
+            await trio.sleep(0.01)
+        assert not started
+        fcntl.flock(held, fcntl.LOCK_UN)
+    assert len(directories(desktops_home)) == 1
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_start_that_waits_can_be_cancelled(held: int, desktops_home: Path) -> None:
+    with trio.move_on_after(0.1) as late:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(provider_for("pattern").run)
+    assert late.cancelled_caught
+    assert directories(desktops_home) == []
+
+
+async def test_what_is_held_for_ever_is_told(
+    held: int, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "LOCK_S", 0.1)
+    with pytest.raises(DesktopError, match=r"another process has held \S+ for 0.1 s"):
+        await nursery.start(provider_for("pattern").run)
+
+
+async def test_a_place_that_cannot_be_had_is_a_line_of_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, nursery: trio.Nursery
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/proc/nowhere")
+    await reap_leftovers()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "no desktop can be started here" in caplog.text
+    with pytest.raises(DesktopError, match="cannot make a private directory"):
+        await nursery.start(provider_for("pattern").run)
+
+
+# Prints where a desktop had its directory.
+DESKTOP = """
+import trio
+from relay.desktops import provider_for
+
+async def main():
+    async with trio.open_nursery() as nursery:
+        desktop = await nursery.start(provider_for("pattern").run)
+        print(desktop.address.path)
+        nursery.cancel_scope.cancel()
+
+trio.run(main)
+"""
+
+
+@pytest.fixture
+def tmp() -> Iterator[Path]:
+    """A /tmp."""
+    with tempfile.TemporaryDirectory() as path:
+        Path(path).chmod(0o1777)
+        yield Path(path)
+
+
+def place_of_others(tmp: Path) -> Path:
+    """Where a relay without XDG_RUNTIME_DIR, which is not root, has its desktops' directories."""
+    python, packages = python_of_others()
+    done = subprocess.run(
+        [python, "-c", DESKTOP],
+        env={"PATH": "/usr/bin:/bin", "TMPDIR": str(tmp), "PYTHONPATH": packages},
+        user=NOBODYS_UID,
+        group=NOBODYS_UID,
+        extra_groups=[],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return Path(done.stdout.strip()).parent.parent
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run a relay as another user")
+def test_names_that_others_have_taken_in_tmp_are_nobodys_problem(tmp: Path) -> None:
+    prefix = f"deskrelay-{NOBODYS_UID}"
+    (tmp / prefix).mkdir()  # what the directory was called once
+    (tmp / f"{prefix}-evil").mkdir(mode=0o777)
+    (tmp / f"{prefix}-link").symlink_to(tmp / f"{prefix}-evil")
+    (tmp / f"{prefix}-open").mkdir()
+    os.chown(tmp / f"{prefix}-open", NOBODYS_UID, NOBODYS_UID)
+    (tmp / f"{prefix}-open").chmod(0o755)
+    place = place_of_others(tmp)
+    assert place.parent == tmp
+    found = place.lstat()
+    assert (found.st_uid, found.st_mode & 0o7777) == (NOBODYS_UID, 0o700)
+    # The next start finds it again, and with it what a killed one has left.
+    assert place_of_others(tmp) == place
