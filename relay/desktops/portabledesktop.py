@@ -153,15 +153,12 @@ class _Start:
         """Where the desktop listens, and its password. Raises DesktopError, or OSError where no
         place could be made."""
         quarters = self._quarters
-        theirs = quarters.furnish(self._directory)
-        self._state_file = theirs / "session.json"
         password = Password(secrets.token_urlsafe(6))
-        password_file = theirs / "password"
-        password_file.touch(mode=0o600)
-        password_file.write_bytes(vnc_auth_response(password.reveal() * 2, _FILE_KEY)[:8])
-        quarters.give(password_file)
+        encrypted = vnc_auth_response(password.reveal() * 2, _FILE_KEY)[:8]
+        theirs = quarters.furnish(self._directory, {"password": encrypted})
+        self._state_file = theirs / "session.json"
         display: int = await nursery.start(held_display)
-        arguments = (*_XVNC_ARGUMENTS, "-PasswordFile", str(password_file))
+        arguments = (*_XVNC_ARGUMENTS, "-PasswordFile", str(theirs / "password"))
         up = [
             *(self._program, "up", "--json", "--state-file", str(self._state_file)),
             *("--session-dir", str(theirs / "session"), "--geometry", self._geometry),

@@ -69,25 +69,26 @@ class Quarters:
         """Theirs, as this process sees it."""
         return os.geteuid() if self.user is None else self.user[0]
 
-    def furnish(self, directory: Path) -> Path:
-        """Makes what they own in their desktop's `directory`; where that is. Raises OSError."""
-        if not self.apart:
-            return directory
+    def furnish(self, directory: Path, files: Mapping[str, bytes]) -> Path:
+        """Makes what they own in their desktop's `directory`, with the `files` that only they can
+        read; where that is. Raises OSError."""
+        theirs = directory
+        if self.apart:
+            (directory / "ours").mkdir(mode=0o700)
+            (directory / "passwd").write_text(self._accounts())
+            (directory / "passwd").chmod(0o644)
+            theirs = directory / "theirs"
+            for path in (theirs, theirs / "x11", theirs / "run"):
+                path.mkdir(mode=0o700)
+        for name, content in files.items():
+            (theirs / name).touch(mode=0o600)
+            (theirs / name).write_bytes(content)
         if self.user is not None:
+            # The directory last: from then on they may change what a name in it leads to.
+            for path in (*theirs.iterdir(), theirs):
+                os.chown(path, *self.user)
             directory.chmod(0o711)
-        (directory / "ours").mkdir(mode=0o700)
-        theirs = directory / "theirs"
-        for path in (theirs, theirs / "x11", theirs / "run"):
-            path.mkdir(mode=0o700)
-            self.give(path)
-        (directory / "passwd").write_text(self._accounts())
-        (directory / "passwd").chmod(0o644)
         return theirs
-
-    def give(self, path: Path) -> None:
-        """Makes a new file or directory theirs. Raises OSError."""
-        if self.user is not None:
-            os.chown(path, *self.user)
 
     def reclaim(self, directory: Path, bound: Path) -> Path:
         """Takes the socket that they have `bound` to where nobody but the relay reaches it: a

@@ -18,6 +18,7 @@ import os
 import shutil
 import signal
 import stat
+import subprocess
 import tempfile
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import ExitStack, asynccontextmanager
@@ -34,6 +35,9 @@ MARKER = "DESKRELAY_DESKTOP"
 
 SWEEP_GRACE_S = 0.7
 """From TERM to KILL for processes that outlived their desktop, and from KILL to giving up."""
+
+REMOVE_S = 1.0
+"""For a directory's files. The next start goes on with what is left."""
 
 LOCK_S = 10.0
 """For other relays to be done with a directory, which they hold for some ms."""
@@ -103,11 +107,20 @@ def _abandoned(base: Path, locks: ExitStack) -> list[Path]:
 
 
 async def _remove(directory: Path) -> None:
-    try:
-        with trio.CancelScope(shield=True):  # _sweep has its own deadline
+    with trio.CancelScope(shield=True):  # _sweep has its own deadline
+        try:
             await _sweep(f"{MARKER}={directory}".encode())
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        finally:
+            # In a thread, for what programs of the desktop have put there.
+            with trio.move_on_after(REMOVE_S):
+                await trio.to_thread.run_sync(_remove_tree, directory, abandon_on_cancel=True)
+
+
+def _remove_tree(directory: Path) -> None:
+    try:
+        shutil.rmtree(directory)
+    except (OSError, RecursionError):  # deeper than Python's stack, or than it may have files open
+        subprocess.run(["rm", "-rf", "--", str(directory)], check=False, env={"PATH": os.defpath})
 
 
 async def _sweep(marker: bytes) -> None:

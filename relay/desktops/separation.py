@@ -237,6 +237,7 @@ def _bubblewrap(user: tuple[int, int] | None) -> str | None:
             user=None if user is None else user[0],
             group=None if user is None else user[1],
             extra_groups=None if user is None else [],
+            env={"PATH": os.defpath},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             cwd="/",

@@ -112,10 +112,9 @@ class _Start:
     async def run(self, nursery: trio.Nursery) -> tuple[Child, RunningDesktop]:
         """Raises DesktopError, or OSError where no place could be made."""
         quarters = self._quarters
-        theirs = quarters.furnish(self._directory)
+        cookie = _authority(secrets.token_bytes(16))
+        theirs = quarters.furnish(self._directory, {"authority": cookie})
         authority = theirs / "authority"
-        authority.write_bytes(_authority(secrets.token_bytes(16)))
-        quarters.give(authority)
         if quarters.user is not None and quarters.bubblewrap is None:
             _make_displays_directory()
         bound = theirs / "rfb"

@@ -6,6 +6,7 @@ from __future__ import annotations
 import fcntl
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import trio
 
 from relay.desktops import RunningDesktop, provider_for, reap_leftovers, runtime
 from relay.errors import DesktopError
-from tests.labs.desktop_processes import desktops_home, directories
+from tests.labs.desktop_processes import desktops_home, directories, until
 from tests.labs.separate_server import NOBODYS_UID, python_of_others
 
 __all__ = ["desktops_home"]
@@ -75,6 +76,21 @@ async def test_a_place_that_cannot_be_had_is_a_line_of_the_log(
     assert "no desktop can be started here" in caplog.text
     with pytest.raises(DesktopError, match="cannot make a private directory"):
         await nursery.start(provider_for("pattern").run)
+
+
+async def test_what_programs_leave_in_the_directory_goes(desktops_home: Path) -> None:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(provider_for("pattern").run)
+        (name,) = directories(desktops_home)
+        (directory,) = await trio.to_thread.run_sync(
+            lambda: list(desktops_home.glob(f"deskrelay-*/{name}"))
+        )
+        # Deeper than Python's stack, and than a path may be long.
+        deep = "for _ in range(1500): os.mkdir('deep'); os.chdir('deep')"
+        await trio.run_process([sys.executable, "-c", f"import os\n{deep}"], cwd=directory)
+        nursery.cancel_scope.cancel()
+    # The relay does not wait for all of it.
+    await until(lambda: directories(desktops_home) == [])
 
 
 # Prints where a desktop had its directory.
