@@ -95,6 +95,7 @@ class _Application(FastAPI):
 
 def create_app(services: Services) -> FastAPI:
     """The application for `services`, which stay their maker's to close."""
+    site = Site.of(services.settings)
     app = _Application(
         title="deskrelay",
         summary="Chats, and the live desktop of each over a WebSocket.",
@@ -104,8 +105,9 @@ def create_app(services: Services) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         default_response_class=SafeJSONResponse,
+        servers=[{"url": site.path}] if site.path else None,
     )
-    site = app.state.site = Site.of(services.settings)
+    app.state.site = site
     app.state.services = services
     install_error_handlers(app)
     for prefix in PREFIXES:

@@ -283,6 +283,8 @@ async def test_under_a_path_everything_stays_there(start: Start) -> None:
     response = await redeem(server, Host="desk.example", Origin=DESK)
     assert response.headers["location"] == "/desk/chats/x"
     name, attributes = cookie(response)
+    schema = (await server.client.get("/openapi.json")).json()
+    assert schema["servers"] == [{"url": "/desk"}]
     assert name == "__Secure-coder_session_token"
     assert attributes == {"httponly", "samesite=lax", "secure", "path=/desk/"}
 
