@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from fastapi import FastAPI
-from hypercorn.middleware import ProxyFixMiddleware
-from starlette.types import Receive, Scope, Send
 
-from api.http.auth import COOKIE, HEADER
+from api.http.auth import HEADER
 from api.http.errors import (
     ErrorBody,
     SafeJSONResponse,
@@ -17,9 +15,12 @@ from api.http.errors import (
     install_error_handlers,
     no_route,
 )
-from api.http.guard import Guard, own_hosts
+from api.http.guard import Guard
+from api.http.headers import SafeHeaders
 from api.http.logs import AccessLog
-from api.routes import chats, desktop, messages, ops, page
+from api.http.proxies import Proxies
+from api.http.site import COOKIE, Site
+from api.routes import chats, desktop, messages, ops, page, tokens
 from api.services import Services
 
 __all__ = ["PREFIXES", "create_app"]
@@ -71,17 +72,6 @@ def _desktop_operation() -> dict[str, Any]:
 
 
 class _Application(FastAPI):
-    entry: Any = None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Every request; with `entry` (a proxy's headers, applied) before anything else."""
-        await (self.entry or super().__call__)(scope, receive, send)
-
-    def trust_proxies(self, hops: int) -> None:
-        """Takes client, scheme and host from the last `hops` proxies' X-Forwarded headers."""
-        # Not by add_middleware: it copies the scope deeply, which by then holds this object.
-        self.entry = ProxyFixMiddleware(cast(Any, super().__call__), "legacy", hops)
-
     def openapi(self) -> dict[str, Any]:
         """FastAPI's schema, the desktop's upgrade, and where the token goes."""
         if self.openapi_schema is None:
@@ -105,6 +95,7 @@ class _Application(FastAPI):
 
 def create_app(services: Services) -> FastAPI:
     """The application for `services`, which stay their maker's to close."""
+    site = Site.of(services.settings)
     app = _Application(
         title="deskrelay",
         summary="Chats, and the live desktop of each over a WebSocket.",
@@ -114,19 +105,24 @@ def create_app(services: Services) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         default_response_class=SafeJSONResponse,
+        servers=[{"url": site.path}] if site.path else None,
     )
+    app.state.site = site
     app.state.services = services
     install_error_handlers(app)
     for prefix in PREFIXES:
         app.include_router(chats.router, prefix=prefix)
         app.include_router(messages.router, prefix=prefix)
+        app.include_router(tokens.router, prefix=prefix)
         app.router.routes.extend(desktop.routes(prefix))
     app.include_router(ops.router)
     app.include_router(page.router)
     app.router.default = no_route
-    if services.settings.trusted_proxy_hops:
-        app.trust_proxies(services.settings.trusted_proxy_hops)
     app.add_middleware(desktop.UpgradesFirst, prefixes=PREFIXES)
-    app.add_middleware(Guard, hosts=own_hosts(services.settings))
-    app.add_middleware(AccessLog)  # the last one added is the outermost
+    app.add_middleware(Guard, site=site)
+    app.add_middleware(AccessLog)
+    app.add_middleware(SafeHeaders, https=site.https)
+    if hops := services.settings.trusted_proxy_hops:
+        app.add_middleware(Proxies, hops=hops, tells_scheme=site.origin is None)
+    # The last one added is the outermost.
     return app

@@ -9,7 +9,8 @@ from __future__ import annotations
 import ctypes
 import logging
 import resource
-from typing import Final, Self
+from datetime import datetime
+from typing import Final, NamedTuple, Self
 from uuid import UUID
 
 import trio
@@ -17,7 +18,7 @@ import trio
 from api.store import Store, StoreError
 from relay import CloseCode, Session
 
-__all__ = ["LiveSession", "LiveSessions", "reserve_capacity"]
+__all__ = ["LiveSession", "LiveSessions", "Opened", "reserve_capacity"]
 
 CAPACITY_LIMIT: Final = 4_000
 """Sessions at once, those that wait for their desktop included. One core is busy with fewer."""
@@ -57,6 +58,15 @@ def trim() -> None:
         malloc_trim(0)
 
 
+class Opened(NamedTuple):
+    """Whose session it is, and what else its owner is told of it."""
+
+    user_id: UUID
+    since: datetime
+    address: str
+    view_only: bool
+
+
 class LiveSession:
     """One request for a desktop, later the session on it; `too_many` for one over the capacity."""
 
@@ -66,16 +76,26 @@ class LiveSession:
         "_stays",
         "chat_id",
         "ending",
+        "opened",
         "starting",
         "token_id",
         "too_many",
     )
 
-    def __init__(self, live: LiveSessions, chat_id: str, token_id: str, *, too_many: bool) -> None:
+    def __init__(
+        self,
+        live: LiveSessions,
+        chat_id: str,
+        token_id: str,
+        opened: Opened | None,
+        *,
+        too_many: bool,
+    ) -> None:
         self._live = live
         self._stays = False
         self.chat_id = chat_id
         self.token_id = token_id
+        self.opened = opened
         self.too_many = too_many
         self.starting = trio.CancelScope()
         self.ending: tuple[CloseCode, str] | None = None
@@ -125,9 +145,10 @@ class LiveSessions:
         self._sessions: set[LiveSession] = set()
         self._most = 0
 
-    def enter(self, chat_id: str, token_id: str) -> LiveSession:
+    def enter(self, chat_id: str, token_id: str, opened: Opened | None = None) -> LiveSession:
         """A session that is listed inside a `with` block. `chat_id` is a UUID's text."""
-        return LiveSession(self, chat_id, token_id, too_many=self.count >= self.capacity)
+        full = self.count >= self.capacity
+        return LiveSession(self, chat_id, token_id, opened, too_many=full)
 
     def add(self, session: LiveSession) -> None:
         """Lists it."""
@@ -145,6 +166,15 @@ class LiveSessions:
     def count(self) -> int:
         """Sessions there are now, those that wait for their desktop included."""
         return len(self._sessions)
+
+    def of_user(self, user_id: UUID) -> list[tuple[LiveSession, Opened]]:
+        """A user's sessions that relay, newest first."""
+        found = [
+            (session, session.opened)
+            for session in self._sessions
+            if session.opened is not None and session.opened.user_id == user_id and session.running
+        ]
+        return sorted(found, key=lambda pair: pair[1].since, reverse=True)
 
     def end_chat(self, chat_id: UUID, code: CloseCode, reason: str) -> None:
         """Ends every session on a chat's desktop, telling the viewers why."""

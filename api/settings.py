@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import fields
@@ -23,6 +24,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     model_validator,
 )
 from pydantic_settings import (
@@ -122,15 +124,32 @@ def parse_limits(values: Mapping[str, object]) -> Limits:
     return Limits(**parsed)
 
 
+# Neither user info nor a query; and what a name is made of in ASCII, as browsers write it.
+_ORIGIN: Final = r"([A-Za-z]+://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?)"
+_PATH: Final = r"((?:/(?!\.\.?(?:/|\Z))[A-Za-z0-9._~-]+)*)"
+
+
 def _origin(text: str) -> str:
     """`scheme://host[:port]` as browsers write it in `Origin`. Raises ValueError."""
     parts = urlsplit(text)
     port = parts.port  # raises ValueError where it is no port
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
+    plain = re.fullmatch(f"{_ORIGIN}/?", text)
+    if plain is None or parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"{text!r} is not an origin; write https://HOST or https://HOST:PORT")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     default_port = {"http": 80, "https": 443}[parts.scheme]
     return f"{parts.scheme}://{host}" + ("" if port in (None, default_port) else f":{port}")
+
+
+def _public_url(text: str) -> str:
+    """An origin, and behind it the path that a proxy strips, if any. Raises ValueError."""
+    found = re.fullmatch(f"{_ORIGIN}{_PATH}/?", text)
+    if found is None:
+        raise ValueError(
+            f"{text!r} is not an address that people type; write https://HOST, https://HOST:PORT "
+            "or https://HOST/PATH"
+        )
+    return _origin(found[1]) + found[2]
 
 
 def _http_url(text: str) -> str:
@@ -159,6 +178,13 @@ def _computer_version(text: str) -> str:
     if text not in VERSIONS:
         raise ValueError(f"{text!r} is none of the versions {', '.join(VERSIONS)}")
     return text
+
+
+def _max_age(value: int, info: ValidationInfo) -> int:
+    lifetime_s = info.data.get("token_lifetime_s", 0)  # missing where it is wrong itself
+    if value < lifetime_s:
+        raise ValueError(f"{value} is less than token_lifetime_s, {lifetime_s}")
+    return value
 
 
 def _limits(value: object) -> Limits:
@@ -334,8 +360,9 @@ class Settings(BaseSettings):
     database_url: str = "sqlite:///deskrelay.db"
     """SQLAlchemy's form: `sqlite:///PATH` or `postgresql+psycopg://USER@HOST/NAME`."""
 
-    public_url: Origin | None = None
-    """What people type. Browsers' `Origin` and `Host` are checked against it."""
+    public_url: Annotated[str, AfterValidator(_public_url)] | None = None
+    """What people type, with the path that a proxy strips. Scheme, `Host`, `Origin`, cookies and
+    links follow from it alone."""
 
     allowed_origins: Annotated[list[Origin], *_List] = []
     """Further origins whose pages may use this server with the session cookie."""
@@ -345,6 +372,13 @@ class Settings(BaseSettings):
 
     token_lifetime_s: Annotated[int, Field(ge=60, le=10 * 366 * 86_400)] = 7 * 86_400
     """From a token's last use (to the hour) to its end."""
+
+    token_max_age_s: Annotated[
+        int,
+        Field(ge=60, le=10 * 366 * 86_400, validate_default=True),
+        AfterValidator(_max_age),
+    ] = 30 * 86_400
+    """From when a token was made to its end, however much it is used."""
 
     risky_encodings: Annotated[list[Annotated[int, AfterValidator(check_risky)]], *_List] = []
     """Encodings that the relay can frame and by default lets no viewer ask for."""
@@ -360,11 +394,6 @@ class Settings(BaseSettings):
     def let_through(self) -> frozenset[int]:
         """The encodings that viewers may ask for."""
         return LET_THROUGH | frozenset(self.risky_encodings)
-
-    @property
-    def origins(self) -> frozenset[str]:
-        """Every origin that may use the session cookie besides the server's own."""
-        return frozenset([*self.allowed_origins, *([self.public_url] if self.public_url else [])])
 
     @classmethod
     def settings_customise_sources(

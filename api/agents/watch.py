@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -28,9 +29,12 @@ class Words(NamedTuple):
 
 
 class Watch:
-    """What somebody who watches a chat has not seen; for one waiter."""
+    """What somebody who watches a chat has not seen; for one waiter. `token_id` is what has signed
+    them in, and `ended` whether they have to go."""
 
-    def __init__(self) -> None:
+    def __init__(self, token_id: str) -> None:
+        self.token_id = token_id
+        self.ended = False
         self._told = trio.Event()
         self._changed = False
         self._words = Words()
@@ -72,9 +76,9 @@ class Followers:
         return sum(map(len, self._watches.values()))
 
     @contextmanager
-    def watch(self, chat_id: UUID) -> Iterator[Watch]:
+    def watch(self, chat_id: UUID, token_id: str = "") -> Iterator[Watch]:
         """Tells of changes of a chat's while the block runs."""
-        watch = Watch()
+        watch = Watch(token_id)
         self._watches.setdefault(chat_id, []).append(watch)
         try:
             yield watch
@@ -87,6 +91,13 @@ class Followers:
         """Tells those who watch a chat that it has changed, or what its model says."""
         for watch in self._watches.get(chat_id, ()):
             watch.tell(words)
+
+    def end_token(self, token_id: str) -> None:
+        """Whoever has signed in with that token follows no chat any more."""
+        for watch in chain.from_iterable(self._watches.values()):
+            if watch.token_id == token_id:
+                watch.ended = True
+                watch.tell()
 
     def close(self) -> None:
         """The server ends: nobody follows any chat."""

@@ -307,7 +307,11 @@ def _token(http: str | None, token_file: Path | None) -> bytes | None:
 
 def _with_store(settings: Settings, work: Callable[[Store], Awaitable[_T]]) -> _T:
     async def main() -> _T:
-        store = await Store.open(settings.database_url, token_lifetime_s=settings.token_lifetime_s)
+        store = await Store.open(
+            settings.database_url,
+            token_lifetime_s=settings.token_lifetime_s,
+            token_max_age_s=settings.token_max_age_s,
+        )
         try:
             return await work(store)
         finally:
@@ -364,25 +368,39 @@ def _own_url(binds: Sequence[str]) -> str:
 @_tokens.command("list")
 def token_list(config: Config = None) -> None:
     """List tokens; their secrets are not kept and can't be shown."""
-    tokens = _with_store(load_settings(config), lambda store: store.tokens())
-    _print_table(
-        ("ID", "USER", "CREATED", "LAST USED", "EXPIRES"),
-        (
+
+    async def work(store: Store) -> list[tuple[str, ...]]:
+        return [
             (t.id, t.user_name, *(f"{m:%Y-%m-%d %H:%M}" for m in moments))
-            for t in tokens
-            for moments in [(t.created_at, t.last_used_at, t.expires_at)]
-        ),
-    )
+            for t in await store.tokens()
+            for moments in [(t.created_at, t.last_used_at, store.ends_at(t))]
+        ]
+
+    rows = _with_store(load_settings(config), work)
+    _print_table(("ID", "USER", "CREATED", "LAST USED", "EXPIRES"), rows)
 
 
 @_tokens.command("revoke")
 def token_revoke(
-    token_id: Annotated[str, typer.Argument(metavar="ID", help="From `token list`.")],
+    token_id: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="From `token list`.", show_default=False)
+    ] = None,
+    user: Annotated[
+        str | None, typer.Option(metavar="NAME", help="All tokens of that user.")
+    ] = None,
     config: Config = None,
 ) -> None:
-    """Revoke a token: its next request is refused."""
-    if not _with_store(load_settings(config), lambda store: store.revoke_token(token_id)):
-        raise typer.TyperException("there is no token of that id; see deskrelay token list")
+    """Revoke a token, or all of a user: the next request is refused, live sessions end in 30 s."""
+    if (token_id is None) == (user is None):
+        raise typer.TyperException("give the ID of a token, or --user NAME for all of a user")
+
+    async def work(store: Store) -> None:
+        if user is not None:
+            await store.revoke_tokens_of((await _existing_user(store, user)).id)
+        elif not await store.revoke_token(token_id or ""):
+            raise typer.TyperException("there is no token of that id; see deskrelay token list")
+
+    _with_store(load_settings(config), work)
 
 
 @_chats.command("create")

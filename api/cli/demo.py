@@ -33,7 +33,11 @@ async def run_demo(settings: Settings, desktop: str, *, as_json: bool) -> None:
         choice = choose_automatically()
         desktop = choice.spec
         _say(choice.reason)
-    store = await Store.open(MEMORY_URL, token_lifetime_s=settings.token_lifetime_s)
+    store = await Store.open(
+        MEMORY_URL,
+        token_lifetime_s=settings.token_lifetime_s,
+        token_max_age_s=settings.token_max_age_s,
+    )
     try:
         user = await store.ensure_user("demo")
         workspace = await store.add_workspace(user.id, "demo", desktop)

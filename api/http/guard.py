@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from ipaddress import ip_address
 from typing import Final
-from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.http.errors import ApiError
-from api.settings import Settings
+from api.http.site import Site
 
-__all__ = ["Guard", "own_hosts"]
+__all__ = ["Guard"]
 
 HEADERS_COUNT: Final = 100
 HEADERS_BYTES: Final = 16_384
@@ -24,19 +21,13 @@ _SINGLE: Final = (b"authorization", b"coder-session-token", b"cookie", b"origin"
 (h11 refuses two Hosts.)"""
 
 
-def own_hosts(settings: Settings) -> frozenset[str | None]:
-    """The names that are this server's."""
-    binds = (f"http://{bind}" for bind in settings.bind if "/" not in bind)
-    return frozenset(urlsplit(origin).hostname for origin in [*settings.origins, *binds])
-
-
 class Guard:
-    """ASGI middleware; refuses before any route is looked up. `hosts` are this server's names;
-    None where no browser signs in to it."""
+    """ASGI middleware; refuses before any route is looked up. `site` is None where no browser signs
+    in."""
 
-    def __init__(self, app: ASGIApp, hosts: Collection[str | None] | None) -> None:
+    def __init__(self, app: ASGIApp, site: Site | None) -> None:
         self._app = app
-        self._hosts = hosts
+        self._site = site
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket") and (error := self._refusal(scope)):
@@ -63,24 +54,10 @@ class Guard:
             if names.count(name) > 1:
                 return ApiError(400, "Ambiguous request.", f"Two {name.decode()} headers.")
         host = headers[names.index(b"host")][1] if b"host" in names else b""
-        if not self._is_ours(host.decode("latin-1")):
+        if self._site is not None and not self._site.is_host(host.decode("latin-1")):
             return ApiError(
                 421,
                 "This server does not answer for that host.",
                 "Where the name is right, set public_url or allowed_origins to it.",
             )
         return None
-
-    def _is_ours(self, host: str) -> bool:
-        """Against DNS rebinding: a page's own name that points at this machine.
-
-        An address in `Host` can't be rebound; no `Host` at all (HTTP/1.0) is no browser.
-        """
-        try:
-            name = urlsplit(f"//{host}").hostname
-            if self._hosts is None or name in (None, "localhost") or name in self._hosts:
-                return True
-            ip_address(name)
-        except ValueError:
-            return False
-        return True

@@ -16,6 +16,7 @@ import trio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.http.errors import INTERNAL_ERROR, ApiError
+from api.http.headers import STATUS_MESSAGES
 
 __all__ = ["AccessLog", "configure_logging", "loggable_path"]
 
@@ -23,8 +24,6 @@ _log = structlog.stdlib.get_logger("api.access")
 
 PATH_CHARS: Final = 200
 """Of a path in the access line; ours are shorter."""
-
-_STATUS_MESSAGES: Final = ("http.response.start", "websocket.http.response.start")
 
 
 class _Stderr:
@@ -103,7 +102,7 @@ class AccessLog:
         async def watch(message: Message) -> None:
             nonlocal status
             found = None
-            if message["type"] in _STATUS_MESSAGES:
+            if message["type"] in STATUS_MESSAGES:
                 found = message["status"]
             elif message["type"] == "websocket.accept":
                 found = 101

@@ -34,10 +34,11 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.http.auth import same_origin
 from api.http.errors import FORBIDDEN, ROUTE_NOT_FOUND, ApiError
+from api.http.headers import SafeHeaders
 from api.http.logs import AccessLog
 from api.http.serve import serve_app
+from api.http.site import Site, same_origin
 from api.mcp.server import MESSAGE_BYTES, Context, MakeSession, make_server
 from api.mcp.session import ComputerSession
 from api.settings import SettingsProblem
@@ -79,7 +80,7 @@ class HttpFront:
         problem: OSError | None = None
         async with trio.open_nursery() as nursery:
             try:
-                app: ASGIApp = AccessLog(self._answer)
+                app: ASGIApp = SafeHeaders(AccessLog(self._answer))
                 urls = await nursery.start(
                     partial(
                         serve_app,
@@ -164,7 +165,7 @@ class HttpFront:
                 detail = "Send the token as Authorization: Bearer TOKEN."
                 challenge = {"WWW-Authenticate": "Bearer"}
                 return ApiError(401, "A token is required.", detail, headers=challenge).response()
-            if "origin" in headers and not same_origin(HTTPConnection(scope), frozenset()):
+            if "origin" in headers and not same_origin(HTTPConnection(scope), Site()):
                 return ApiError(403, FORBIDDEN, "Pages of other sites are not let in.").response()
         if self._manager is None:
             return ApiError(503, "The server is not ready, or going away.").response()

@@ -13,6 +13,7 @@ from starlette.convertors import Convertor, register_url_convertor
 from api.http.auth import Identity, authenticate, require_same_origin
 from api.http.body import read_body
 from api.http.errors import NOT_FOUND, SEE_LOG, ApiError, error_responses, validation_failed
+from api.http.site import site_of
 from api.services import Services, services_of
 from api.store import Chat, StoreError
 from relay.rfb.errors import CloseCode
@@ -91,10 +92,10 @@ class ChatBody(BaseModel):
 
 
 async def _signed_in(request: Request) -> Identity:
-    services = services_of(request)
-    identity = await authenticate(request, services.store)
+    site = site_of(request)
+    identity = await authenticate(request, services_of(request).store, cookie=site.cookie)
     if request.method not in _SAFE_METHODS:
-        require_same_origin(request, identity, services.settings.origins)
+        require_same_origin(request, identity, site)
     return identity
 
 

@@ -16,11 +16,12 @@ from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.http.auth import SIGNED_OUT, Identity, authenticate, same_origin
-from api.http.errors import SEE_LOG, ApiError, Validation
+from api.http.auth import SIGNED_OUT, Identity, authenticate
+from api.http.errors import INTERNAL_ERROR, SEE_LOG, ApiError, Validation
+from api.http.site import same_origin, site_of
 from api.http.takeover import Connection, NotUpgraded, current_connection
 from api.http.upgrade import check_origin, upgrade_problem
-from api.live import LiveSession
+from api.live import LiveSession, Opened
 from api.routes.chats import find_chat, parse_chat_id
 from api.services import Services, services_of
 from api.store import Access, StoreError, Token, Workspace
@@ -121,7 +122,9 @@ async def _serve(request: HTTPConnection, send: Send) -> None:
     chat_text: str = request.path_params["chat"].lower()
     identity, access = await _identify(request, services, chat_text)
     rights = _rights(request)
-    with services.live.enter(chat_text, identity.token_id) as live:
+    address = (request.scope.get("client") or ("unknown",))[0]
+    opened = Opened(identity.user_id, services.store.now(), address, rights is VIEW_ONLY)
+    with services.live.enter(chat_text, identity.token_id, opened) as live:
         connection = current_connection()
         connection.when_viewer_leaves(live.starting.cancel)
         workspace = await _workspace(services, identity, access, chat_text)
@@ -163,7 +166,8 @@ async def _identify(
         problem = upgrade_problem(scope["method"], scope["http_version"], scope["headers"])
         assert problem is not None
         raise problem
-    same = same_origin(request, services.settings.origins)
+    site = site_of(request)
+    same = same_origin(request, site)
     check_origin(request, same, by_cookie=False)
     store, chat_id = services.store, parse_chat_id(chat_text)
     access: Access | None = None
@@ -177,7 +181,7 @@ async def _identify(
                 pass  # What it is that cannot be read shows when it is looked up by itself.
         return await store.token(token_id) if access is None else access.token
 
-    identity = await authenticate(request, store, find_token)
+    identity = await authenticate(request, store, find_token, cookie=site.cookie)
     check_origin(request, same, by_cookie=identity.place == "cookie")
     return identity, access
 
@@ -196,13 +200,17 @@ async def _workspace(
     services: Services, identity: Identity, access: Access | None, chat_text: str
 ) -> Workspace:
     """The workspace whose desktop is asked for. Raises ApiError."""
-    # After a write of ours since that look it takes another: whoever archived the chat before
-    # the session was listed has not found it.
-    if (
-        access is not None
-        and access.changes == services.store.database.changes
-        and access.workspace
-    ):
+    # After a write of ours since that look it takes another: whoever archived the chat or revoked
+    # the token before the session was listed has not found it.
+    if access is not None and access.changes != services.store.database.changes:
+        access = None
+        try:
+            revoked = await services.store.token(identity.token_id) is None
+        except StoreError as error:
+            raise ApiError(500, INTERNAL_ERROR) from error
+        if revoked:
+            raise _ending(CloseCode.SIGNED_OUT)
+    if access is not None and access.workspace:
         return access.workspace
     chat = await find_chat(services, identity, chat_text)
     if chat.archived:

@@ -18,8 +18,9 @@ from starlette.types import Send
 
 from api.agents.runs import NO_MODEL, Busy
 from api.agents.watch import Words
-from api.http.auth import authenticate
+from api.http.auth import Identity, authenticate
 from api.http.errors import NOT_FOUND, SEE_LOG, ApiError, error_responses
+from api.http.site import site_of
 from api.http.takeover import current_connection
 from api.routes.chats import CHAT_PATH, ChatBody, ChatId, SignedIn, find_chat, read_json
 from api.services import Services, services_of
@@ -231,7 +232,7 @@ async def stream(
         after = max(after, int(last))
     # Proxies must not collect it: nginx has this header for that.
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return _EventStream(_follow(request, services, found, after), headers)
+    return _EventStream(_follow(request, services, identity, found, after), headers)
 
 
 def _event(kind: str, data: object, event_id: int | None = None) -> str:
@@ -246,13 +247,13 @@ def _events(words: Words) -> str:
 
 
 async def _follow(
-    request: Request, services: Services, chat: Chat, after: int
+    request: Request, services: Services, identity: Identity, chat: Chat, after: int
 ) -> AsyncGenerator[str]:
     status: object = None
     alive_at = trio.current_time() + ALIVE_S
-    with services.followers.watch(chat.id) as watch:
+    with services.followers.watch(chat.id, identity.token_id) as watch:
         words = Words()
-        while True:
+        while not watch.ended:
             try:
                 found = await services.store.chat(chat.id)
                 bodies = await _messages(services, chat, after, LISTED_LIMIT)
@@ -261,7 +262,7 @@ async def _follow(
                     yield _event("message", body.model_dump(mode="json"), body.id)
                 if trio.current_time() >= alive_at:
                     alive_at += ALIVE_S
-                    await authenticate(request, services.store)
+                    await authenticate(request, services.store, cookie=site_of(request).cookie)
                     yield ": alive\n\n"
             except (ApiError, StoreError):
                 # Signed out, or the store is away: who comes again is told which.

@@ -1,7 +1,8 @@
 """What a person's browser gets: viewer, list of chats, one-time link, and the files of these.
 
 The pages are static shells which hold no data; they ask the API, with the session cookie, and so
-need no authentication of their own. That cookie is set in one place, `open_link`.
+need no authentication of their own. That cookie is set in one place, `open_link`. What they name
+is named relative to themselves: a proxy may have put the server under a path.
 """
 
 from __future__ import annotations
@@ -16,7 +17,11 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 
-from api.http.auth import COOKIE
+from api.http.auth import browsers_token
+from api.http.site import Site, own_origin, site_of
+from api.routes.tokens import end_tokens
+from api.services import services_of
+from api.store import StoreError
 
 VIEWER = Path(__file__).parents[1] / "viewer"
 NOVNC = VIEWER / "novnc/core/rfb.js"
@@ -67,27 +72,70 @@ async def viewer(request: Request) -> Response:
 
 
 async def open_link(request: Request) -> Response:
-    """Trade a one-time link for the session cookie, and go on to the page the link is for."""
-    # Mail scanners and browsers that look ahead must not use the link up: its person is still
-    # to come. A browser drops a prefetched page whose status is not 2xx, and asks again.
-    purpose = request.headers.get("sec-purpose") or request.headers.get("purpose") or ""
-    if request.method == "HEAD" or "prefetch" in purpose:
-        return Response(status_code=503, headers=NOT_STORED)
-    redeemed = await request.app.state.services.store.redeem_link(request.path_params["code"])
-    if redeemed is None:
+    """Ask whether a one-time link is to sign this browser in; POST, the page's button, does it.
+
+    Only that button spends the link: mail scanners, previews, browsers that look ahead and pages
+    of other sites do not.
+    """
+    services, site = services_of(request), site_of(request)
+    code: str = request.path_params["code"]
+    confirmed = request.method == "POST"
+    if confirmed and not _from_own_page(request, site):
         return _notice(
-            "This link cannot be used",
-            "It was used before, has expired, or is not complete. Each link works once; ask for a"
-            " new one.",
-            410,
+            "Nobody was signed in",
+            "The link has to be opened, and confirmed on the page that it shows.",
+            403,
         )
+    try:
+        user = await services.store.link_user(code)
+        if user is None:
+            return _unusable()
+        if user.status != "active":
+            text = "The link is still good for when its user is active again: ask whoever runs this"
+            return _notice("This user is suspended", f"{text} server.", 403)
+        before = await browsers_token(request, services.store, cookie=site.cookie)
+        if not confirmed:
+            return _question(user.name, None if before is None else before.user_name)
+        redeemed = await services.store.redeem_link(code, replacing=before.id if before else None)
+    except StoreError:
+        # The store has logged it.
+        return _notice("The server had a problem", "Reload the page to try again.", 500)
+    if redeemed is None:
+        return _unusable()
+    if before is not None:
+        end_tokens(services, [before.id])
     token, path = redeemed
-    response = RedirectResponse(path, 303, NOT_STORED)
-    # No expiry: the token's own, in the store, is what counts.
-    response.set_cookie(
-        COOKIE, token, path="/", httponly=True, samesite="lax", secure=request.url.scheme == "https"
-    )
+    response = RedirectResponse(site.path + path, 303, NOT_STORED)
+    site.set_cookie(request, response, token)
     return response
+
+
+def _from_own_page(request: Request, site: Site) -> bool:
+    if "Origin" in request.headers:
+        return own_origin(request, site)
+    return request.headers.get("Sec-Fetch-Site") == "same-origin"
+
+
+def _unusable() -> Response:
+    return _notice(
+        "This link cannot be used",
+        "It was used before, has expired, or is not complete. Each link works once; ask for a"
+        " new one.",
+        410,
+    )
+
+
+def _question(user: str, before: str | None) -> Response:
+    text = "The link works once, for this browser."
+    if before is not None:
+        text = f"This browser is signed in as {before}; that ends, and so does what it has open."
+    page = Template((VIEWER / "open.html").read_text(encoding="utf-8"))
+    content = page.substitute(user=html.escape(user), text=html.escape(text))
+    policy = HEADERS["Content-Security-Policy"].replace("form-action 'none'", "form-action 'self'")
+    # Without any referrer a browser would send its form with the origin "null". The address, with
+    # the code in it, is in none.
+    own = {"Content-Security-Policy": policy, "Referrer-Policy": "strict-origin"}
+    return HTMLResponse(content, headers=NOT_STORED | own)
 
 
 async def static(request: Request) -> Response:
@@ -99,7 +147,7 @@ router = APIRouter(
     routes=[
         Route("/", home),
         Route("/chats/{chat}", viewer),
-        Route("/open/{code}", open_link),
+        Route("/open/{code}", open_link, methods=["GET", "POST"]),
         Route("/viewer/{path:path}", static),
     ]
 )

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Self
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, delete, insert, select, update
 
 from api.store.cache import AccessCache
 from api.store.database import Database
@@ -82,19 +82,32 @@ _ACCESS: Final = (
 class Store:
     """See the module. Every method raises StoreError where the database fails."""
 
-    def __init__(self, database: Database, *, clock: Clock, token_lifetime_s: int) -> None:
+    def __init__(
+        self, database: Database, *, clock: Clock, token_lifetime_s: int, token_max_age_s: int
+    ) -> None:
         self.database = database
         self._clock = clock
         self._token_lifetime_s = token_lifetime_s
+        self._token_max_age = timedelta(seconds=token_max_age_s)
         self._cache = AccessCache(database.version)
 
     @classmethod
     async def open(
-        cls, database_url: str, *, clock: Clock = utc_now, token_lifetime_s: int = 7 * 86_400
+        cls,
+        database_url: str,
+        *,
+        clock: Clock = utc_now,
+        token_lifetime_s: int = 7 * 86_400,
+        token_max_age_s: int = 30 * 86_400,
     ) -> Self:
         """As `Database.open`."""
         database = await Database.open(database_url)
-        return cls(database, clock=clock, token_lifetime_s=token_lifetime_s)
+        return cls(
+            database,
+            clock=clock,
+            token_lifetime_s=token_lifetime_s,
+            token_max_age_s=token_max_age_s,
+        )
 
     async def aclose(self) -> None:
         """As `Database.aclose`."""
@@ -159,7 +172,7 @@ class Store:
                 lifetime_s=lifetime_s,
                 created_at=now,
                 last_used_at=now,
-                expires_at=now + timedelta(seconds=lifetime_s),
+                expires_at=now + min(timedelta(seconds=lifetime_s), self._token_max_age),
             )
         )
         return f"{token_id}-{secret}"
@@ -196,20 +209,31 @@ class Store:
         rows = await self.database.rows(_TOKENS.order_by(tokens.c.created_at, tokens.c.id))
         return [Token(**_values(row)) for row in rows]
 
+    async def tokens_of(self, user_id: UUID, *, limit: int) -> list[Token]:
+        """The newest `limit` tokens of a user, newest first."""
+        newest = _TOKENS.order_by(tokens.c.created_at.desc(), tokens.c.id).limit(limit)
+        rows = await self.database.rows(newest.where(tokens.c.user_id == user_id))
+        return [Token(**_values(row)) for row in rows]
+
     def now(self) -> datetime:
         """By the store's clock."""
         return self._clock()
 
     def expired(self, token: Token) -> bool:
         """Whether `token` is past its time, by the store's clock."""
-        return self._clock() >= token.expires_at
+        return self._clock() >= self.ends_at(token)
+
+    def ends_at(self, token: Token) -> datetime:
+        """When `token` ends if it is not used; its greatest age may have been set lower since."""
+        return min(token.expires_at, token.created_at + self._token_max_age)
 
     async def touch_token(self, token: Token) -> datetime:
         """Extends a token that is in use; writes at most hourly. Returns when it expires."""
         now = self._clock()
         if now - token.last_used_at < LAST_USED_STEP:
-            return token.expires_at
-        expires_at = now + timedelta(seconds=token.lifetime_s)
+            return self.ends_at(token)
+        longest = token.created_at + self._token_max_age
+        expires_at = min(now + timedelta(seconds=token.lifetime_s), longest)
         await self.database.write(
             update(tokens)
             .where(tokens.c.id == token.id)
@@ -220,6 +244,14 @@ class Store:
     async def revoke_token(self, token_id: str) -> bool:
         """Removes a token. False if there is none of that id."""
         return bool(await self.database.write(delete(tokens).where(tokens.c.id == token_id)))
+
+    async def revoke_tokens_of(self, user_id: UUID, token_id: str | None = None) -> list[str]:
+        """Removes a user's tokens, or the one of that id if it is the user's. The ids of those
+        that there were."""
+        own = delete(tokens).where(tokens.c.user_id == user_id).returning(tokens.c.id)
+        if token_id is not None:
+            own = own.where(tokens.c.id == token_id)
+        return await self.database.run(lambda connection: list(connection.scalars(own)), write=True)
 
     # Login links
 
@@ -249,24 +281,42 @@ class Store:
         await self.database.run(work, write=True)
         return code
 
-    async def redeem_link(self, code: str) -> tuple[str, str] | None:
-        """Exchanges a link's code for (a new token, the path to show).
+    def _usable(self, code: str) -> ColumnElement[bool]:
+        return (
+            (login_links.c.code_hash == hash_secret(code))
+            & (login_links.c.expires_at > self._clock())
+            & login_links.c.used_at.is_(None)
+        )
 
-        None if the code is unknown, used or expired. Two that come at once: one wins.
+    async def link_user(self, code: str) -> User | None:
+        """Whom a link's code would sign in. None if it is unknown, used or expired."""
+        query = select(users).join(login_links).where(self._usable(code))
+        rows = await self.database.rows(query)
+        return User(rows[0].id, rows[0].name, rows[0].status) if rows else None
+
+    async def redeem_link(
+        self, code: str, *, replacing: str | None = None
+    ) -> tuple[str, str] | None:
+        """Exchanges a link's code for (a new token, the path to show), and revokes the token of
+        the id `replacing`.
+
+        None if the code is unknown, used or expired, or its user suspended, which spends nothing.
+        Two that come at once: one wins.
         """
-        now = self._clock()
 
         def work(connection: Connection) -> tuple[str, str] | None:
-            link = login_links.c.code_hash == hash_secret(code)
+            active = select(users.c.id).where(users.c.status == "active")
             claimed = connection.execute(
                 update(login_links)
-                .where(link, login_links.c.expires_at > now, login_links.c.used_at.is_(None))
-                .values(used_at=now)
-            )
-            if not claimed.rowcount:
+                .where(self._usable(code), login_links.c.user_id.in_(active))
+                .values(used_at=self._clock())
+                .returning(login_links.c.user_id, login_links.c.path)
+            ).one_or_none()
+            if claimed is None:
                 return None
-            row = connection.execute(select(login_links).where(link)).one()
-            return self._insert_token(connection, row.user_id), row.path
+            if replacing is not None:
+                connection.execute(delete(tokens).where(tokens.c.id == replacing))
+            return self._insert_token(connection, claimed.user_id), claimed.path
 
         return await self.database.run(work, write=True)
 

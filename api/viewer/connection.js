@@ -27,8 +27,9 @@ export class Connection extends EventTarget {
     super();
     this.#screen = screen;
     // Only the chat's id comes from the address. Where to connect never does: a link could
-    // otherwise aim this page, and the keys typed into it, at somebody else's server.
-    this.#api = `/api/v2/chats/${chat}`;
+    // otherwise aim this page, and the keys typed into it, at somebody else's server. It is where
+    // this script is from, under whatever path.
+    this.#api = new URL(`../api/v2/chats/${chat}`, import.meta.url);
   }
 
   /** Connect now, with all tries still to come. Ends what was going on before. */
@@ -89,8 +90,7 @@ export class Connection extends EventTarget {
     }
     if (signal.aborted) return null;
     return new Promise((resolve) => {
-      const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-      const socket = new WebSocket(`${scheme}//${location.host}${this.#api}/desktop`);
+      const socket = new WebSocket(`${this.#api}/desktop`.replace(/^http/, "ws"));
       const handshakeLimit = setTimeout(() => socket.close(), HANDSHAKE_LIMIT_MS);
       const over = new AbortController();
       let stable;

@@ -7,7 +7,7 @@ const BAR_LINGERS_MS = 2_500;
 const CLIPBOARD_PAUSE_MS = 300; // one message for a pasted or typed text, not one per letter
 
 const el = Object.fromEntries([...document.querySelectorAll("[id]")].map((node) => [node.id, node]));
-const connection = new Connection(el.screen, location.pathname.split("/")[2]);
+const connection = new Connection(el.screen, location.pathname.split("/").pop());
 let rfb = null;
 
 // --- State -------------------------------------------------------------------------------------

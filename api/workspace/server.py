@@ -27,6 +27,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from api.http.body import read_body
 from api.http.errors import FORBIDDEN, ApiError, SafeJSONResponse, install_error_handlers, no_route
 from api.http.guard import Guard
+from api.http.headers import SafeHeaders
 from api.http.logs import AccessLog
 from api.http.serve import serve_app
 from api.http.takeover import NotUpgraded, current_connection
@@ -305,8 +306,9 @@ def create_workspace_agent_app(workspace: Workspace, secret: Password | None) ->
     app.router.default = no_route
     app.add_middleware(_UpgradesFirst, upgrade=workspace.upgrade)
     app.add_middleware(_Secret, secret=secret)
-    app.add_middleware(Guard, hosts=None)
-    app.add_middleware(AccessLog)  # the last one added is the outermost
+    app.add_middleware(Guard, site=None)
+    app.add_middleware(AccessLog)
+    app.add_middleware(SafeHeaders)  # the last one added is the outermost
     return app
 
 

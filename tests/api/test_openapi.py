@@ -64,7 +64,17 @@ async def test_what_is_there(schema: dict[str, Any]) -> None:
         (method, f"/api/{version}/chats{path}")
         for version in ("v2", "experimental")
         for method, path in chats
-    } | {("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics")}
+    } | {
+        (method, f"/api/{version}/{path}")
+        for version in ("v2", "experimental")
+        for method, path in (
+            ("GET", "tokens"),
+            ("DELETE", "tokens/{token}"),
+            ("GET", "sessions"),
+            ("POST", "users/logout"),
+        )
+    }
+    expected |= {("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics")}
     assert {(method, path) for path, method, _ in operations(schema)} == expected
 
 
@@ -113,7 +123,8 @@ async def provoke(server: Web, path: str, method: str) -> AsyncIterator[httpx.Re
             await Conversations(store).begin(chat.id, uuid4())
         picture = File(uuid4(), chat.id, "image/png", b"PNG")
         await Conversations(store).add(chat.id, "user", [], [picture])
-        return path.format(chat=chat.id, file=picture.id)
+        token = await store.create_token(server.alice.id)
+        return path.format(chat=chat.id, file=picture.id, token=token[:10])
 
     async def ping() -> None:
         raise StoreError("gone")
@@ -130,6 +141,13 @@ async def provoke(server: Web, path: str, method: str) -> AsyncIterator[httpx.Re
         async with server.without_token(Cookie=f"coder_session_token={server.token}") as browser:
             headers = upgrade | {"Origin": "http://evil.example"}
             yield await browser.request(method, good, headers=headers)
+    if path.endswith("/logout"):
+        yield await client.request(method, f"{good}?everywhere=perhaps")
+        yield await client.request(method, good)
+        client.headers["Coder-Session-Token"] = await store.create_token(server.alice.id)
+        await server.break_table("tokens")
+        yield await client.request(method, good)
+        return
     if upgrade:
         yield await client.get(good)
         yield await client.get(await chat_url(workspace=False), headers=upgrade)
@@ -158,6 +176,8 @@ async def provoke(server: Web, path: str, method: str) -> AsyncIterator[httpx.Re
         for chat_id in ("42", uuid4()):
             url = path.format(chat=chat_id, file=uuid4())
             yield await client.request(method, url, headers=upgrade, content=body)
+    if "{token}" in path:
+        yield await client.request(method, path.format(token="nope"))
     if path.endswith("/chats"):
         yield await client.request(method, f"{path}?archived=perhaps", content=b"{")
     if method == "POST":
@@ -167,7 +187,8 @@ async def provoke(server: Web, path: str, method: str) -> AsyncIterator[httpx.Re
             yield await client.post(good, content=slowly())
     if path == "/readyz":
         store.database.ping = ping  # type: ignore[method-assign]
-    await server.break_table("tokens" if path == "/metrics" else "chats")
+    of_tokens = path == "/metrics" or "/tokens" in path or path.endswith("/sessions")
+    await server.break_table("tokens" if of_tokens else "chats")
     yield await client.request(method, good, headers=upgrade, content=body)
 
 

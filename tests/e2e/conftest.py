@@ -27,6 +27,7 @@ BROWSER_ARGUMENTS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--host-resolver-rules=MAP desk.example 127.0.0.1",
 )
 
 

@@ -15,8 +15,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from relay import CloseCode
-from tests.labs.e2e.commands import Demo, XServer, started
-from tests.labs.e2e.pages import INSIDE_THE_TERMINAL, TERMINAL_COLOUR, connected, shows
+from tests.labs.e2e.commands import Demo, XServer, run, server, started
+from tests.labs.e2e.pages import INSIDE_THE_TERMINAL, TERMINAL_COLOUR, connected, shows, sign_in
 from tests.labs.e2e.xdisplay import Picture, XDisplay
 from tests.labs.waiting import until
 
@@ -35,7 +35,7 @@ RETRIED = {
 @pytest.fixture
 def desktop(demo: Demo, page: Page) -> XServer:
     """The demo, opened in the browser through its link, with its terminal on the screen."""
-    page.goto(demo.viewer_url)
+    sign_in(page, demo.viewer_url)
     connected(page)
     x_server = demo.x_server()
     with x_server.look() as display:
@@ -173,7 +173,7 @@ def test_the_101_takes_no_compression(demo: Demo, page: Page) -> None:
         lambda event: answered.append(event["response"]["headers"]),
     )
     protocol.send("Network.enable")
-    page.goto(demo.viewer_url)
+    sign_in(page, demo.viewer_url)
     connected(page)
     (offer,), (answer,) = offered, answered
     assert "permessage-deflate" in offer["Sec-WebSocket-Extensions"]
@@ -184,9 +184,13 @@ def test_the_token_stays_out_of_addresses(demo: Demo, page: Page, desktop: XServ
     history = page.context.new_cdp_session(page).send("Page.getNavigationHistory")
     addresses = [page.url, *(entry["url"] for entry in history["entries"])]
     (cookie,) = page.context.cookies()
-    secrets = [demo.token, cookie["value"], demo.viewer_url.rpartition("/")[2]]
     assert page.url == demo.page_url
-    assert not [secret for secret in secrets for address in addresses if secret in address]
+    for secret in (demo.token, cookie["value"]):
+        assert not [address for address in addresses if secret in address]
+    # The way back leads to the link's page, and its code is good for nothing any more.
+    code = demo.viewer_url.rpartition("/")[2]
+    assert {address for address in addresses if code in address} <= {demo.viewer_url}
+    assert page.request.get(demo.viewer_url).status == 410
     assert (cookie["name"], cookie["httpOnly"]) == ("coder_session_token", True)
     assert cookie["sameSite"] == "Lax"
     assert page.evaluate("document.cookie") == ""
@@ -219,7 +223,7 @@ def test_a_desktop_that_cannot_be_opened_says_why(tmp_path: Path, page: Page) ->
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     with started(tmp_path, f"tcp://127.0.0.1:{port}") as demo:
-        page.goto(demo.viewer_url)
+        sign_in(page, demo.viewer_url)
         shows(page, "The desktop could not be opened")
         expect(page.get_by_text(f"127.0.0.1:{port}")).to_be_visible()
         expect(page.locator("body")).to_have_attribute("data-phase", "waiting")
@@ -281,7 +285,7 @@ window.WebSocket = class extends EventTarget {
 
 
 def test_every_end_is_explained_and_retried_where_that_helps(demo: Demo, page: Page) -> None:
-    page.goto(demo.viewer_url)
+    sign_in(page, demo.viewer_url)
     connected(page)
     page.add_init_script(CLOSING_SOCKET)
     reason = "<img src=x onerror=alert(1)>"
@@ -321,3 +325,61 @@ def test_disconnecting_and_coming_back(page: Page, desktop: XServer) -> None:
     shows(page, "Disconnected")
     page.get_by_role("button", name="Reconnect").last.click()
     connected(page)
+
+
+def test_a_link_asks_first_and_tells_whom_it_replaces(
+    environment: dict[str, str], page: Page
+) -> None:
+    first = run(environment, "token", "create", "--user", "ann", "--link")
+    second = run(environment, "token", "create", "--user", "<b>bob</b>", "--link")
+    with server(environment):
+        for _ in range(2):  # looking spends nothing
+            page.goto(first)
+            shows(page, "Sign in as ann")
+            assert page.context.cookies() == []
+        sign_in(page, first)
+        shows(page, "Your desktops")
+        page.goto(second)
+        shows(page, "Sign in as <b>bob</b>")
+        expect(page.get_by_text("This browser is signed in as ann")).to_be_visible()
+        sign_in(page, second)
+        shows(page, "Your desktops")
+        users = [line.split()[1] for line in run(environment, "token", "list").splitlines()[1:]]
+        assert users == ["<b>bob</b>"]
+
+
+def test_another_sites_page_presses_no_button(environment: dict[str, str], page: Page) -> None:
+    link = run(environment, "token", "create", "--user", "ann", "--link")
+    with server(environment):
+        # A page of another origin, whose form is sent by itself.
+        evil = (
+            f"<form method=post action='{link}'></form><script>document.forms[0].submit()</script>"
+        )
+        page.route(
+            "http://evil.example/", lambda route: route.fulfill(body=evil, content_type="text/html")
+        )
+        page.goto("http://evil.example/")
+        shows(page, "Nobody was signed in")
+        assert page.context.cookies() == []
+        sign_in(page, link)
+        shows(page, "Your desktops")
+
+
+def test_signing_out_ends_the_desktop_of_another_tab(
+    demo: Demo, page: Page, desktop: XServer
+) -> None:
+    home = page.context.new_page()
+    home.goto(demo.url)
+    home.get_by_text("Where you are signed in").click()
+    expect(home.get_by_text("This browser")).to_be_visible()
+    expect(home.get_by_text("A desktop is open at 127.0.0.1")).to_be_visible()
+    # The demo's own token, as the demo's --json prints it.
+    home.get_by_role("button", name="Revoke").click()
+    expect(home.get_by_role("button", name="Revoke")).to_have_count(0)
+    home.get_by_role("button", name="Sign out", exact=True).click()
+    shows(home, "You are signed out")
+    shows(page, "You are signed out")
+    expect(page.locator("body")).to_have_attribute("data-phase", "ended")
+    assert page.context.cookies() == []
+    with demo.http() as http:
+        assert http.get("/api/v2/chats").status_code == 401

@@ -5,7 +5,7 @@ from __future__ import annotations
 from playwright.sync_api import Page
 
 from tests.labs.e2e.commands import run, server
-from tests.labs.e2e.pages import connected, shows
+from tests.labs.e2e.pages import connected, shows, sign_in
 
 
 def test_a_browser_finds_its_desktop_again_after_a_restart(
@@ -15,7 +15,7 @@ def test_a_browser_finds_its_desktop_again_after_a_restart(
     run(environment, "workspace", "add", "box", "--user", "ann", "--desktop", "pattern")
     run(environment, "chat", "create", "--user", "ann", "--title", "Work", "--workspace", "box")
     with server(environment):
-        page.goto(link)
+        sign_in(page, link)
         page.get_by_role("link", name="Work").click()
         connected(page)
         again = page.context.new_page()

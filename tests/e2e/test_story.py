@@ -22,7 +22,7 @@ from PIL import Image
 from playwright.sync_api import Page
 
 from tests.labs.e2e.commands import run, server
-from tests.labs.e2e.pages import INSIDE_THE_TERMINAL, TERMINAL_COLOUR, connected
+from tests.labs.e2e.pages import INSIDE_THE_TERMINAL, TERMINAL_COLOUR, connected, sign_in
 from tests.labs.language_model.server import (
     ModelServer,
     model_server,
@@ -153,7 +153,7 @@ def test_an_agent_works_while_a_person_watches(
             server(environment, errors),
             httpx.Client(base_url=url, headers=token, trust_env=False) as client,
         ):
-            page.goto(link)
+            sign_in(page, link)
             page.goto(f"{url}/chats/{chat}")
             connected(page)
             until(lambda: shown_in(page) == BEFORE, "the terminal in the browser")

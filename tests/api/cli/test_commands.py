@@ -76,6 +76,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("token create", "Missing option '--user'"),
         ("token create --user \x1b[31m", "a name is 1 to 64 printable characters"),
         ("token revoke 0123456789", "there is no token of that id"),
+        ("token revoke", "give the ID of a token, or --user NAME for all of a user"),
+        ("token revoke 0123456789 --user a", "give the ID of a token, or --user NAME for all"),
+        ("token revoke --user bob", "there is no user 'bob'; deskrelay token create --user"),
         ("chat create --user bob", "there is no user 'bob'; deskrelay token create --user"),
         ("workspace add dev --user bob", "there is no user 'bob'; deskrelay token create --user"),
         ("workspace add dev --user bob --desktop x", "'x' is no desktop"),
@@ -122,8 +125,28 @@ def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
         ("risky_encodings = [7]", "deskrelay.toml: risky_encodings.0: 7 is none of the encodings"),
         ('bind = ["6080"]', "deskrelay.toml: bind.0: '6080' is not HOST:PORT"),
         ("bind = []", "deskrelay.toml: bind: "),
-        ('public_url = "desk.example"', "public_url: 'desk.example' is not an origin"),
-        ('public_url = "https://desk.example/x"', "is not an origin; write https://HOST"),
+        ('public_url = "desk.example"', "public_url: 'desk.example' is not an address that"),
+        ('public_url = ""', "public_url: '' is not an address that"),
+        ('public_url = "ftp://desk.example"', "'ftp://desk.example' is not an origin"),
+        ('public_url = "https://desk.example/x?y"', "write https://HOST, https://HOST:PORT or"),
+        ('public_url = "https://desk.example/x#y"', "write https://HOST, https://HOST:PORT or"),
+        ('public_url = "https://desk.example//x"', "write https://HOST, https://HOST:PORT or"),
+        ('public_url = "https://desk.example/x//"', "write https://HOST, https://HOST:PORT or"),
+        ('public_url = "https://desk.example/../x"', "write https://HOST, https://HOST:PORT or"),
+        ('public_url = "https://me@desk.example"', "write https://HOST, https://HOST:PORT or"),
+        ('public_url = "https://desk.example:99999"', "deskrelay.toml: public_url: Port out of"),
+        (
+            'public_url = "https://desk\\u001b[31m.example"',
+            "'https://desk\\x1b[31m.example' is not",
+        ),
+        ('allowed_origins = ["https://desk.example/x"]', "is not an origin; write https://HOST"),
+        ('allowed_origins = ["https://me@desk.example"]', "is not an origin; write https://HOST"),
+        ('allowed_origins = ["https://desk.example?x"]', "is not an origin; write https://HOST"),
+        (
+            "token_max_age_s = 86400",
+            "deskrelay.toml: token_max_age_s: 86400 is less than token_lifetime_s, 604800",
+        ),
+        ("token_lifetime_s = 5000000", "token_max_age_s: 2592000 is less than token_lifetime_s"),
         ("trusted_proxy_hops = -1", "deskrelay.toml: trusted_proxy_hops: "),
         ("token_lifetime_s = 1", "deskrelay.toml: token_lifetime_s: "),
         ('database_url = "oracle"', "cannot use the database: "),
@@ -162,6 +185,10 @@ def test_environment_is_over_the_file(
     monkeypatch.setenv("DESKRELAY_PUBLIC_URL", "https://env.example")
     assert spoken(capsys, "token", "create", "--user", "a", "--link")[1].startswith(
         "https://env.example/open/"
+    )
+    monkeypatch.setenv("DESKRELAY_PUBLIC_URL", "https://env.example/desk/")
+    assert spoken(capsys, "token", "create", "--user", "a", "--link")[1].startswith(
+        "https://env.example/desk/open/"
     )
     monkeypatch.setenv("DESKRELAY_LIMITS__READ_BYTES", "few")
     assert "'few' is not a whole number" in spoken(capsys, "chat", "list")[2]
@@ -274,6 +301,10 @@ def test_tokens_chats_and_workspaces(folder: Path, capsys: pytest.CaptureFixture
     assert spoken(capsys, "chat", "create", "--user", "alice", "--workspace", "x")[0] == 2
     assert say("token", "revoke", token[:10]) == ""
     assert len(say("token", "list").splitlines()) == 1
+    for user in ("alice", "alice", "bob"):
+        say("token", "create", "--user", user)
+    assert say("token", "revoke", "--user", "alice") == ""
+    assert [line.split()[1] for line in say("token", "list").splitlines()[1:]] == ["bob"]
     assert (folder / "deskrelay.db").exists()
 
 
@@ -329,8 +360,9 @@ async def test_demo(folder: Path, number: signal.Signals) -> None:
         async with httpx.AsyncClient(headers=headers, trust_env=False) as client:
             chat = (await client.get(f"{line['url']}/api/v2/chats/{line['chat']}")).json()
             assert chat["archived"] is False
-        async with httpx.AsyncClient(trust_env=False) as browser:
-            response = await browser.get(line["viewer_url"])
+        async with httpx.AsyncClient(trust_env=False, headers={"Origin": line["url"]}) as browser:
+            assert "Sign in as demo" in (await browser.get(line["viewer_url"])).text
+            response = await browser.post(line["viewer_url"])
             assert (response.status_code, response.headers["location"]) == (
                 303,
                 f"/chats/{line['chat']}",

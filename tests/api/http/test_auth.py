@@ -16,9 +16,9 @@ from api.http.auth import (
     authenticate,
     parse_token,
     require_same_origin,
-    same_origin,
 )
 from api.http.errors import ApiError
+from api.http.site import Site, same_origin
 from api.store import Store, User
 from tests.labs.clock import ManualClock
 
@@ -200,7 +200,7 @@ async def test_broken_store_is_an_internal_error(store: Store, alice: User) -> N
     )
 
 
-ALLOWED = frozenset({"https://desk.example"})
+ALLOWED = Site(allowed_origins=frozenset({"https://desk.example"}))
 
 
 @pytest.mark.parametrize(

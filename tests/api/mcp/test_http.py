@@ -151,6 +151,16 @@ async def test_other_hosts_and_pages_are_refused(desktops_home: Path, tmp_path: 
             assert (await asked(served.url, Origin=origin)).status_code == 403
 
 
+async def test_no_answer_is_kept(desktops_home: Path, tmp_path: Path) -> None:
+    async with serving("pattern", tmp_path) as served, httpx.AsyncClient(trust_env=False) as client:
+        for path, headers in (("", ACCEPT | {"Host": "evil.example"}), ("/nope", {})):
+            answer = await client.post(served.url + path, json=HELLO, headers=headers)
+            assert answer.status_code >= 400
+            assert answer.headers["x-content-type-options"] == "nosniff"
+            assert answer.headers["cache-control"] == "no-store"
+            assert answer.headers["referrer-policy"] == "no-referrer"
+
+
 async def test_over_ipv6(desktops_home: Path, tmp_path: Path) -> None:
     async with serving("pattern", tmp_path, bind="[::1]:0") as served:
         assert served.url.startswith("http://[::1]:")

@@ -5,85 +5,192 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
-from types import SimpleNamespace
+from urllib.parse import urljoin
 
 import httpx
 import pytest
-from fastapi import FastAPI
+import trio
 
 from api.routes import page
+from api.store import StoreError
 from relay import CloseCode
-
-TOKEN = "abcdefghij-abcdefghijklmnopqrstuv"
-
-
-class OneLink:
-    """A store with one link in it, which can be redeemed once."""
-
-    def __init__(self) -> None:
-        self.links = {"good": (TOKEN, "/chats/the-chat")}
-
-    async def redeem_link(self, code: str) -> tuple[str, str] | None:
-        return self.links.pop(code, None)
+from tests.labs.web import Web, start_web
 
 
 @pytest.fixture
-def app() -> FastAPI:
-    app = FastAPI()
-    app.state.services = SimpleNamespace(store=OneLink())
-    app.include_router(page.router)
-    return app
+async def server(nursery: trio.Nursery) -> AsyncIterator[Web]:
+    server = await start_web(nursery)
+    yield server
+    await server.aclose()
 
 
 @pytest.fixture
-async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://relay.example") as client:
+async def client(server: Web) -> AsyncIterator[httpx.AsyncClient]:
+    async with server.without_token() as client:
         yield client
 
 
-async def test_link_sets_the_cookie_and_leaves_no_trace(client: httpx.AsyncClient) -> None:
-    response = await client.get("/open/good")
+async def link(server: Web) -> str:
+    return f"/open/{await server.store.create_link(server.alice.id, '/chats/the-chat')}"
+
+
+def written(server: Web) -> object:
+    """What changes whenever anything is written."""
+    return server.store.database.changes
+
+
+async def test_a_link_asks_and_its_button_signs_in(server: Web, client: httpx.AsyncClient) -> None:
+    path = await link(server)
+    before = written(server)
+    question = await client.get(path)
+    assert (question.status_code, written(server)) == (200, before)
+    assert "<h1>Sign in as alice</h1>" in question.text
+    assert "signed in as" not in question.text.replace("Sign in as", "")
+    assert re.search(r'<form[^>]* method="post">', question.text), "to the address it is at"
+    assert "set-cookie" not in question.headers
+    assert question.headers["cache-control"] == "no-store"
+    # With no-referrer browsers would send the form with the Origin "null".
+    assert question.headers.get_list("referrer-policy") == ["strict-origin"]
+    assert "form-action 'self'" in question.headers["content-security-policy"]
+
+    response = await client.post(path, headers={"Origin": server.url})
     assert (response.status_code, response.headers["location"]) == (303, "/chats/the-chat")
     cookie, *attributes = response.headers["set-cookie"].split("; ")
-    assert cookie == f"coder_session_token={TOKEN}"
+    name, _, token = cookie.partition("=")
+    assert name == "coder_session_token"
     assert {a.lower() for a in attributes} == {"httponly", "samesite=lax", "path=/"}
     assert response.headers["cache-control"] == "no-store"
     assert response.headers["referrer-policy"] == "no-referrer"
-    assert TOKEN not in response.text
+    assert token not in response.text
+    assert (await client.get("/api/v2/chats")).status_code == 200
 
 
-async def test_cookie_is_secure_over_https(app: FastAPI) -> None:
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="https://relay.example") as client:
-        response = await client.get("/open/good")
-    assert "secure" in response.headers["set-cookie"].lower().split("; ")
+async def test_a_link_works_once(server: Web, client: httpx.AsyncClient) -> None:
+    path = await link(server)
+    assert (await client.post(path, headers={"Origin": server.url})).status_code == 303
+    for method in ("GET", "POST"):
+        again = await client.request(method, path, headers={"Origin": server.url})
+        assert again.status_code == 410
+        assert "was used before" in again.text
+        assert "set-cookie" not in again.headers
+        assert again.headers["cache-control"] == "no-store"
 
 
-async def test_link_works_once(client: httpx.AsyncClient) -> None:
-    await client.get("/open/good")
-    again = await client.get("/open/good")
-    assert again.status_code == 410
-    assert "was used before" in again.text
-    assert "set-cookie" not in again.headers
-    assert again.headers["cache-control"] == "no-store"
+async def test_a_link_that_is_late_or_none_signs_nobody_in(
+    server: Web, client: httpx.AsyncClient
+) -> None:
+    late = await link(server)
+    server.clock.advance(seconds=600)
+    for path in (late, "/open/bad", "/open/%00", "/open/" + "x" * 5000):
+        for method in ("GET", "POST"):
+            answer = await client.request(method, path, headers={"Origin": server.url})
+            assert (answer.status_code, "alice" in answer.text) == (410, False)
 
 
 @pytest.mark.parametrize(
     ("method", "headers"),
     [
+        ("GET", {}),
         ("HEAD", {}),
         ("GET", {"Sec-Purpose": "prefetch;prerender"}),
         ("GET", {"Purpose": "prefetch"}),
+        ("OPTIONS", {}),
+        ("PUT", {"Origin": "{url}"}),
+        ("POST", {}),
+        ("POST", {"Origin": "http://evil.example"}),
+        ("POST", {"Origin": "null", "Sec-Fetch-Site": "same-origin"}),
+        ("POST", {"Sec-Fetch-Site": "cross-site"}),
+        ("POST", {"Sec-Fetch-Site": "same-site"}),
+        ("POST", {"Sec-Fetch-Site": "none"}),
+        ("POST", {"Origin": "https://friend.example"}),
     ],
 )
-async def test_looking_ahead_does_not_use_the_link_up(
-    client: httpx.AsyncClient, method: str, headers: dict[str, str]
+async def test_nothing_but_the_pages_button_uses_a_link_up(
+    nursery: trio.Nursery, method: str, headers: dict[str, str]
 ) -> None:
-    ahead = await client.request(method, "/open/good", headers=headers)
-    assert ahead.status_code == 503
-    assert "set-cookie" not in ahead.headers
-    assert (await client.get("/open/good")).status_code == 303
+    server = await start_web(nursery, allowed_origins=["https://friend.example"])
+    path = await link(server)
+    before = written(server)
+    sent = {name: value.format(url=server.url) for name, value in headers.items()}
+    async with server.without_token() as client:
+        other = await client.request(method, path, headers=sent)
+        assert other.status_code == {"POST": 403, "PUT": 405, "OPTIONS": 405}.get(method, 200)
+        assert "set-cookie" not in other.headers
+        assert written(server) == before
+        answer = await client.post(path, headers={"Sec-Fetch-Site": "same-origin"})
+        assert answer.status_code == 303
+    await server.aclose()
+
+
+async def test_a_browser_that_is_signed_in_is_told_that_this_ends(
+    server: Web, client: httpx.AsyncClient
+) -> None:
+    old = await server.store.create_token(server.bob.id)
+    client.headers["Cookie"] = f"coder_session_token={old}"
+    server.clock.advance(hours=2)  # a use would be written
+    path, before = await link(server), written(server)
+    question = await client.get(path)
+    assert "<h1>Sign in as alice</h1>" in question.text
+    assert "This browser is signed in as bob" in question.text
+    assert written(server) == before
+    assert await server.store.token(old[:10]) is not None
+    assert (await client.post(path, headers={"Origin": server.url})).status_code == 303
+    assert await server.store.token(old[:10]) is None, "nobody has it any more"
+
+
+@pytest.mark.parametrize(
+    "cookie",
+    [b"nonsense", b"x" * 5000, b"abcdefghij-abcdefghijklmnopqrstuv", b"\xe9" * 10 + b"-" * 23],
+)
+async def test_a_bad_cookie_is_no_reason_not_to_sign_in(
+    server: Web, client: httpx.AsyncClient, cookie: bytes
+) -> None:
+    path = await link(server)
+    headers = [(b"Cookie", b"coder_session_token=" + cookie), (b"Origin", server.url.encode())]
+    assert "is signed in as" not in (await client.get(path, headers=headers)).text
+    assert (await client.post(path, headers=headers)).status_code == 303
+
+
+async def test_a_suspended_users_link_is_refused_and_not_spent(
+    server: Web, client: httpx.AsyncClient
+) -> None:
+    path = await link(server)
+    await server.store.set_user_status(server.alice.id, "suspended")
+    before = written(server)
+    for method in ("GET", "POST"):
+        answer = await client.request(method, path, headers={"Origin": server.url})
+        assert (answer.status_code, "set-cookie" in answer.headers) == (403, False)
+        assert "This user is suspended" in answer.text
+    assert written(server) == before
+    await server.store.set_user_status(server.alice.id, "active")
+    assert (await client.post(path, headers={"Origin": server.url})).status_code == 303
+
+
+async def test_names_are_text(server: Web, client: httpx.AsyncClient) -> None:
+    user = await server.store.ensure_user("<script>$user & co")
+    code = await server.store.create_link(user.id, "/")
+    text = (await client.get(f"/open/{code}")).text
+    assert "<h1>Sign in as &lt;script&gt;$user &amp; co</h1>" in text
+    client.headers["Cookie"] = f"coder_session_token={await server.store.create_token(user.id)}"
+    text = (await client.get(await link(server))).text
+    assert "signed in as &lt;script&gt;$user &amp; co;" in text
+
+
+async def test_a_store_that_fails_spends_nothing(
+    server: Web, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = await link(server)
+
+    async def gone(*_: object, **__: object) -> None:
+        raise StoreError("gone")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(server.store, "redeem_link", gone)
+        answer = await client.post(path, headers={"Origin": server.url})
+        assert (answer.status_code, "The server had a problem" in answer.text) == (500, True)
+        broken.setattr(server.store, "link_user", gone)
+        assert (await client.get(path)).status_code == 500
+    assert (await client.post(path, headers={"Origin": server.url})).status_code == 303
 
 
 @pytest.mark.parametrize("path", ["/", "/chats/x", "/open/bad", "/viewer/viewer.js"])
@@ -104,7 +211,8 @@ def test_pages_have_nothing_the_policy_forbids(name: str) -> None:
     text = (page.VIEWER / name).read_text(encoding="utf-8")
     assert not re.search(r"\sstyle=|<style|\son[a-z]+=|javascript:", text)
     assert not re.search(r"<script(?![^>]*\ssrc=)", text)
-    assert not re.search(r"(src|href)=\"(?!/viewer/)", text), "only files of our own"
+    assert not re.search(r"(src|href)=\"(?!(\.\./)?viewer/)", text), "only files of our own"
+    assert " action=" not in text
 
 
 @pytest.mark.parametrize("name", sorted(p.name for p in page.VIEWER.glob("*.js")))
@@ -144,8 +252,11 @@ async def test_files_have_their_types_and_are_not_sent_twice(
 
 async def test_every_file_a_page_names_is_there(client: httpx.AsyncClient) -> None:
     for name in page.VIEWER.glob("*.html"):
+        at = {"home.html": "/"}.get(name.name, "/chats/x")
         for path in re.findall(r"(?:src|href)=\"([^\"]+)\"", name.read_text(encoding="utf-8")):
-            assert (await client.get(path)).status_code == 200, path
+            # Relative, as a proxy may have put the server under a path.
+            assert not path.startswith("/")
+            assert (await client.get(urljoin(at, path))).status_code == 200, path
 
 
 @pytest.mark.parametrize(
@@ -164,7 +275,7 @@ async def test_every_file_a_page_names_is_there(client: httpx.AsyncClient) -> No
 )
 async def test_nothing_outside_the_folder_is_served(client: httpx.AsyncClient, path: str) -> None:
     # The URL as it stands: httpx would tidy the dots away.
-    url = httpx.URL("http://relay.example").copy_with(raw_path=path.encode())
+    url = client.base_url.copy_with(raw_path=path.encode())
     assert (await client.get(url)).status_code == 404
 
 

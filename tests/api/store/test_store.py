@@ -101,6 +101,79 @@ async def test_revoked_token_is_gone(store: Store) -> None:
     assert not await store.revoke_token(token_id)
 
 
+async def test_use_extends_no_token_beyond_its_greatest_age(url: str, clock: ManualClock) -> None:
+    first = await Store.open(url, clock=clock, token_lifetime_s=86_400, token_max_age_s=172_800)
+    token_id = (await first.create_token((await first.ensure_user("alice")).id))[:10]
+    end = clock.now + timedelta(days=2)
+    for _ in range(2):
+        clock.advance(hours=23)
+        token = await first.token(token_id)
+        assert token is not None
+        await first.touch_token(token)
+    used = await first.token(token_id)
+    assert used is not None
+    assert used.expires_at == end
+    clock.advance(hours=1, minutes=59)
+    assert not first.expired(used)
+    clock.advance(minutes=1)
+    assert first.expired(used)
+    short = await first.create_token(used.user_id, lifetime_s=10 * 86_400)
+    stored = await first.token(short[:10])
+    assert stored is not None
+    assert stored.expires_at == clock.now + timedelta(days=2)
+    await first.aclose()
+
+
+async def test_a_greatest_age_that_was_lowered_counts_for_old_tokens(
+    store: Store, clock: ManualClock
+) -> None:
+    token_id = (await store.create_token((await store.ensure_user("alice")).id))[:10]
+    strict = Store(store.database, clock=clock, token_lifetime_s=86_400, token_max_age_s=3_600)
+    token = await strict.token(token_id)
+    assert token is not None
+    assert strict.ends_at(token) == clock.now + timedelta(hours=1)
+    clock.advance(minutes=59)
+    assert await strict.touch_token(token) == strict.ends_at(token)
+    assert not strict.expired(token)
+    clock.advance(minutes=1)
+    assert strict.expired(token)
+    assert await strict.touch_token(token) == clock.now
+
+
+async def test_a_users_tokens_and_nobody_elses(store: Store, clock: ManualClock) -> None:
+    alice, bob = await store.ensure_user("alice"), await store.ensure_user("bob")
+    old = (await store.create_token(alice.id))[:10]
+    clock.advance(seconds=1)
+    new = (await store.create_token(alice.id))[:10]
+    other = (await store.create_token(bob.id))[:10]
+    assert [token.id for token in await store.tokens_of(alice.id, limit=9)] == [new, old]
+    assert [token.id for token in await store.tokens_of(alice.id, limit=1)] == [new]
+    assert await store.revoke_tokens_of(alice.id, other) == []
+    assert await store.revoke_tokens_of(alice.id, old) == [old]
+    assert await store.revoke_tokens_of(alice.id) == [new]
+    assert await store.revoke_tokens_of(alice.id) == []
+    assert await store.token(other) is not None
+
+
+async def test_a_link_is_looked_at_and_replaces_a_token(store: Store, clock: ManualClock) -> None:
+    user = await store.ensure_user("alice")
+    code = await store.create_link(user.id, "/", lifetime_s=60)
+    old = (await store.create_token(user.id))[:10]
+    for _ in range(2):
+        assert await store.link_user(code) == user
+    assert await store.link_user("no-such-code") is None
+    await store.set_user_status(user.id, "suspended")
+    assert await store.redeem_link(code, replacing=old) is None
+    assert await store.token(old) is not None
+    await store.set_user_status(user.id, "active")
+    assert await store.redeem_link(code, replacing=old) is not None
+    assert await store.token(old) is None
+    assert await store.link_user(code) is None
+    late = await store.create_link(user.id, "/", lifetime_s=60)
+    clock.advance(seconds=60)
+    assert await store.link_user(late) is None
+
+
 async def test_link_works_once_and_not_late(store: Store, clock: ManualClock) -> None:
     user = await store.ensure_user("alice")
     code = await store.create_link(user.id, "/chats/1", lifetime_s=60)

@@ -51,6 +51,17 @@ async def test_without_the_secret_nothing_is_looked_at(lab: Lab, path: str, give
     assert lab.desktop.starts == 0
 
 
+async def test_no_answer_is_kept(lab: Lab) -> None:
+    for answer in (
+        await lab.client.post(ACTION_PATH, content=b"{"),
+        await lab.client.post(ACTION_PATH, content=b"{", headers={"Authorization": ""}),
+        await lab.client.get(DEFAULT_PATH),
+    ):
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["referrer-policy"] == "no-referrer"
+
+
 async def test_two_secrets_are_ambiguous(lab: Lab) -> None:
     status, body = await lab.refusal(authorization="Bearer x")
     assert (status, body["message"]) == (400, "Ambiguous request.")
