@@ -31,8 +31,10 @@ __all__ = [
     "SafeJSONResponse",
     "Validation",
     "error_responses",
+    "escaped",
     "install_error_handlers",
     "no_route",
+    "safe_json",
     "validation_failed",
 ]
 
@@ -66,6 +68,18 @@ class ErrorBody(BaseModel):
     validations: list[Validation] | None = None
 
 
+def safe_json(content: Any) -> bytes:
+    """JSON as `SafeJSONResponse` has it."""
+    return escaped(json.dumps(content, allow_nan=False, separators=(",", ":")))
+
+
+def escaped(text: str) -> bytes:
+    """JSON in which no markup is found."""
+    # Only strings can hold these three in JSON, so replacing them in the text is safe.
+    text = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return text.encode()
+
+
 class SafeJSONResponse(JSONResponse):
     """JSON with everything outside printable ASCII, and `<`, `>`, `&`, as \\u escapes."""
 
@@ -75,10 +89,7 @@ class SafeJSONResponse(JSONResponse):
 
     def render(self, content: Any) -> bytes:
         """Serialises `content`."""
-        text = json.dumps(content, allow_nan=False, separators=(",", ":"))
-        # Only strings can hold these three in JSON, so replacing them in the text is safe.
-        text = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-        return text.encode("ascii")
+        return safe_json(content)
 
 
 class ApiError(Exception):
