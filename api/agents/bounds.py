@@ -87,7 +87,7 @@ def is_within_depth(value: object, depth: int = DEPTH) -> bool:
 
 def shallow(block: Block) -> Block:
     """A stored block, without what is nested too deeply in it: there were no bounds once."""
-    if is_within_depth(block):
+    if is_within_depth(block, DEPTH - 1):  # it is in a list
         return block
     flat = {name: value for name, value in block.items() if not isinstance(value, dict | list)}
     return flat | ({"input": {}} if block["type"] == "tool_use" else {})
