@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 from fastapi import Query
 
-from api.http.errors import SafeJSONResponse
+from api.http.errors import ReadyJSONResponse
 from api.store import Page
 
 __all__ = ["LISTED_LIMIT", "PAGES", "Limit", "list_response"]
@@ -38,12 +38,7 @@ PAGES: Final[dict[int | str, dict[str, Any]]] = {
 """For the schema of a route that answers with a `list_response`."""
 
 
-class _ReadyJSON(SafeJSONResponse):
-    def render(self, content: bytes) -> bytes:
-        return content
-
-
-def list_response(page: Page, **query: object) -> SafeJSONResponse:
+def list_response(page: Page, **query: object) -> ReadyJSONResponse:
     """The answer with a page, of which each item is JSON; `query` are the parameters that the next
     page is asked for with, beside `after`."""
     headers = {}
@@ -51,4 +46,6 @@ def list_response(page: Page, **query: object) -> SafeJSONResponse:
         # Relative, so that it holds behind every proxy; and without a token of the query's.
         link = urlencode({"after": page.items[-1].id, **query})
         headers["Link"] = f'<?{link}>; rel="next"'
-    return _ReadyJSON(b"[" + b",".join(item.data for item in page.items) + b"]", headers=headers)
+    return ReadyJSONResponse(
+        b"[" + b",".join(item.data for item in page.items) + b"]", headers=headers
+    )
