@@ -19,7 +19,6 @@ import http.client
 import multiprocessing
 import os
 import re
-import socket
 import statistics
 import sys
 import tempfile
@@ -40,7 +39,7 @@ from sqlalchemy import insert
 from api.store import Store
 from api.store.schema import chats, messages
 from bench.options import check_pace, chosen, parser_of
-from bench.peers.processes import listening
+from bench.peers.processes import START_S, child
 
 CHATS = 30_000
 MESSAGES = 200
@@ -115,14 +114,15 @@ async def _fill(url: str) -> tuple[str, str]:
 
 @contextmanager
 def served(url: str, token: str, chat: str) -> Iterator[Served]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    environment = {"DESKRELAY_DATABASE_URL": url, "DESKRELAY_BIND": f"127.0.0.1:{port}"}
+    environment = {"DESKRELAY_DATABASE_URL": url, "DESKRELAY_BIND": "127.0.0.1:0"}
     command = [sys.executable, "-m", "api", "serve"]
-    cpus = os.sched_getaffinity(0)
-    with listening(command, port, "http", cpus, **environment) as running:
-        assert running.pid is not None
-        yield Served(running.pid, port, token, chat)
+    with child(command, os.sched_getaffinity(0), **environment) as (process, last_words):
+        deadline = time.monotonic() + START_S
+        while not (told := re.search(r"serving at http://127.0.0.1:(\d+)", last_words())):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"the server did not start:\n{last_words()}")
+            time.sleep(0.05)
+        yield Served(process.pid, int(told[1]), token, chat)
 
 
 # Readers, each a process.

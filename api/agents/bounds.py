@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any, Final
 
-__all__ = ["ANSWER_BYTES", "TooMuch", "bounded", "is_within_depth", "shallow"]
+__all__ = ["ANSWER_BYTES", "TOO_DEEP", "TooMuch", "bounded", "is_within_depth", "shallow"]
 
 DEPTH: Final = 64
 """Objects and lists in each other, in all that is kept of an answer. Nobody's tools have ten; many
@@ -24,6 +25,9 @@ INPUT_BYTES: Final = 1 << 18
 
 ANSWER_BYTES: Final = 1 << 20
 """Of one answer, in JSON. The longest, of 64,000 tokens, have half of it."""
+
+TOO_DEEP: Final[dict[str, Any]] = reduce(lambda inner, _: {"": inner}, range(DEPTH), {})
+"""In the place of an input nested deeper than this, for which a reader may have no stack."""
 
 OTHER_REFUSED: Final = "Not executed: another call of this answer was refused."
 

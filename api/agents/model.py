@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import trio
 
-from api.agents.bounds import ANSWER_BYTES
+from api.agents.bounds import ANSWER_BYTES, TOO_DEEP, is_within_depth
 from api.agents.model_blocks import sendable
 
 if TYPE_CHECKING:
@@ -445,9 +445,11 @@ class _Message:
             if self._stop_reason == "tool_use":
                 raise
             return {}  # cut off
+        except RecursionError:
+            return TOO_DEEP
         if not isinstance(found, dict):
             raise TypeError("a tool's input is an object")
-        return found
+        return found if is_within_depth(found) else TOO_DEEP
 
 
 def _text_of(part: Mapping[str, Any]) -> str:

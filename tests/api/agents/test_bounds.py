@@ -12,13 +12,15 @@ from trio.testing import MockClock
 
 from api.agents import bounds
 from api.agents.bounds import BLOCKS, DEPTH, TooMuch, bounded, is_within_depth
+from api.agents.model import Model
 from api.agents.tools import PROBLEM_CHARS
 from api.store import Chat
 from api.store.schema import messages
 from tests.labs.agents import AgentsLab, agents_lab, last_result
 from tests.labs.language_model.client import talk
 from tests.labs.language_model.scripted import call, calls, on_screen, said
-from tests.labs.language_model.server import text_reply
+from tests.labs.language_model.server import Raw, model_server, text_reply
+from tests.labs.services import runs_over
 
 
 def depth_of(value: object) -> int:
@@ -201,3 +203,44 @@ async def test_what_a_call_gets_wrong_is_told_briefly() -> None:
         (result,) = await lab.results(chat.id)
         assert result["is_error"]
         assert len(result["content"][0]["text"]) == PROBLEM_CHARS
+
+
+@pytest.mark.parametrize("depth", [63, 300, 980, 100_000])
+async def test_an_input_that_is_nested_too_deeply_is_told_whatever_its_depth(depth: int) -> None:
+    async with model_server() as server, agents_lab() as lab:
+        model = Model(
+            api_key=server.api_key, base_url=server.url, name="claude-test", max_tokens=1000
+        )
+        lab.runs = runs_over(lab.nursery, lab.store, lab.desktops, model)
+        chat = await lab.chat()
+        given = '{"a":' * (depth - 1) + "{}" + "}" * (depth - 1)
+        server.script(tool_stream("list_agents", given), text_reply("I see."))
+        done = await lab.ask(chat)
+        assert (done.status, done.last_error) == ("waiting", None)
+        assert server.refusals == []
+        (result,) = await lab.results(chat.id)
+        assert result["content"][0]["text"] == (
+            "Not executed: the input is nested more than 62 deep."
+        )
+        await model.aclose()
+
+
+def tool_stream(name: str, given: str) -> Raw:
+    """An answer that calls a tool with the JSON text `given`."""
+    usage = {"input_tokens": 1, "output_tokens": 1}
+    block = {"type": "tool_use", "id": "toolu_1", "name": name, "input": {}}
+    delta = {"type": "input_json_delta", "partial_json": given}
+    stop = {"stop_reason": "tool_use"}
+    events: list[dict[str, Any]] = [
+        {"type": "message_start", "message": {"usage": usage}},
+        {"type": "content_block_start", "index": 0, "content_block": block},
+        {"type": "content_block_delta", "index": 0, "delta": delta},
+        {"type": "message_delta", "delta": stop, "usage": usage},
+        {"type": "message_stop"},
+    ]
+    return Raw(
+        b"".join(
+            b"event: %s\ndata: %s\n\n" % (event["type"].encode(), json.dumps(event).encode())
+            for event in events
+        )
+    )
