@@ -161,11 +161,11 @@ class Database:
 
         def work(connection: Connection) -> Page:
             items: list[Item] = []
-            room_bytes = PAGE_BYTES
+            room_bytes = PAGE_BYTES - len("[]")
             with connection.execute(query) as rows:
                 for row in rows:
                     data = made(row)
-                    room_bytes -= len(data)
+                    room_bytes -= len(data) + len(",")
                     if items and (room_bytes < 0 or len(items) == limit):
                         return Page(items, more=True)
                     items.append(Item(row.id, data))
