@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import trio
 
+from api.agents.bounds import ANSWER_BYTES, TOO_DEEP, is_within_depth
 from api.agents.model_blocks import sendable
 
 if TYPE_CHECKING:
@@ -296,6 +297,8 @@ class Model:
                 else:
                     try:
                         text = message.take(json.loads(event.data))
+                    except _Failed as error:
+                        failed, text = error, ""
                     except _NONSENSE:
                         failed, text = _Failed(_BROKEN, retryable=True), ""
                     if text:
@@ -367,7 +370,7 @@ class _Bounded:
 class _Message:
     """A message put together from the events of a stream.
 
-    Every method raises one of _NONSENSE for what makes none.
+    Every method raises one of _NONSENSE for what makes none, and _Failed for what is too long.
     """
 
     def __init__(self) -> None:
@@ -376,6 +379,7 @@ class _Message:
         self._blocks: dict[int, dict[str, Any]] = {}
         # By a block's index and field.
         self._pieces: dict[tuple[int, str], list[str]] = {}
+        self._room_chars = ANSWER_BYTES
         self._stop_reason: Any = None
         self._usage: dict[str, int] = {}
 
@@ -401,6 +405,9 @@ class _Message:
         kind = delta["type"]
         if kind in _TEXTS:
             field, name = _TEXTS[kind]
+            self._room_chars -= len(delta[name])
+            if self._room_chars < 0:
+                raise _Failed(_TOO_LONG, retryable=False)
             self._pieces.setdefault((index, field), []).append(delta[name])
         return _text_of(delta) if kind == "text_delta" else ""
 
@@ -438,9 +445,11 @@ class _Message:
             if self._stop_reason == "tool_use":
                 raise
             return {}  # cut off
+        except RecursionError:
+            return TOO_DEEP
         if not isinstance(found, dict):
             raise TypeError("a tool's input is an object")
-        return found
+        return found if is_within_depth(found) else TOO_DEEP
 
 
 def _text_of(part: Mapping[str, Any]) -> str:

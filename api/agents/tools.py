@@ -24,6 +24,9 @@ WAIT_S: Final = 300.0
 AT_WORK_LIMIT: Final = 8
 """A chat's agents that may be at work at once: they share one desktop."""
 
+PROBLEM_CHARS: Final = 1_000
+"""Of what is wrong with a call's input."""
+
 LISTED: Final = 10
 LISTED_LIMIT: Final = 50
 
@@ -134,7 +137,8 @@ class AgentTools:
                 f"{'.'.join(map(str, e['loc'])) or 'input'}: {e['msg']}"
                 for e in error.errors(include_url=False, include_input=False)
             )
-            raise ToolError("; ".join(problems)) from None
+            # It names what the model has made up, which may be any number of names.
+            raise ToolError("; ".join(problems)[:PROBLEM_CHARS]) from None
         try:
             return json.dumps(await handler(wanted))
         except StoreError:
@@ -209,14 +213,18 @@ class AgentTools:
         return _told(found) | {"terminated": True}
 
     async def _list(self, wanted: _List) -> dict[str, Any]:
-        children = await self._runs.conversations.children(self._chat.id)
-        shown = children[wanted.offset : wanted.offset + wanted.limit]
+        conversations = self._runs.conversations
+        total, _ = await conversations.count_children(self._chat.id)
+        # No database counts further than its integers, and nothing is there.
+        shown = await conversations.children(
+            self._chat.id, offset=min(wanted.offset, total), limit=wanted.limit
+        )
         return {
             "agents": [_told(child) for child in shown],
-            "total": len(children),
+            "total": total,
             "returned": len(shown),
             "offset": wanted.offset,
-            "has_more": wanted.offset + len(shown) < len(children),
+            "has_more": wanted.offset + len(shown) < total,
         }
 
     async def _child(
@@ -235,8 +243,8 @@ class AgentTools:
         return child
 
     async def _check_work(self) -> None:
-        children = await self._runs.conversations.children(self._chat.id)
-        if sum(child.status in BUSY for child in children) >= AT_WORK_LIMIT:
+        _, at_work = await self._runs.conversations.count_children(self._chat.id)
+        if at_work >= AT_WORK_LIMIT:
             raise ToolError(
                 f"{AT_WORK_LIMIT} agents are at work already. Wait for one of them, or close one."
             )

@@ -12,6 +12,8 @@ from itertools import pairwise
 from typing import Any, Final, Literal
 from uuid import UUID
 
+from api.agents.bounds import shallow
+
 __all__ = ["Block", "Load", "Stored", "request_messages"]
 
 Block = dict[str, Any]
@@ -102,7 +104,7 @@ def _said(content: Iterable[Block], seen: set[str]) -> list[Block]:
                 continue
             seen.add(block["id"])
         if not _is_empty(block):
-            blocks.append(dict(block))
+            blocks.append(dict(shallow(block)))
     # Of a reply that was cut off while the model thought. No message may end so.
     while blocks and blocks[-1]["type"] in _THINKING:
         blocks.pop()

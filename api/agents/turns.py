@@ -15,6 +15,7 @@ from uuid import UUID
 
 import trio
 
+from api.agents.bounds import TooMuch, bounded
 from api.agents.desktop import AgentDesktop, stored
 from api.agents.model import Model, ModelError, Reply
 from api.agents.runs import Ending, Run, Runs
@@ -128,16 +129,24 @@ class _Turns:
             tokens += reply.input_tokens + reply.output_tokens
             if not reply.content:
                 return "error", "The model's answer was empty. Send a message to go on."
-            await self.runs.conversations.add(
-                chat_id, "assistant", reply.content, run_id=self.run.id
-            )
+            try:
+                content, refused = bounded(reply.content)
+            except TooMuch as error:
+                self._say(history[-1].id, restarted=True)
+                return "error", str(error)
+            await self.runs.conversations.add(chat_id, "assistant", content, run_id=self.run.id)
             self.runs.followers.tell(chat_id)
-            calls = [block for block in reply.content if block["type"] == "tool_use"]
+            calls = [block for block in content if block["type"] == "tool_use"]
             paused = reply.stop_reason == "pause_turn"
             if reply.stop_reason == "refusal":
                 return "error", "The model refused to go on."
             if calls:
-                results = await self._call(calls, cut=reply.stop_reason != "tool_use")
+                if refused:
+                    results = [
+                        result_of(call, refused[call["id"]], is_error=True) for call in calls
+                    ]
+                else:
+                    results = await self._call(calls, cut=reply.stop_reason != "tool_use")
                 failed = all(result["is_error"] for result in results)
                 failures = failures + 1 if failed else 0
                 await self._save_results(results)

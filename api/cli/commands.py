@@ -39,7 +39,7 @@ from api.settings import (
     load_settings,
     parse_limits,
 )
-from api.store import Store, StoreError, User
+from api.store import Chat, Store, StoreError, User
 from relay.errors import Direction
 from relay.limits import Limits
 from relay.recordings.file import RecordingError, read
@@ -51,6 +51,9 @@ __all__ = ["app", "run"]
 _T = TypeVar("_T")
 
 NAME_CHARS: Final = 64
+
+CHATS_AT_ONCE: Final = 500
+"""Read from the store for a list of all."""
 
 app = typer.Typer(
     help="Streams a workspace's desktop to a browser.",
@@ -432,15 +435,23 @@ def chat_create(
 def chat_list(config: Config = None) -> None:
     """List everybody's chats, archived ones too."""
 
-    async def work(store: Store) -> list[tuple[object, ...]]:
+    async def work(store: Store) -> None:
         names = {user.id: user.name for user in await store.users()}
-        return [
-            (c.id, names[c.owner_id], "yes" if c.archived else "no", c.workspace_id or "-", c.title)
-            for c in await store.chats(archived=True)
-        ]
+        widest = max(map(len, ["USER", *names.values()]))
+        # Printed as they are read: there may be any number.
+        line = f"{{!s:36}}  {{:{widest}}}  {{:8}}  {{!s:36}}  {{}}"
+        print(line.format("ID", "USER", "ARCHIVED", "WORKSPACE", "TITLE"))
+        last: Chat | None = None
+        while found := await store.chats(archived=True, after=last, limit=CHATS_AT_ONCE):
+            for chat in found:
+                # Made since the list of users was read: a new user's.
+                owner = names.get(chat.owner_id, "-")
+                archived = "yes" if chat.archived else "no"
+                cells = (chat.id, owner, archived, chat.workspace_id or "-", chat.title)
+                print(line.format(*cells).rstrip())
+            last = found[-1]
 
-    rows = _with_store(load_settings(config), work)
-    _print_table(("ID", "USER", "ARCHIVED", "WORKSPACE", "TITLE"), rows)
+    _with_store(load_settings(config), work)
 
 
 @_workspaces.command("add")

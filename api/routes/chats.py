@@ -12,7 +12,15 @@ from starlette.convertors import Convertor, register_url_convertor
 
 from api.http.auth import Identity, authenticate, require_same_origin
 from api.http.body import read_body
-from api.http.errors import NOT_FOUND, SEE_LOG, ApiError, error_responses, validation_failed
+from api.http.errors import (
+    NOT_FOUND,
+    SEE_LOG,
+    ApiError,
+    error_responses,
+    safe_json,
+    validation_failed,
+)
+from api.http.pages import LISTED_LIMIT, PAGES, Limit, list_response
 from api.http.site import site_of
 from api.services import Services, services_of
 from api.store import Chat, StoreError
@@ -188,21 +196,34 @@ async def create_chat(request: Request, identity: SignedIn) -> ChatBody:
 @router.get(
     "/chats",
     summary="List chats",
-    responses=error_responses(400, 401, 500),
-    response_model_exclude_defaults=True,
+    responses=PAGES | error_responses(400, 401, 500),
+    response_model=list[ChatBody],
 )
 async def list_chats(
     request: Request,
     identity: SignedIn,
     archived: Annotated[bool, Query(description="Archived chats too.")] = False,
-) -> list[ChatBody]:
+    after: Annotated[UUID | None, Query(description="Only those behind this chat.")] = None,
+    limit: Limit = LISTED_LIMIT,
+) -> Response:
     """The caller's chats, newest first."""
     services = services_of(request)
+    store = services.store
+
+    def made(chat: Chat) -> bytes:
+        body = ChatBody.of(chat, services)
+        return safe_json(body.model_dump(mode="json", exclude_defaults=True))
+
     try:
-        chats = await services.store.chats(identity.user_id, archived=archived)
+        last = None if after is None else await store.chat(after)
+        if after is not None and (last is None or last.owner_id != identity.user_id):
+            raise validation_failed([{"loc": ("after",), "msg": "No chat of yours has this id."}])
+        page = await store.chats_page(
+            identity.user_id, made, limit=limit, archived=archived, after=last
+        )
     except StoreError as error:
         raise ApiError(500, "Internal error fetching chats.", SEE_LOG) from error
-    return [ChatBody.of(chat, services) for chat in chats]
+    return list_response(page, limit=limit, **({"archived": "true"} if archived else {}))
 
 
 @router.get(

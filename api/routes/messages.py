@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from datetime import datetime
 from typing import Annotated, Any, Final
@@ -19,17 +19,15 @@ from starlette.types import Send
 from api.agents.runs import NO_MODEL, Busy
 from api.agents.watch import Words
 from api.http.auth import Identity, authenticate
-from api.http.errors import NOT_FOUND, SEE_LOG, ApiError, error_responses
+from api.http.errors import NOT_FOUND, SEE_LOG, ApiError, error_responses, escaped
+from api.http.pages import LISTED_LIMIT, PAGES, Limit, list_response
 from api.http.site import site_of
 from api.http.takeover import current_connection
 from api.routes.chats import CHAT_PATH, ChatBody, ChatId, SignedIn, find_chat, read_json
 from api.services import Services, services_of
-from api.store import Chat, Message, StoreError
+from api.store import Chat, MessageText, Page, StoreError
 
 __all__ = ["router"]
-
-LISTED_LIMIT: Final = 200
-"""Messages in one answer. Pictures are not in them."""
 
 TEXT_CHARS: Final = 32_000
 """Of one message: some 8,000 tokens. More belongs into a file of the workspace."""
@@ -39,6 +37,9 @@ BODY_BYTES: Final = 12 * TEXT_CHARS + 1024
 
 LAST_ID: Final = 2**31 - 1
 """Of PostgreSQL's integers; it and SQLite fail over larger ones."""
+
+PIECE_CHARS: Final = 4_096
+"""Of what a model is saying, in one event: 48 KiB in JSON at the most."""
 
 ALIVE_S: Final = 15.0
 """So often a stream says something where nothing happens: proxies end what is silent for 60 s. And
@@ -64,11 +65,6 @@ class MessageBody(BaseModel):
         ),
     ]
     created_at: datetime
-
-    @classmethod
-    def of(cls, message: Message) -> MessageBody:
-        """As clients see `message`."""
-        return cls.model_validate(message, from_attributes=True)
 
 
 router = APIRouter(tags=["messages"])
@@ -108,30 +104,42 @@ async def say(request: Request, identity: SignedIn, chat: ChatId) -> ChatBody:
     return ChatBody.of(await find_chat(services, identity, chat), services)
 
 
-async def _messages(services: Services, chat: Chat, after: int, limit: int) -> list[MessageBody]:
+def _made(message: MessageText) -> bytes:
+    """As `MessageBody`. What is stored is JSON already, and is neither parsed nor made anew: that
+    takes no time, and nothing in it can fail."""
+    # Between tokens alone JSON has line breaks, and an event must not.
+    content = message.content.replace("\r", " ").replace("\n", " ")
+    created_at = message.created_at.isoformat().replace("+00:00", "Z")
+    return escaped(
+        f'{{"id":{message.id},"role":{json.dumps(message.role)},"content":{content},'
+        f'"created_at":"{created_at}"}}'
+    )
+
+
+async def _messages(services: Services, chat: Chat, after: int, limit: int) -> Page:
     try:
-        found = await services.conversations.messages(chat.id, after=after, limit=limit)
+        return await services.conversations.messages_page(chat.id, _made, after=after, limit=limit)
     except StoreError as error:
         raise ApiError(500, "Internal error fetching messages.", SEE_LOG) from error
-    return [MessageBody.of(message) for message in found]
 
 
 @router.get(
     f"{CHAT_PATH}/messages",
     summary="Read what was said",
-    responses=error_responses(400, 401, 404, 500),
+    response_model=list[MessageBody],
+    responses=PAGES | error_responses(400, 401, 404, 500),
 )
 async def list_messages(
     request: Request,
     identity: SignedIn,
     chat: ChatId,
     after: Annotated[int, Query(ge=0, le=LAST_ID, description="Only those behind this id.")] = 0,
-    limit: Annotated[int, Query(ge=1, le=LISTED_LIMIT)] = LISTED_LIMIT,
-) -> list[MessageBody]:
+    limit: Limit = LISTED_LIMIT,
+) -> Response:
     """The messages, oldest first."""
     services = services_of(request)
     found = await find_chat(services, identity, chat)
-    return await _messages(services, found, after, limit)
+    return list_response(await _messages(services, found, after, limit), limit=limit)
 
 
 @router.get(
@@ -193,7 +201,7 @@ message is void). A client that was cut off goes on behind the last message that
 class _EventStream(StreamingResponse):
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[str], headers: dict[str, str]) -> None:
+    def __init__(self, events: AsyncGenerator[str | bytes], headers: dict[str, str]) -> None:
         super().__init__(events, headers=headers)
         self._events = events
 
@@ -235,20 +243,21 @@ async def stream(
     return _EventStream(_follow(request, services, identity, found, after), headers)
 
 
-def _event(kind: str, data: object, event_id: int | None = None) -> str:
+def _event(kind: str, data: object) -> str:
     # JSON has no line breaks of its own, so that it is one line of data.
-    line = f"id: {event_id}\n" if event_id is not None else ""
-    return f"{line}event: {kind}\ndata: {json.dumps(data)}\n\n"
+    return f"event: {kind}\ndata: {json.dumps(data)}\n\n"
 
 
-def _events(words: Words) -> str:
-    restart = _event("restart", {}) if words.restarted else ""
-    return restart + (_event("text", {"text": words.text}) if words.text else "")
+def _events(words: Words) -> Iterator[str]:
+    if words.restarted:
+        yield _event("restart", {})
+    for at in range(0, len(words.text), PIECE_CHARS):
+        yield _event("text", {"text": words.text[at : at + PIECE_CHARS]})
 
 
 async def _follow(
     request: Request, services: Services, identity: Identity, chat: Chat, after: int
-) -> AsyncGenerator[str]:
+) -> AsyncGenerator[str | bytes]:
     status: object = None
     alive_at = trio.current_time() + ALIVE_S
     with services.followers.watch(chat.id, identity.token_id) as watch:
@@ -256,10 +265,11 @@ async def _follow(
         while not watch.ended:
             try:
                 found = await services.store.chat(chat.id)
-                bodies = await _messages(services, chat, after, LISTED_LIMIT)
-                for body in bodies:
-                    after = body.id
-                    yield _event("message", body.model_dump(mode="json"), body.id)
+                page = await _messages(services, chat, after, LISTED_LIMIT)
+                while page.items:
+                    after = page.items[0].id
+                    # Taken out: while nothing happens, the stream holds nothing.
+                    yield b"id: %d\nevent: message\ndata: %b\n\n" % page.items.pop(0)
                 if trio.current_time() >= alive_at:
                     alive_at += ALIVE_S
                     await authenticate(request, services.store, cookie=site_of(request).cookie)
@@ -267,11 +277,12 @@ async def _follow(
             except (ApiError, StoreError):
                 # Signed out, or the store is away: who comes again is told which.
                 return
-            if len(bodies) == LISTED_LIMIT:
+            if page.more:
                 continue
             # Otherwise the message that the words became has been sent.
             if words.behind == after:
-                yield _events(words)
+                for event in _events(words):
+                    yield event
             if found is None or found.archived or services.followers.closing:
                 return
             now = {"status": found.status}
@@ -285,4 +296,5 @@ async def _follow(
                 if changed or words.behind != after or trio.current_time() >= alive_at:
                     break
                 # No look at the database for each piece of text.
-                yield _events(words)
+                for event in _events(words):
+                    yield event

@@ -5,7 +5,18 @@ from __future__ import annotations
 
 from api.store.conversations import Conversations
 from api.store.database import StoreError
-from api.store.records import Access, Chat, File, Message, Token, User, Workspace
+from api.store.records import (
+    Access,
+    Chat,
+    File,
+    Item,
+    Message,
+    MessageText,
+    Page,
+    Token,
+    User,
+    Workspace,
+)
 from api.store.store import Clock, Store, utc_now
 
 __all__ = [
@@ -14,7 +25,10 @@ __all__ = [
     "Clock",
     "Conversations",
     "File",
+    "Item",
     "Message",
+    "MessageText",
+    "Page",
     "Store",
     "StoreError",
     "Token",

@@ -8,7 +8,7 @@ that may be another process's writes it down, and the run looks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -18,6 +18,8 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
+    Text,
+    cast,
     delete,
     exists,
     func,
@@ -27,7 +29,7 @@ from sqlalchemy import (
 )
 
 from api.store.database import StoreError
-from api.store.records import Chat, File, Message
+from api.store.records import Chat, File, Message, MessageText, Page
 from api.store.schema import chats, files, messages, users, waiting_messages
 from api.store.store import Store
 
@@ -36,6 +38,10 @@ __all__ = ["ABANDONED", "BUSY", "LEASE_S", "Conversations"]
 LEASE_S: Final = 30
 """How long a chat may stand as running when nobody runs it any more. It is renewed three times as
 often."""
+
+MESSAGES_AT_ONCE: Final = 4
+"""Read from the database for a page of them. What a user says has 384 KB at the most, what a model
+says 1 MiB."""
 
 ABANDONED: Final = "The server stopped while it was at work. Send a message to go on."
 
@@ -99,15 +105,26 @@ class Conversations:
 
         return await self._store.database.run(work, write=True)
 
-    async def children(self, chat_id: UUID) -> list[Chat]:
+    async def children(
+        self, chat_id: UUID, *, offset: int = 0, limit: int | None = None
+    ) -> list[Chat]:
         """Those that a chat has spawned, newest first."""
         query = (
             select(chats)
             .where(chats.c.parent_id == chat_id)
             .order_by(chats.c.created_at.desc(), chats.c.id)
+            .offset(offset)
+            .limit(limit)
         )
         rows = await self._store.database.rows(query)
         return [Chat(**row._mapping) for row in rows]
+
+    async def count_children(self, chat_id: UUID) -> tuple[int, int]:
+        """How many a chat has spawned, and how many of them somebody works at."""
+        at_work = func.count().filter(chats.c.status.in_(BUSY))
+        query = select(func.count(), at_work).where(chats.c.parent_id == chat_id)
+        row = await self._store.database.run(lambda connection: connection.execute(query).one())
+        return row[0], row[1]
 
     # Who runs a chat.
 
@@ -216,6 +233,27 @@ class Conversations:
         )
         rows = await self._store.database.rows(query)
         return [Message(**row._mapping) for row in rows]
+
+    async def messages_page(
+        self, chat_id: UUID, made: Callable[[MessageText], bytes], *, after: int, limit: int
+    ) -> Page:
+        """The same as a page of what `made` makes of each, in a thread."""
+        query = (
+            select(
+                messages.c.id,
+                messages.c.role,
+                cast(messages.c.content, Text).label("content"),
+                messages.c.created_at,
+            )
+            .where(messages.c.chat_id == chat_id, messages.c.id > after)
+            .order_by(messages.c.id)
+        )
+        return await self._store.database.page(
+            query,
+            lambda row: made(MessageText(**row._mapping)),
+            limit=limit,
+            rows_at_once=MESSAGES_AT_ONCE,
+        )
 
     async def add(
         self,

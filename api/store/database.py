@@ -20,14 +20,18 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from api.store.engine import THREADS, DataVersion, make_engine
 from api.store.migrations.upgrade import migrate
+from api.store.records import Item, Page
 
-__all__ = ["ANSWER_S", "MEMORY_URL", "Database", "StoreError"]
+__all__ = ["ANSWER_S", "MEMORY_URL", "PAGE_BYTES", "Database", "StoreError"]
 
 MEMORY_URL: Final = "sqlite://"
 
 ANSWER_S: Final = 6.0
 """For one transaction, and the wait for a thread before it. Longer than SQLite waits for another
 process (`BUSY_TIMEOUT_S`), whose own error says more."""
+
+PAGE_BYTES: Final = 1 << 20
+"""Of a page, in the form in which it is handed out. A single longer item is a page by itself."""
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +50,9 @@ class Database:
         # The in-memory database is one connection, which two threads must not share.
         threads = 1 if isinstance(engine.pool, StaticPool) else THREADS
         self._limiter = trio.CapacityLimiter(threads)
+        # Making a page is work for Python, and each thread that works makes Trio's wait longer for
+        # its turn. So there is one, and the other threads are free for what is short.
+        self._paging = trio.Lock()
         # How often this process has written: who has looked tells by it whether to look again.
         self.changes = 0
         self._counting = threading.Lock()
@@ -138,6 +145,37 @@ class Database:
     async def rows(self, query: Select[Any]) -> Sequence[Row[Any]]:
         """What one query finds, as a transaction."""
         return await self.run(lambda connection: connection.execute(query).all())
+
+    async def page(
+        self,
+        query: Select[Any],
+        made: Callable[[Row[Any]], bytes],
+        *,
+        limit: int,
+        rows_at_once: int,
+    ) -> Page:
+        """What `query` finds first: at most `limit` rows and `PAGE_BYTES` of what `made` makes of
+        them, but one row at least. Each row has an `id`. `made` is called in a thread, and no more
+        than `rows_at_once` rows are held beside the page."""
+        query = query.limit(limit + 1).execution_options(yield_per=rows_at_once)
+
+        def work(connection: Connection) -> Page:
+            items: list[Item] = []
+            room_bytes = PAGE_BYTES - len("[]")
+            with connection.execute(query) as rows:
+                for row in rows:
+                    data = made(row)
+                    room_bytes -= len(data) + len(",")
+                    if items and (room_bytes < 0 or len(items) == limit):
+                        return Page(items, more=True)
+                    items.append(Item(row.id, data))
+            return Page(items, more=False)
+
+        with trio.move_on_after(ANSWER_S):
+            async with self._paging:
+                return await self.run(work)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        raise StoreError("no answer")
 
     async def ping(self) -> None:
         """Raises StoreError unless the database answers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 from typing import Any, Final, Self, cast
@@ -19,7 +20,18 @@ THREADS: Final = 5
 """Calls that run at once: SQLAlchemy's pool keeps as many connections."""
 
 
-_QUIET: Final[dict[str, Any]] = {"hide_parameters": True}
+UNREADABLE: Final = "[What was said here is nested too deeply to be read.]"
+
+
+def _from_json(text: str | bytes) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError:
+        # Nothing is written so deep any more; a chat that has it would fail at every look.
+        return [{"type": "text", "text": UNREADABLE}]
+
+
+_COMMON: Final[dict[str, Any]] = {"hide_parameters": True, "json_deserializer": _from_json}
 """Errors are logged with their causes, and what was said in a chat is a statement's parameter."""
 
 _LIBPQ: Final = {
@@ -40,15 +52,15 @@ def make_engine(database_url: str) -> Engine:
         libpq = _LIBPQ if url.get_driver_name() in ("psycopg", "psycopg2") else {}
         arguments = {name: value for name, value in libpq.items() if name not in url.query}
         return create_engine(
-            url, pool_size=THREADS, pool_pre_ping=True, connect_args=arguments, **_QUIET
+            url, pool_size=THREADS, pool_pre_ping=True, connect_args=arguments, **_COMMON
         )
     if url.database in (None, "", ":memory:"):
         arguments = {"check_same_thread": False}
-        engine = create_engine(url, poolclass=StaticPool, connect_args=arguments, **_QUIET)
+        engine = create_engine(url, poolclass=StaticPool, connect_args=arguments, **_COMMON)
     else:
         _keep_private(url.database)
         arguments = {"timeout": BUSY_TIMEOUT_S}
-        engine = create_engine(url, pool_size=THREADS, connect_args=arguments, **_QUIET)
+        engine = create_engine(url, pool_size=THREADS, connect_args=arguments, **_COMMON)
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

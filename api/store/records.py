@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
-__all__ = ["Access", "Chat", "File", "Message", "Token", "User", "Workspace"]
+__all__ = [
+    "Access",
+    "Chat",
+    "File",
+    "Item",
+    "Message",
+    "MessageText",
+    "Page",
+    "Token",
+    "User",
+    "Workspace",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +93,15 @@ class Message:
     created_at: datetime
 
 
+class MessageText(NamedTuple):
+    """A message whose content is the JSON text that is stored."""
+
+    id: int
+    role: str
+    content: str
+    created_at: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class File:
     """A picture of a chat's messages."""
@@ -101,3 +121,18 @@ class Access:
     token: Token | None
     workspace: Workspace | None
     changes: int
+
+
+class Item(NamedTuple):
+    """One of a list, in the form in which it is handed out."""
+
+    id: Any
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of a list. `more`: there is something behind its last item."""
+
+    items: list[Item] = field(repr=False)
+    more: bool

@@ -119,7 +119,7 @@ chats = Table(
     Column("running_until", UtcDateTime),  # by then whoever runs it has said so again
     Column("run_id", Uuid),  # of whoever runs it
     Column("interruption", String(16)),  # asked | answer, see Conversations.interrupt
-    Index(None, "owner_id"),
+    Index(None, "owner_id", "created_at", "id"),
     Index(None, "parent_id"),
 )
 

@@ -14,12 +14,25 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Self
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, Connection, Row, bindparam, delete, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    Uuid,
+    bindparam,
+    delete,
+    insert,
+    literal,
+    select,
+    tuple_,
+    update,
+)
 
 from api.store.cache import AccessCache
 from api.store.database import Database
-from api.store.records import Access, Chat, Token, User, Workspace
-from api.store.schema import chats, login_links, tokens, users, workspaces
+from api.store.records import Access, Chat, Page, Token, User, Workspace
+from api.store.schema import UtcDateTime, chats, login_links, tokens, users, workspaces
 
 __all__ = ["LINK_LIFETIME_S", "Clock", "Store", "hash_secret", "utc_now"]
 
@@ -28,6 +41,9 @@ LAST_USED_STEP: Final = timedelta(hours=1)
 
 LINK_LIFETIME_S: Final = 600
 """A login link is for somebody who is waiting for it."""
+
+CHATS_AT_ONCE: Final = 50
+"""Read from the database for a page of them. Each has 4 KiB at the most."""
 
 _BASE62: Final = string.digits + string.ascii_letters
 _TOKEN_ID_LENGTH: Final = 10
@@ -77,6 +93,19 @@ _ACCESS: Final = (
     )
     .where(tokens.c.id == bindparam("token_id"))
 )
+
+
+def _chats(owner_id: UUID | None, archived: bool, after: Chat | None) -> Select[Any]:
+    query = select(chats).order_by(chats.c.created_at.desc(), chats.c.id.desc())
+    if owner_id is not None:
+        query = query.where(chats.c.owner_id == owner_id)
+    if not archived:
+        query = query.where(~chats.c.archived)
+    if after is not None:
+        # Of literals, so that they are written as the columns' types are.
+        place = (literal(after.created_at, UtcDateTime), literal(after.id, Uuid))
+        query = query.where(tuple_(chats.c.created_at, chats.c.id) < tuple_(*place))
+    return query
 
 
 class Store:
@@ -376,15 +405,35 @@ class Store:
         rows = await self.database.rows(select(chats).where(chats.c.id == chat_id))
         return Chat(**_values(rows[0])) if rows else None
 
-    async def chats(self, owner_id: UUID | None = None, *, archived: bool = False) -> list[Chat]:
-        """One owner's chats (None: everybody's), newest first; archived ones only if asked."""
-        query = select(chats).order_by(chats.c.created_at.desc(), chats.c.id)
-        if owner_id is not None:
-            query = query.where(chats.c.owner_id == owner_id)
-        if not archived:
-            query = query.where(~chats.c.archived)
-        rows = await self.database.rows(query)
-        return [Chat(**_values(row)) for row in rows]
+    async def chats(
+        self,
+        owner_id: UUID | None = None,
+        *,
+        archived: bool = False,
+        after: Chat | None = None,
+        limit: int | None = None,
+    ) -> list[Chat]:
+        """One owner's chats (None: everybody's), newest first, behind `after`; archived ones only
+        if asked."""
+        query = _chats(owner_id, archived, after).limit(limit)
+        return [Chat(**_values(row)) for row in await self.database.rows(query)]
+
+    async def chats_page(
+        self,
+        owner_id: UUID,
+        made: Callable[[Chat], bytes],
+        *,
+        limit: int,
+        archived: bool = False,
+        after: Chat | None = None,
+    ) -> Page:
+        """The same of one owner's, as a page of what `made` makes of each, in a thread."""
+        return await self.database.page(
+            _chats(owner_id, archived, after),
+            lambda row: made(Chat(**_values(row))),
+            limit=limit,
+            rows_at_once=CHATS_AT_ONCE,
+        )
 
     async def set_archived(self, chat_id: UUID, archived: bool) -> bool:
         """Archives or unarchives a chat and those that it has spawned. False if the chat was so

@@ -65,22 +65,40 @@ async function showSignIns() {
 el.out.addEventListener("click", () => change("users/logout", "POST"));
 el.everywhere.addEventListener("click", () => change("users/logout?everywhere=true", "POST"));
 
-try {
-  const response = await ask("chats");
-  const body = await response.json();
-  el.account.hidden = response.status === 401;
-  if (response.status === 401) {
-    say("You are signed out", "Open the link that the server printed, or ask whoever runs it for one: “deskrelay token create --link” makes it.");
-  } else if (!response.ok) {
-    say("The chats cannot be listed", body.message);
-  } else if (body.length === 0) {
-    say("Your desktops", "You have no chats yet.");
-  } else {
-    say("Your desktops", "Choose the chat whose desktop you want to see.");
-    el.chats.append(...body.map(chatItem));
-    el.chats.hidden = false;
-  }
-  if (response.ok) await showSignIns();
-} catch {
-  say("The server cannot be reached", "It may be restarting. Reload the page in a moment.");
+// Where the list goes on: `Link: <?after=...>; rel="next"`, relative to what was answered.
+function behind(response) {
+  const next = /<([^>]*)>; *rel="next"/.exec(response.headers.get("Link") ?? "");
+  return next && new URL(next[1], response.url);
 }
+
+/** Adds a page of chats to the list; where that cannot be done, what is there stays. */
+async function load(address) {
+  el.more.disabled = true;
+  try {
+    const response = await ask(address);
+    const body = await response.json();
+    el.account.hidden = response.status === 401;
+    if (response.status === 401) {
+      say("You are signed out", "Open the link that the server printed, or ask whoever runs it for one: “deskrelay token create --link” makes it.");
+    } else if (!response.ok) {
+      say("The chats cannot be listed", body.message);
+    } else if (body.length === 0 && el.chats.hidden) {
+      say("Your desktops", "You have no chats yet.");
+    } else {
+      say("Your desktops", "Choose the chat whose desktop you want to see.");
+      el.chats.append(...body.map(chatItem));
+      el.chats.hidden = false;
+      const next = behind(response);
+      el.more.hidden = !next;
+      el.more.onclick = () => load(next);
+    }
+    return response.ok;
+  } catch {
+    say("The server cannot be reached", "It may be restarting. Reload the page in a moment.");
+    return false;
+  } finally {
+    el.more.disabled = false;
+  }
+}
+
+if (await load("chats")) await showSignIns().catch(() => say("The server cannot be reached", "It may be restarting. Reload the page in a moment."));

@@ -38,7 +38,10 @@ from relay.computer.input import (
 from relay.errors import DesktopError
 from relay.rfb.pixels.canvas import Array
 
-__all__ = ["Action", "Actor", "Desktop", "parse"]
+__all__ = ["PICTURE", "Action", "Actor", "Desktop", "parse"]
+
+PICTURE: Final = "screenshot_data"
+"""The field of an answer that has a picture, in base64."""
 
 DURATION_LIMIT_MS: Final = 300_000
 """Of one wait or held key: five minutes, as the computer tool has it."""
@@ -436,10 +439,10 @@ class Actor:
 
 async def _picture(output: str, pixels: Array, size: Size) -> Answer:
     # In a thread: it takes longer than other tasks of the process should wait.
-    file = await trio.to_thread.run_sync(png, pixels, size)
+    data = await trio.to_thread.run_sync(lambda: base64.b64encode(png(pixels, size)))
     return {
         "output": output,
-        "screenshot_data": base64.b64encode(file).decode("ascii"),
+        PICTURE: data.decode("ascii"),
         "screenshot_width": size[0],
         "screenshot_height": size[1],
     }

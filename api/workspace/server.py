@@ -25,7 +25,14 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.http.body import read_body
-from api.http.errors import FORBIDDEN, ApiError, SafeJSONResponse, install_error_handlers, no_route
+from api.http.errors import (
+    FORBIDDEN,
+    ApiError,
+    ReadyJSONResponse,
+    install_error_handlers,
+    no_route,
+    safe_json,
+)
 from api.http.guard import Guard
 from api.http.headers import SafeHeaders
 from api.http.logs import AccessLog
@@ -35,7 +42,7 @@ from api.http.upgrade import upgrade_problem
 from api.live import SPARE_CONNECTIONS, reserve_capacity
 from api.run import end_on_signal
 from api.settings import SettingsProblem
-from api.workspace.actions import Action, Actor, Desktop, parse
+from api.workspace.actions import PICTURE, Action, Actor, Desktop, parse
 from relay import client
 from relay.bridge import READ_BYTES, bridge
 from relay.desktops import Desktops, RunningDesktop, provider_for
@@ -293,7 +300,8 @@ def create_workspace_agent_app(workspace: Workspace, secret: Password | None) ->
 
     async def action(request: Request) -> Response:
         wanted = parse(await read_body(request, BODY_BYTES))
-        return SafeJSONResponse(await _unless_left(request, partial(workspace.act, wanted)))
+        answer = await _unless_left(request, partial(workspace.act, wanted))
+        return ReadyJSONResponse(_with_picture(answer))
 
     async def health(_request: Request) -> Response:
         return PlainTextResponse("OK")
@@ -310,6 +318,16 @@ def create_workspace_agent_app(workspace: Workspace, secret: Password | None) ->
     app.add_middleware(AccessLog)
     app.add_middleware(SafeHeaders)  # the last one added is the outermost
     return app
+
+
+def _with_picture(answer: dict[str, Any]) -> bytes:
+    """An answer as JSON. Base64 needs no escapes, and to look for what does takes 30 ms for a
+    picture of 3 MB."""
+    picture = answer.pop(PICTURE, None)
+    body = safe_json(answer)
+    if picture is None:
+        return body
+    return b'%b,"%b":"%b"}' % (body[:-1], PICTURE.encode(), picture.encode("ascii"))
 
 
 async def _unless_left(

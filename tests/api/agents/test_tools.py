@@ -123,7 +123,7 @@ async def test_a_database_that_fails_is_told(
     async with agents_lab() as lab:
         chat = await lab.chat()
 
-        async def fail(*_arguments: object) -> None:
+        async def fail(*_arguments: object, **_more: object) -> None:
             raise StoreError("gone")
 
         monkeypatch.setattr(lab.store, "chat", fail)

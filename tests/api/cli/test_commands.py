@@ -24,6 +24,7 @@ from trio_websocket import ConnectionClosed, wrap_client_stream
 
 from api.cli.commands import run
 from api.settings import load_settings
+from api.store import Chat, Store
 from relay import Password, PasswordFile
 from relay.rfb.errors import CloseCode
 from tests.labs.processes import descendants
@@ -306,6 +307,32 @@ def test_tokens_chats_and_workspaces(folder: Path, capsys: pytest.CaptureFixture
     assert say("token", "revoke", "--user", "alice") == ""
     assert [line.split()[1] for line in say("token", "list").splitlines()[1:]] == ["bob"]
     assert (folder / "deskrelay.db").exists()
+
+
+def test_every_chat_is_listed_however_many(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once: list[int] = []
+    chats = Store.chats
+
+    async def few(store: Store, *given: Any, **more: Any) -> list[Chat]:
+        found = await chats(store, *given, **more)
+        at_once.append(len(found))
+        return found
+
+    monkeypatch.setattr(Store, "chats", few)
+    monkeypatch.setattr("api.cli.commands.CHATS_AT_ONCE", 2)
+    spoken(capsys, "token", "create", "--user", "a-rather-long-name")
+    made = [
+        spoken(capsys, "chat", "create", "--user", "a-rather-long-name", "--title", f"no. {n}")[1]
+        for n in range(5)
+    ]
+    status, out, _ = spoken(capsys, "chat", "list")
+    head, *lines = out.splitlines()
+    assert status == 0
+    assert at_once == [2, 2, 1, 0]
+    assert sorted(line.split()[0] for line in lines) == sorted(chat.strip() for chat in made)
+    assert {line.index("no. ") for line in lines} == {head.index("TITLE")}
 
 
 # Serving

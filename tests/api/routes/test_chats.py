@@ -388,7 +388,7 @@ async def test_a_bug_is_logged_and_answered(server: Web, monkeypatch: pytest.Mon
     async def chats(*_: object, **__: object) -> None:
         raise LookupError("a bug")
 
-    monkeypatch.setattr(server.store, "chats", chats)
+    monkeypatch.setattr(server.store, "chats_page", chats)
     with capture_logs() as lines:
         response = await server.client.get(CHATS)
     check_error(

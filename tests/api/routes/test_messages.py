@@ -15,7 +15,7 @@ import trio
 from api.agents.model import Reply
 from api.http.serve import serve_app
 from api.services import Services
-from api.store import Chat, Message
+from api.store import Chat, Page
 from relay.desktops import Desktops, provider_for
 from tests.labs.agents import to_spawned
 from tests.labs.language_model.scripted import Talker, call, calls, on_screen, said
@@ -266,15 +266,15 @@ async def test_words_of_a_message_do_not_come_behind_it(
     server: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     services = services_of(server)
-    messages = services.conversations.messages
+    messages = services.conversations.messages_page
 
-    async def slow(chat_id: UUID, *, after: int = 0, limit: int | None = None) -> list[Message]:
+    async def slow(*given: Any, **more: Any) -> Page:
         # Of the run the follower sees the end only.
-        while services.runs._runs and limit is not None:
+        while services.runs._runs:
             await trio.sleep(0.01)
-        return await messages(chat_id, after=after, limit=limit)
+        return await messages(*given, **more)
 
-    monkeypatch.setattr(services.conversations, "messages", slow)
+    monkeypatch.setattr(services.conversations, "messages_page", slow)
     chat = await new_chat(server)
     async with follow(server, chat) as events:
         await events.next()
