@@ -41,7 +41,7 @@ class Lab:
         self.ends: list[tuple[trio.testing.MemorySendStream, Far]] = []
         self.fails = False
 
-    async def reach(self, key: object, spec: str, way: Way) -> object:
+    async def reach(self, key: object, spec: str, way: Way, _owner: str = "") -> object:
         return await way(Running(self))
 
     async def open(self) -> DesktopEnd:
