@@ -8,6 +8,7 @@ from playwright.sync_api import Page, expect
 
 from api.http.pages import LISTED_LIMIT
 from tests.labs.e2e.commands import started
+from tests.labs.e2e.pages import sign_in
 
 
 def test_more_chats_than_one_answer_has(tmp_path: Path, page: Page) -> None:
@@ -15,7 +16,7 @@ def test_more_chats_than_one_answer_has(tmp_path: Path, page: Page) -> None:
         with demo.http() as http:
             for number in range(LISTED_LIMIT):
                 http.post("/api/v2/chats", json={"title": f"Chat {number}"}).raise_for_status()
-        page.goto(demo.viewer_url)
+        sign_in(page, demo.viewer_url)
         page.goto(f"{demo.url}/")
         chats = page.locator("#chats li")
         more = page.get_by_role("button", name="More")
@@ -35,7 +36,7 @@ def test_a_page_that_cannot_be_had_keeps_what_is_there(tmp_path: Path, page: Pag
         with demo.http() as http:
             for _ in range(LISTED_LIMIT):
                 http.post("/api/v2/chats", json={}).raise_for_status()
-        page.goto(demo.viewer_url)
+        sign_in(page, demo.viewer_url)
         page.goto(f"{demo.url}/")
         more = page.get_by_role("button", name="More")
         expect(more).to_be_enabled()
