@@ -7,9 +7,12 @@ from typing import Any, Final, cast
 
 from fastapi import FastAPI
 from hypercorn.middleware import ProxyFixMiddleware
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from api.budgets import OverBudget
 from api.http.auth import COOKIE, HEADER
+from api.http.budgets import RequestBudget, refusal
 from api.http.errors import (
     ErrorBody,
     SafeJSONResponse,
@@ -57,7 +60,7 @@ dialled, and the desktop is dialled before the 101."""
 
 def _desktop_operation() -> dict[str, Any]:
     """The upgrade is not FastAPI's, so its description is written by hand."""
-    errors = error_responses(400, 401, 403, 404, 426, 500, 503)
+    errors = error_responses(400, 401, 403, 404, 426, 429, 500, 503)
     return {
         "tags": ["chats"],
         "summary": "Open a chat's desktop",
@@ -103,6 +106,15 @@ class _Application(FastAPI):
         return self.openapi_schema
 
 
+def _add_budgets(app: FastAPI, services: Services) -> None:
+    async def on_over_budget(_request: object, over: Exception) -> Response:
+        assert isinstance(over, OverBudget)
+        return refusal(services.budgets, over).response()
+
+    app.add_exception_handler(OverBudget, on_over_budget)
+    app.add_middleware(RequestBudget, budgets=services.budgets)
+
+
 def create_app(services: Services) -> FastAPI:
     """The application for `services`, which stay their maker's to close."""
     app = _Application(
@@ -127,6 +139,7 @@ def create_app(services: Services) -> FastAPI:
     if services.settings.trusted_proxy_hops:
         app.trust_proxies(services.settings.trusted_proxy_hops)
     app.add_middleware(desktop.UpgradesFirst, prefixes=PREFIXES)
+    _add_budgets(app, services)
     app.add_middleware(Guard, hosts=own_hosts(services.settings))
     app.add_middleware(AccessLog)  # the last one added is the outermost
     return app

@@ -34,6 +34,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from api.budgets import BudgetSettings
 from relay.computer.versions import VERSIONS
 from relay.desktops import provider_for
 from relay.dialling.passwords import Password, PasswordFile, PasswordSource
@@ -333,6 +334,8 @@ class Settings(BaseSettings):
     desktop: DesktopSettings = DesktopSettings()
 
     model: ModelSettings = ModelSettings()
+
+    budgets: BudgetSettings = BudgetSettings()
 
     @cached_property
     def let_through(self) -> frozenset[int]:

@@ -66,11 +66,6 @@ class Followers:
         self._watches: dict[UUID, list[Watch]] = {}
         self.closing = False
 
-    @property
-    def count(self) -> int:
-        """How many watch a chat now."""
-        return sum(map(len, self._watches.values()))
-
     @contextmanager
     def watch(self, chat_id: UUID) -> Iterator[Watch]:
         """Tells of changes of a chat's while the block runs."""

@@ -23,6 +23,8 @@ from hypercorn.config import Config
 from hypercorn.trio.worker_context import WorkerContext
 from starlette.types import ASGIApp
 
+from api.http.budgets import address_key
+from api.http.crowd import Crowd
 from api.http.http1 import HttpServer
 from api.http.takeover import READ_TIMEOUT_S, Connection
 from api.live import SPARE_CONNECTIONS
@@ -115,16 +117,21 @@ class _Connections:
     """Every open connection, served in a nursery that a cancellation does not reach at once."""
 
     def __init__(
-        self, app: ASGIApp, limit: int, tls: ssl.SSLContext | None, read_timeout_s: float
+        self,
+        app: ASGIApp,
+        crowd: Crowd[Connection],
+        tls: ssl.SSLContext | None,
+        read_timeout_s: float,
+        *,
+        behind_proxy: bool,
     ) -> None:
-        self._limit = limit
+        self._crowd = crowd
+        self._behind_proxy = behind_proxy
         self._tls = tls
         self._read_timeout_s = read_timeout_s
         self._app = ASGIWrapper(cast(Any, app))
         self._config = _config()
         self._context = WorkerContext(None)
-        self._open: set[Connection] = set()
-        self._full = False
         self._ending = trio.Event()
         self._empty = trio.Event()
 
@@ -145,7 +152,7 @@ class _Connections:
             await self._empty.wait()
         # Hypercorn's sends are shielded: only a closed socket ends one to a client that does
         # not read. Sessions keep their own deadlines.
-        for connection in self._open:
+        for connection in self._crowd.members():
             if not connection.taken_over:
                 connection.abort()
 
@@ -154,21 +161,16 @@ class _Connections:
         self._tell_empty()
 
     def _tell_empty(self) -> None:
-        if self._ending.is_set() and not self._open:
+        if self._ending.is_set() and not self._crowd.members():
             self._empty.set()
 
     async def serve(self, stream: trio.SocketStream) -> None:
         """One connection from its first byte to its last. `trio.serve_listeners` closes it, at
         once where there are too many: their descriptors would be missing where sessions run."""
-        if len(self._open) >= self._limit:
-            if not self._full:
-                _log.warning("%d connections are open; more are closed unread", self._limit)
-            self._full = True
-            return
-        self._full = False
         secured = stream if self._tls is None else _encrypted(stream, self._tls)
-        connection = Connection(secured, self._read_timeout_s)
-        self._open.add(connection)
+        connection = Connection(secured, self._crowd, self._address(stream), self._read_timeout_s)
+        if not self._crowd.enter(connection):
+            return
         try:
             if isinstance(secured, trio.SSLStream) and not await _agreed(secured):
                 return
@@ -182,8 +184,17 @@ class _Connections:
             # Hypercorn lets some of its own errors out.
             _log.exception("a connection failed unexpectedly")
         finally:
-            self._open.discard(connection)
+            self._crowd.leave(connection)
             self._tell_empty()
+
+    def _address(self, stream: trio.SocketStream) -> str | None:
+        """Whose connection it is; None where that cannot be told by who is at its other end."""
+        if self._behind_proxy or stream.socket.family == socket.AF_UNIX:
+            return None
+        try:
+            return address_key(stream.socket.getpeername()[0])
+        except OSError:
+            return None  # It has gone already.
 
 
 def _encrypted(stream: trio.SocketStream, tls: ssl.SSLContext) -> trio.SSLStream[trio.SocketStream]:
@@ -225,6 +236,8 @@ async def serve(
         app,
         bind=bind,
         limit=live.capacity + SPARE_CONNECTIONS,
+        idle_per_address=services.settings.budgets.idle_connections_per_address,
+        behind_proxy=services.settings.trusted_proxy_hops > 0,
         beside=partial(live.watch_store, services.store),
         end=end,
         task_status=task_status,
@@ -236,6 +249,8 @@ async def serve_app(
     *,
     bind: Sequence[str],
     limit: int,
+    idle_per_address: int | None = None,
+    behind_proxy: bool = False,
     end: Callable[[], object] = lambda: None,
     beside: Callable[[], Awaitable[None]] = trio.sleep_forever,
     tls: ssl.SSLContext | None = None,
@@ -243,13 +258,16 @@ async def serve_app(
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """As `serve`, for any application: at most `limit` connections at once, `beside` runs
-    meanwhile, and `end` is called once no more are accepted. A client that has sent nothing for
+    meanwhile, and `end` is called once no more are accepted. Of one address at most
+    `idle_per_address` (by default half of `limit`) do nothing, unless the server is `behind_proxy`
+    and they are all the proxy's. A client that has sent nothing for
     `read_timeout_s` has left, also while its request is being answered."""
     listeners: dict[trio.SocketListener, str] = {}
     try:
         for address in bind:
             listeners[_listen(address)] = address
-        connections = _Connections(app, limit, tls, read_timeout_s)
+        crowd: Crowd[Connection] = Crowd(limit, idle_per_address or max(1, limit // 2))
+        connections = _Connections(app, crowd, tls, read_timeout_s, behind_proxy=behind_proxy)
         async with trio.open_nursery() as nursery:
             holding = await nursery.start(connections.hold)
             try:

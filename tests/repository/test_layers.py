@@ -64,6 +64,7 @@ API = {
     "api.store": Room(1, "what is kept in the database"),
     "api.settings": Room(1, "the settings, from file and environment"),
     "api.metrics": Room(1, "what /metrics tells"),
+    "api.budgets": Room(0, "what one user, desktop or address may have at once"),
 }
 PLAN = RELAY | API
 

@@ -28,6 +28,7 @@ from api.http import serve as serving
 from api.http import takeover
 from api.http.serve import serve
 from api.live import SPARE_CONNECTIONS, LiveSessions
+from api.settings import Settings
 
 
 async def app(scope: Any, _receive: Any, send: Any) -> None:
@@ -47,7 +48,10 @@ class App:
 
     state = SimpleNamespace(
         services=SimpleNamespace(
-            live=LiveSessions(), store=None, followers=SimpleNamespace(close=lambda: None)
+            live=LiveSessions(),
+            store=None,
+            followers=SimpleNamespace(close=lambda: None),
+            settings=Settings.model_construct(),
         )
     )
     __call__ = staticmethod(app)
