@@ -27,6 +27,7 @@ from relay.net import streams
 __all__ = [
     "READ_BYTES",
     "READ_TIMEOUT_S",
+    "ClientStream",
     "Connection",
     "NotUpgraded",
     "current_connection",
@@ -109,6 +110,9 @@ class Connection:
         self._switching = False
         self._switched = False
         self._carry: Callable[[], Awaitable[None]] | None = None
+
+    def make_current(self) -> None:
+        """For `current_connection` in the running task, and those that it starts."""
         _current.set(self)
 
     # What Hypercorn calls.
