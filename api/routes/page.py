@@ -16,7 +16,10 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 
+from api.budgets import OverBudget
 from api.http.auth import COOKIE
+from api.http.budgets import address_of
+from api.services import services_of
 
 VIEWER = Path(__file__).parents[1] / "viewer"
 NOVNC = VIEWER / "novnc/core/rfb.js"
@@ -43,10 +46,10 @@ async def _file(request: Request, path: str) -> Response:
     return response
 
 
-def _notice(title: str, text: str, status: int) -> Response:
+def _notice(title: str, text: str, status: int, headers: dict[str, str] | None = None) -> Response:
     page = Template((VIEWER / "notice.html").read_text(encoding="utf-8"))
     content = page.substitute(title=html.escape(title), text=html.escape(text))
-    return HTMLResponse(content, status, NOT_STORED)
+    return HTMLResponse(content, status, NOT_STORED | (headers or {}))
 
 
 async def home(request: Request) -> Response:
@@ -66,6 +69,18 @@ async def viewer(request: Request) -> Response:
     return await _file(request, "index.html")
 
 
+async def _redeem(request: Request, code: str) -> tuple[str, str] | None:
+    """As `Store.redeem_link`. Raises OverBudget for an address that has tried too many codes."""
+    services, address = services_of(request), address_of(request.scope)
+    services.budgets.links.check(address)
+    redeemed = await services.store.redeem_link(code)
+    if redeemed is None:
+        services.budgets.links.failed(address)
+    else:
+        services.budgets.log_ins.succeeded(address, redeemed[0])
+    return redeemed
+
+
 async def open_link(request: Request) -> Response:
     """Trade a one-time link for the session cookie, and go on to the page the link is for."""
     # Mail scanners and browsers that look ahead must not use the link up: its person is still
@@ -73,7 +88,12 @@ async def open_link(request: Request) -> Response:
     purpose = request.headers.get("sec-purpose") or request.headers.get("purpose") or ""
     if request.method == "HEAD" or "prefetch" in purpose:
         return Response(status_code=503, headers=NOT_STORED)
-    redeemed = await request.app.state.services.store.redeem_link(request.path_params["code"])
+    try:
+        redeemed = await _redeem(request, request.path_params["code"])
+    except OverBudget as over:
+        services_of(request).budgets.refused(over)
+        text = "Wait some minutes, then open your link again."
+        return _notice(over.message, text, 429, {"Retry-After": str(over.retry_after_s)})
     if redeemed is None:
         return _notice(
             "This link cannot be used",

@@ -16,6 +16,7 @@ import trio
 
 from api.agents.model import Reply
 from api.budgets import BudgetSettings
+from api.live import CAPACITY_LIMIT
 from api.services import Services
 from api.store import User
 from relay.desktops import Desktops, provider_for
@@ -232,6 +233,29 @@ async def test_sessions_and_streams_share_what_there_is() -> None:
         response = await web.client.get("/readyz")
         is_refused(response, 503, "Not ready.", "It has as many sessions and streams as it takes.")
         assert (await web.client.get("/healthz")).status_code == 200
+
+
+async def test_a_server_without_a_free_connection_is_not_ready(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("api.http.serve.SPARE_CONNECTIONS", 3 - CAPACITY_LIMIT)
+    async with serving() as web:
+        assert (await web.client.get("/readyz")).status_code == 200
+        async with AsyncExitStack() as stack:
+            for address in ("127.0.0.2", "127.0.0.3"):
+                idle = await trio.open_tcp_stream("127.0.0.1", _port(web), local_address=address)
+                await stack.enter_async_context(idle)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            response = await web.client.get("/readyz")
+            is_refused(response, 503, "Not ready.", "It has as many connections as it takes.")
+            assert (await web.client.get("/healthz")).status_code == 200
+        with trio.fail_after(PATIENCE_S):
+            while (await web.client.get("/readyz")).status_code == 503:
+                await trio.sleep(0.01)
+
+
+def _port(web: Web) -> int:
+    return int(web.url.rpartition(":")[2])
 
 
 # Chats at work.

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from api.budgets import Budgets, BudgetSettings
 from api.routes import page
 from relay import CloseCode
 
@@ -30,7 +31,7 @@ class OneLink:
 @pytest.fixture
 def app() -> FastAPI:
     app = FastAPI()
-    app.state.services = SimpleNamespace(store=OneLink())
+    app.state.services = SimpleNamespace(store=OneLink(), budgets=Budgets(BudgetSettings()))
     app.include_router(page.router)
     return app
 
@@ -67,6 +68,19 @@ async def test_link_works_once(client: httpx.AsyncClient) -> None:
     assert "was used before" in again.text
     assert "set-cookie" not in again.headers
     assert again.headers["cache-control"] == "no-store"
+
+
+async def test_who_tries_codes_is_made_to_wait(client: httpx.AsyncClient) -> None:
+    statuses = [(await client.get(f"/open/{number}")).status_code for number in range(10)]
+    assert statuses == [410] * 10
+    response = await client.get("/open/good")
+    assert (response.status_code, response.headers["retry-after"]) == (429, "60")
+    assert "Too many links" in response.text
+    assert response.headers["cache-control"] == "no-store"
+    # Others are not asked to, and the code was not spent.
+    transport = httpx.ASGITransport(client._transport.app, client=("192.0.2.1", 1))  # type: ignore[attr-defined]
+    async with httpx.AsyncClient(transport=transport, base_url="http://relay.example") as other:
+        assert (await other.get("/open/good")).status_code == 303
 
 
 @pytest.mark.parametrize(
