@@ -60,8 +60,9 @@ class BudgetSettings(BaseModel):
     requests_per_s_per_address: _Rate = 300
     """A page that loads is 70 requests, and many people may be behind one address."""
 
-    requests_burst_s: _Rate = 10
-    """So many seconds' worth of requests may come at once, where none came before."""
+    requests_burst_s: _Rate = 4
+    """So many seconds' worth of requests may come at once, where none came before. Those of one
+    address, 1,200, keep the server busy for most of a second."""
 
     idle_connections_per_address: _Count = 200
     """Without a request that is being answered: browsers keep some open for the next one."""

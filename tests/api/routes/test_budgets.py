@@ -278,8 +278,9 @@ async def test_sixty_held_chats_of_one_user_leave_another_theirs() -> None:
         is_refused(response, 429, "Too many chats are at work.", "One user has 20 at the most.")
         url = f"/api/v2/chats/{await a_chat(web, web.bob)}"
         assert (await bob.post(f"{url}/messages", json={"text": "Hello."})).status_code == 202
-        while "status" in (await bob.get(url)).json():
-            await trio.sleep(0.01)
+        with trio.fail_after(PATIENCE_S):
+            while "status" in (await bob.get(url)).json():
+                await trio.sleep(0.01)
         (_, answer) = (await bob.get(f"{url}/messages")).json()
         assert answer["content"][0]["text"] == "done"
 
