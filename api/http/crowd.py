@@ -2,10 +2,10 @@
 
 One that has a session or a stream is set apart: those have budgets of their own. All others are
 their address's, and an address has so many at the most that do nothing, neither asking nor being
-answered: of these the oldest goes, and where that happens too often, which costs too much, the new
-one does, unread. And where all connections are taken, the address that has the
-most gives one up for another address. So nobody keeps the others out with connections alone,
-whether nothing is ever sent on them, half a request, or nothing of the answers is read.
+answered: of these the oldest goes. Where that happens too often, which costs too much, the new one
+does, unread. And where all connections are taken, the address that has the most gives one up for
+another address. So nobody keeps the others out with connections alone, whether nothing is ever sent
+on them, half a request, or nothing of the answers is read.
 """
 
 from __future__ import annotations
@@ -58,6 +58,9 @@ class Crowd(Generic[_Member]):
     def full(self) -> bool:
         """Whether there is room for one more only where another goes."""
         return len(self._open) >= self._limit
+
+    def __len__(self) -> int:
+        return len(self._open)
 
     def members(self) -> list[_Member]:
         """All of them."""

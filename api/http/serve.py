@@ -170,7 +170,7 @@ class _Connections:
         self._tell_empty()
 
     def _tell_empty(self) -> None:
-        if self._ending.is_set() and not self._crowd.members():
+        if self._ending.is_set() and not self._crowd:
             self._empty.set()
 
     async def accept(self, listening: socket.socket) -> None:
