@@ -6,8 +6,11 @@ from importlib.metadata import version
 from typing import Any, Final
 
 from fastapi import FastAPI
+from starlette.responses import Response
 
+from api.budgets import OverBudget
 from api.http.auth import HEADER
+from api.http.budgets import RequestBudget, refusal
 from api.http.errors import (
     ErrorBody,
     SafeJSONResponse,
@@ -58,7 +61,7 @@ dialled, and the desktop is dialled before the 101."""
 
 def _desktop_operation() -> dict[str, Any]:
     """The upgrade is not FastAPI's, so its description is written by hand."""
-    errors = error_responses(400, 401, 403, 404, 426, 500, 503)
+    errors = error_responses(400, 401, 403, 404, 426, 429, 500, 503)
     return {
         "tags": ["chats"],
         "summary": "Open a chat's desktop",
@@ -93,6 +96,15 @@ class _Application(FastAPI):
         return self.openapi_schema
 
 
+def _add_budgets(app: FastAPI, services: Services) -> None:
+    async def on_over_budget(_request: object, over: Exception) -> Response:
+        assert isinstance(over, OverBudget)
+        return refusal(services.budgets, over).response()
+
+    app.add_exception_handler(OverBudget, on_over_budget)
+    app.add_middleware(RequestBudget, budgets=services.budgets)
+
+
 def create_app(services: Services) -> FastAPI:
     """The application for `services`, which stay their maker's to close."""
     site = Site.of(services.settings)
@@ -119,6 +131,7 @@ def create_app(services: Services) -> FastAPI:
     app.include_router(page.router)
     app.router.default = no_route
     app.add_middleware(desktop.UpgradesFirst, prefixes=PREFIXES)
+    _add_budgets(app, services)
     app.add_middleware(Guard, site=site)
     app.add_middleware(AccessLog)
     app.add_middleware(SafeHeaders, https=site.https)

@@ -9,12 +9,15 @@ from __future__ import annotations
 import ctypes
 import logging
 import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Final, NamedTuple, Self
 from uuid import UUID
 
 import trio
 
+from api.budgets import EVERYBODY, Held, OverBudget, Place
 from api.store import Store, StoreError
 from relay import CloseCode, Session
 
@@ -71,7 +74,9 @@ class LiveSession:
     """One request for a desktop, later the session on it; `too_many` for one over the capacity."""
 
     __slots__ = (
+        "_held",
         "_live",
+        "_places",
         "_session",
         "_stays",
         "chat_id",
@@ -92,6 +97,8 @@ class LiveSession:
         too_many: bool,
     ) -> None:
         self._live = live
+        self._held: Held | None = None
+        self._places: tuple[Place, ...] = ()
         self._stays = False
         self.chat_id = chat_id
         self.token_id = token_id
@@ -116,6 +123,14 @@ class LiveSession:
     def leave(self) -> None:
         """There is no such session any more."""
         self._live.discard(self)
+        if self._held is not None:
+            self._held.release(*self._places)
+            self._held = None
+
+    def take(self, held: Held, *places: Place) -> None:
+        """Takes those places of `held`, until the session leaves. Raises OverBudget."""
+        held.take(*places)
+        self._held, self._places = held, (*self._places, *places)
 
     def attach(self, session: Session) -> None:
         """From here on it is `session` that `end` ends; at once, if `end` was called already."""
@@ -138,17 +153,34 @@ class LiveSession:
 
 
 class LiveSessions:
-    """The sessions of this process, `capacity` at the most."""
+    """The sessions of this process, and its streams: `capacity` of both at the most."""
 
     def __init__(self, capacity: int = CAPACITY_LIMIT) -> None:
         self.capacity = capacity
+        self.streams = 0
         self._sessions: set[LiveSession] = set()
         self._most = 0
 
     def enter(self, chat_id: str, token_id: str, opened: Opened | None = None) -> LiveSession:
         """A session that is listed inside a `with` block. `chat_id` is a UUID's text."""
-        full = self.count >= self.capacity
-        return LiveSession(self, chat_id, token_id, opened, too_many=full)
+        return LiveSession(self, chat_id, token_id, opened, too_many=self.full)
+
+    @contextmanager
+    def stream(self) -> Iterator[None]:
+        """A stream, while the block runs: a connection that stays, as a session is. Raises
+        OverBudget where there are as many sessions and streams as there may be."""
+        if self.full:
+            raise OverBudget("streams", EVERYBODY, None, self.capacity)
+        self.streams += 1
+        try:
+            yield
+        finally:
+            self.streams -= 1
+
+    @property
+    def full(self) -> bool:
+        """Whether there are as many as there may be."""
+        return self.count + self.streams >= self.capacity
 
     def add(self, session: LiveSession) -> None:
         """Lists it."""

@@ -38,6 +38,13 @@ class Metrics:
             registry=self._registry,
         )
 
+        self._over_budget = Counter(
+            "deskrelay_budget_refusals",
+            "What was refused because a budget was used up (docs/http.md)",
+            ["budget"],
+            registry=self._registry,
+        )
+
     def session_begins(self) -> None:
         self._live.inc()
 
@@ -53,6 +60,9 @@ class Metrics:
 
     def refused(self, direction: Direction, rule: str) -> None:
         self._refused.labels(direction.value, rule).inc()
+
+    def over_budget(self, budget: str) -> None:
+        self._over_budget.labels(budget).inc()
 
     def text(self) -> bytes:
         """The exposition, in Prometheus' text format."""

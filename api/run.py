@@ -23,8 +23,10 @@ from api.agents.runs import Runs
 from api.agents.turns import converse
 from api.agents.watch import Followers
 from api.app import create_app
+from api.budgets import Budgets
 from api.http.serve import serve
 from api.live import LiveSessions, reserve_capacity
+from api.metrics import Metrics
 from api.services import Services
 from api.settings import ModelSettings, Settings, SettingsProblem
 from api.store import Conversations, Store, StoreError
@@ -77,8 +79,10 @@ async def run_server(
             work = None
             if model is not None:
                 work = partial(converse, store, desktops, settings.limits, settings.model, model)
-            conversations, followers = Conversations(store), Followers()
-            runs = Runs(nursery, store, conversations, followers, work)
+            metrics = Metrics()
+            budgets = Budgets(settings.budgets, metrics.over_budget)
+            conversations, followers = Conversations(store, settings.budgets), Followers()
+            runs = Runs(nursery, store, conversations, followers, work, budgets)
             services = Services(
                 settings=settings,
                 store=store,
@@ -88,6 +92,8 @@ async def run_server(
                 live=LiveSessions(reserve_capacity()),
                 followers=followers,
                 runs=runs,
+                metrics=metrics,
+                budgets=budgets,
             )
             app = create_app(services)
             await nursery.start(end_on_signal, nursery.cancel_scope)

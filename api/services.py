@@ -10,6 +10,7 @@ from starlette.requests import HTTPConnection
 
 from api.agents.runs import Runs
 from api.agents.watch import Followers
+from api.budgets import Budgets
 from api.live import LiveSessions
 from api.metrics import Metrics
 from api.settings import Settings
@@ -32,7 +33,8 @@ class Services:
     live: LiveSessions
     followers: Followers
     runs: Runs
-    metrics: Metrics = field(default_factory=Metrics)
+    metrics: Metrics
+    budgets: Budgets
     # By workspace: why its desktop could not be opened when it was last tried.
     desktop_problems: dict[UUID, str] = field(default_factory=dict)
 

@@ -36,6 +36,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from api.budgets import BudgetSettings
 from relay.computer.versions import VERSIONS
 from relay.desktops import Separation, Several, parse_run_as, provider_for, separation_for
 from relay.dialling.passwords import Password, PasswordFile, PasswordSource
@@ -389,6 +390,8 @@ class Settings(BaseSettings):
     desktop: DesktopSettings = DesktopSettings()
 
     model: ModelSettings = ModelSettings()
+
+    budgets: BudgetSettings = BudgetSettings()
 
     @cached_property
     def let_through(self) -> frozenset[int]:

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, Final
 from uuid import UUID, uuid4
 
 import trio
 
 from api.agents.watch import Followers
+from api.budgets import EVERYBODY, Budgets, OverBudget, Place
 from api.store import Chat, Conversations, Store, StoreError
 from api.store.conversations import BUSY, LEASE_S
 
@@ -35,10 +37,6 @@ INTERNAL: Final = "Internal error. The server's log has the cause."
 WAITING_LIMIT: Final = 100
 """Messages of the user's that wait while the model is at work."""
 
-RUNS_LIMIT: Final = 100
-"""Chats at work at once. Each has a connection to a desktop, and its pictures in memory while it
-asks the model: 18 MB at most."""
-
 LOOK_S: Final = 2.0
 """So often a run looks whether it is to end: another process was asked to interrupt it, or its chat
 was archived or its owner suspended there."""
@@ -54,6 +52,8 @@ OBEYED_CHECK_S: Final = 0.2
 
 ABANDONED_CHECK_S: Final = 10.0
 
+_EVERYBODYS: Final[Place] = (EVERYBODY, EVERYBODY)
+
 _log = logging.getLogger(__name__)
 
 
@@ -65,8 +65,9 @@ class Run:
     """One chat at work. `again`: something was said since it listened last, or was interrupted.
     `begun`: it has had the lease."""
 
-    def __init__(self) -> None:
+    def __init__(self, owner_id: UUID) -> None:
         self.id = uuid4()
+        self.owner_id = owner_id
         self.scope = trio.CancelScope()
         self.over = trio.Event()
         self.begun = False
@@ -102,12 +103,15 @@ class Runs:
         conversations: Conversations,
         followers: Followers,
         work: Work | None,
+        budgets: Budgets,
     ) -> None:
         self._nursery = nursery
         self._store = store
         self._work = work
         self._runs: dict[UUID, Run] = {}
-        self._starting = 0
+        # How many hold a chat's place among those at work: its run, and who speaks to it.
+        self._holders: Counter[UUID] = Counter()
+        self.budgets = budgets
         self.conversations = conversations
         self.followers = followers
 
@@ -121,42 +125,56 @@ class Runs:
     async def say(self, chat_id: UUID, text: str) -> None:
         """Tells a chat something. What it is doing goes on, and then it listens.
 
-        Raises Busy where too much waits or is at work, or the chat was archived; StoreError.
+        Raises Busy where too much waits, or the chat was archived; OverBudget; StoreError.
         """
         content = [{"type": "text", "text": text}]
-        with nullcontext() if chat_id in self._runs else self._place():
-            asked = await self.conversations.ask(chat_id, content, limit=WAITING_LIMIT)
-        if not asked:
-            raise Busy("Too many messages wait already, or the chat or its parent is archived.")
-        self.start(chat_id)
+        chat = await self._store.chat(chat_id)
+        if chat is None:
+            raise Busy("There is no such chat any more.")
+        with self._place(chat_id, chat.owner_id):
+            if not await self.conversations.ask(chat_id, content, limit=WAITING_LIMIT):
+                raise Busy("Too many messages wait already, or the chat or its parent is archived.")
+            self.start(chat_id, chat.owner_id)
 
     async def spawn(self, parent: Chat, title: str, prompt: list[dict[str, Any]]) -> Chat | None:
         """A new agent of a chat's, at work; None where the chat is archived.
 
-        Raises Busy where too much is at work; StoreError.
+        Raises OverBudget; StoreError.
         """
-        with self._place():
-            child = await self.conversations.create_child(parent, title, prompt)
-        if child is not None:
-            self.start(child.id)
+        child_id = uuid4()
+        with self._place(child_id, parent.owner_id):
+            child = await self.conversations.create_child(parent, title, prompt, child_id)
+            if child is not None:
+                self.start(child_id, parent.owner_id)
         return child
 
     @contextmanager
-    def _place(self) -> Iterator[None]:
-        """One of the places of the chats at work, for one that starts right behind the block."""
-        if len(self._runs) + self._starting >= RUNS_LIMIT:
-            raise Busy("Too many chats are at work. Try again later.")
-        self._starting += 1
+    def _place(self, chat_id: UUID, owner_id: UUID) -> Iterator[None]:
+        """Holds a chat's place among those at work while the block runs. Raises OverBudget."""
+        self._hold_place(chat_id, owner_id)
         try:
             yield
         finally:
-            self._starting -= 1
+            self._let_place_go(chat_id, owner_id)
 
-    def start(self, chat_id: UUID) -> None:
-        """Has a chat run in which something is unanswered."""
+    def _hold_place(self, chat_id: UUID, owner_id: UUID) -> None:
+        # Several may hold it together: a chat that stops while it is spoken to has it still.
+        if not self._holders[chat_id]:
+            self.budgets.chats_at_work.take(("user", owner_id), _EVERYBODYS)
+        self._holders[chat_id] += 1
+
+    def _let_place_go(self, chat_id: UUID, owner_id: UUID) -> None:
+        self._holders[chat_id] -= 1
+        if not self._holders[chat_id]:
+            del self._holders[chat_id]
+            self.budgets.chats_at_work.release(("user", owner_id), _EVERYBODYS)
+
+    def start(self, chat_id: UUID, owner_id: UUID) -> None:
+        """Has a chat run in which something is unanswered. Raises OverBudget."""
         run = self._runs.get(chat_id)
         if run is None:
-            self._runs[chat_id] = run = Run()
+            self._hold_place(chat_id, owner_id)
+            self._runs[chat_id] = run = Run(owner_id)
             self._nursery.start_soon(self._run, chat_id, run)
         else:
             run.again = True
@@ -217,15 +235,22 @@ class Runs:
                     _log.warning("chat %s was left running", chat_id)
                     self.followers.tell(chat_id)
                 for chat_id in marked:
-                    with self._place():
-                        unheard = self.available and await self.conversations.unheard(chat_id)
-                    if unheard:
-                        self.start(chat_id)
-            except (StoreError, Busy):
-                # The store has logged it; the next look may find it back. Where there is no place,
-                # the chats stay marked until the next message.
-                pass
+                    await self._go_on(chat_id)
+            except StoreError:
+                pass  # The store has logged it; the next look may find it back.
             await trio.sleep(ABANDONED_CHECK_S)
+
+    async def _go_on(self, chat_id: UUID) -> None:
+        """Where something waits that was not heard. Raises StoreError."""
+        chat = await self._store.chat(chat_id)
+        if chat is None or not self.available:
+            return
+        try:
+            with self._place(chat_id, chat.owner_id):
+                if await self.conversations.unheard(chat_id):
+                    self.start(chat_id, chat.owner_id)
+        except OverBudget as over:
+            self.budgets.refused(over)  # It stays marked until the next message.
 
     # One run.
 
@@ -258,7 +283,9 @@ class Runs:
             run.over.set()
             self.followers.tell(chat_id)
         if run.again or again:
-            self.start(chat_id)
+            self.start(chat_id, run.owner_id)
+        # Behind the start, so that nobody else has the place in between.
+        self._let_place_go(chat_id, run.owner_id)
 
     async def _under_lease(self, chat_id: UUID, run: Run) -> Ending:
         """Works in the chat, if the run gets it."""

@@ -13,6 +13,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from api.agents.runs import Busy, Runs
+from api.budgets import OverBudget
 from api.store import Chat, Store, StoreError
 from api.store.conversations import BUSY
 
@@ -155,8 +156,9 @@ class AgentTools:
         content = [{"type": "text", "text": prompt}]
         try:
             child = await self._runs.spawn(self._chat, title, content)
-        except Busy as busy:
-            raise ToolError(f"create child chat: {busy}") from None
+        except OverBudget as over:
+            self._runs.budgets.refused(over)
+            raise ToolError(f"create child chat: {over}") from None
         except StoreError:
             raise ToolError(f"create child chat: {DATABASE}") from None
         if child is None:
@@ -196,6 +198,9 @@ class AgentTools:
             await self._runs.say(child.id, wanted.message)
         except Busy as busy:
             raise ToolError(str(busy)) from None
+        except OverBudget as over:
+            self._runs.budgets.refused(over)
+            raise ToolError(str(over)) from None
         return _told(await self._again(child)) | {"interrupted": interrupted}
 
     async def _interrupt(self, wanted: _Agent) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from api.agents.runs import Ending, Run, Runs
 from api.agents.tools import AgentTools, ToolError
 from api.agents.transcript import request_messages
 from api.agents.watch import Words
+from api.budgets import OverBudget
 from api.computer import result_of
 from api.settings import ModelSettings
 from api.store import Chat, File, Message, Store
@@ -83,6 +84,10 @@ async def converse(
         except ModelError as error:
             _log.warning("chat %s has no answer of its model: %s", chat.id, error.brief)
             ending = ("error", str(error))
+        except OverBudget as over:
+            # What was to be saved is not, and what was saved before stays.
+            runs.budgets.refused(over)
+            ending = ("error", f"Stopped: {over}")
         except DesktopError as error:
             ending = ("error", f"The desktop could not be opened: {error}")
     return ending

@@ -70,11 +70,6 @@ class Followers:
         self._watches: dict[UUID, list[Watch]] = {}
         self.closing = False
 
-    @property
-    def count(self) -> int:
-        """How many watch a chat now."""
-        return sum(map(len, self._watches.values()))
-
     @contextmanager
     def watch(self, chat_id: UUID, token_id: str = "") -> Iterator[Watch]:
         """Tells of changes of a chat's while the block runs."""

@@ -15,6 +15,7 @@ from uuid import UUID
 import trio
 import typer
 
+from api.budgets import BudgetSettings
 from api.cli.agent import agent, check_no_workspace_agent
 from api.cli.demo import run_demo
 from api.cli.options import (
@@ -151,6 +152,7 @@ def demo(
         bind=[bind],
         limits=_limits(limit),
         desktop=DesktopSettings(geometry=geometry, password_file=password_file),
+        budgets=BudgetSettings.of_one_user(),
     )
     be_private()
     configure_logging()

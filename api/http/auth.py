@@ -14,8 +14,10 @@ from uuid import UUID
 
 from starlette.requests import HTTPConnection
 
+from api.http.budgets import address_of
 from api.http.errors import FORBIDDEN, INTERNAL_ERROR, ApiError
-from api.http.site import COOKIE, Site, same_origin
+from api.http.site import COOKIE, Site, same_origin, site_of
+from api.services import Services
 from api.store import Store, StoreError, Token
 from api.store.store import hash_secret
 
@@ -27,6 +29,7 @@ __all__ = [
     "browsers_token",
     "parse_token",
     "require_same_origin",
+    "sign_in",
 ]
 
 HEADER: Final = "Coder-Session-Token"
@@ -80,8 +83,22 @@ class Identity:
     place: str
 
 
+_CHALLENGE: Final = {"WWW-Authenticate": "Bearer"}
+
+_NO_HASH: Final = bytes(32)
+"""Of a token that does not exist: it costs the same as one with another secret."""
+
+
 def _signed_out(detail: str) -> ApiError:
-    return ApiError(401, SIGNED_OUT, detail, headers={"WWW-Authenticate": "Bearer"})
+    return ApiError(401, SIGNED_OUT, detail, headers=_CHALLENGE.copy())
+
+
+class BadToken(ApiError):
+    """401 for a token that is none, as a guess would be. `token_id` is None where it has no id."""
+
+    def __init__(self, detail: str, token_id: str | None = None) -> None:
+        super().__init__(401, SIGNED_OUT, detail, headers=_CHALLENGE.copy())
+        self.token_id = token_id
 
 
 def parse_token(text: str) -> tuple[str, str]:
@@ -95,10 +112,35 @@ def parse_token(text: str) -> tuple[str, str]:
         problem = f"invalid API key secret length, expected 22 got {len(parts[1])}"
     else:
         return parts[0], parts[1]
-    raise _signed_out(f"Invalid API key format: {problem}")
+    raise BadToken(f"Invalid API key format: {problem}")
 
 
 FindToken = Callable[[str], Awaitable[Token | None]]
+
+
+def _find(connection: HTTPConnection, cookie: str) -> tuple[str, str]:
+    """Where the token is, and the token; empty where there is none."""
+    found = ((name, find(connection, cookie)) for name, find in _PLACES)
+    return next(((name, text) for name, text in found if text), ("", ""))
+
+
+async def sign_in(
+    request: HTTPConnection, services: Services, find_token: FindToken | None = None
+) -> Identity:
+    """As `authenticate`, for a request: it counts for its user's budget, and where it fails for
+    what its address may fail. Raises OverBudget too."""
+    budgets, address, cookie = services.budgets, address_of(request.scope), site_of(request).cookie
+    _, text = _find(request, cookie)
+    if text:
+        budgets.log_ins.check(address, text)
+    try:
+        identity = await authenticate(request, services.store, find_token, cookie=cookie)
+    except BadToken as error:
+        budgets.log_ins.failed(address, text, error.token_id)
+        raise
+    budgets.log_ins.succeeded(address, text)
+    budgets.requests.take(("user", identity.user_id))
+    return identity
 
 
 async def authenticate(
@@ -113,9 +155,7 @@ async def authenticate(
     `cookie` is what the page's is called (`Site.cookie`). Raises ApiError: 401, or 500 by the
     store.
     """
-    place, text = next(
-        ((name, text) for name, find in _PLACES if (text := find(connection, cookie))), ("", "")
-    )
+    place, text = _find(connection, cookie)
     if not text:
         raise _signed_out(f'Cookie "{COOKIE}" or query parameter must be provided.')
     try:
@@ -130,12 +170,14 @@ async def _good_token(text: str, store: Store, find_token: FindToken) -> Token:
     """Raises ApiError (401) and StoreError."""
     token_id, secret = parse_token(text)
     if not (token_id.isascii() and token_id.isalnum()):
-        raise _signed_out("API key is invalid.")  # and no database is asked about U+0000
+        raise BadToken("API key is invalid.")  # and no database is asked about U+0000
     token = await find_token(token_id)
+    good_hash = _NO_HASH if token is None else token.secret_hash
+    is_good = hmac.compare_digest(hash_secret(secret), good_hash)
     if token is None:
-        raise _signed_out("API key is invalid.")
-    if not hmac.compare_digest(hash_secret(secret), token.secret_hash):
-        raise _signed_out("API key secret is invalid.")
+        raise BadToken("API key is invalid.", token_id)
+    if not is_good:
+        raise BadToken("API key secret is invalid.", token_id)
     if store.expired(token):
         raise _signed_out(f'API key expired at "{store.ends_at(token).isoformat()}"')
     if token.user_status != "active":

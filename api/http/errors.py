@@ -154,7 +154,7 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     error the media type of the route's success.
     """
     texts: dict[int | str, str] = {status: HTTPStatus(status).phrase for status in statuses}
-    texts["default"] = "The request as such was refused (400, 421, 431), or a bug was met (500)"
+    texts["default"] = "Refused as such (400, 421, 429, 431), or a bug was met (500)"
     content = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
     return {key: {"description": text, "content": content} for key, text in texts.items()}
 

@@ -70,7 +70,15 @@ class _Http1(H11Protocol):
         # relay needs the socket to itself, and an Upgrade may be ignored (RFC 9110, 7.8).
         pass
 
+    async def _maybe_recycle(self) -> None:
+        await super()._maybe_recycle()
+        if self.connection.our_state is h11.IDLE:
+            connection = current_connection()
+            connection.crowd.idle(connection)
+
     async def _create_stream(self, request: h11.Request) -> None:
+        connection = current_connection()
+        connection.crowd.busy(connection)
         headers = list(request.headers)
         method = request.method.decode("ascii")
         http_version = request.http_version.decode("ascii")
@@ -80,7 +88,7 @@ class _Http1(H11Protocol):
             kind = _Upgrade
             headers = for_hypercorn(headers)
             early, _ = self.connection.trailing_data
-            current_connection().upgrade_requested(early)
+            connection.upgrade_requested(early)
             self.connection = H11WSConnection(cast(h11.Connection, self.connection))
             self.connection.buffer.clear()
         self.stream = kind(

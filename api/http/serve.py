@@ -23,8 +23,11 @@ from hypercorn.config import Config
 from hypercorn.trio.worker_context import WorkerContext
 from starlette.types import ASGIApp
 
+from api.budgets import OverBudget
+from api.http.budgets import address_key
+from api.http.crowd import Crowd
 from api.http.http1 import HttpServer
-from api.http.takeover import READ_TIMEOUT_S, Connection
+from api.http.takeover import READ_TIMEOUT_S, ClientStream, Connection
 from api.live import SPARE_CONNECTIONS
 from api.services import Services
 from relay import CloseCode
@@ -41,8 +44,15 @@ CUT_S: Final = 2.0
 HEAD_TIMEOUT_S: Final = 10.0
 """For a whole request head, from the accept or from the answer before (slowloris)."""
 
-BACKLOG: Final = 1024
-"""Connections the kernel holds before we accept them: a burst of viewers after a restart."""
+BACKLOG: Final = 4096
+"""Connections the kernel holds before we accept them: a burst of viewers after a restart. Where
+somebody floods it, others wait until their SYN is sent again, a second."""
+
+ACCEPTS_AT_ONCE: Final = 32
+"""Before the others have their turn."""
+
+DESCRIPTORS_S: Final = 0.1
+"""So long no connection is accepted when the process has no descriptor for one."""
 
 UNIX: Final = "unix:"
 
@@ -61,7 +71,7 @@ def _config() -> Config:
     return config
 
 
-def _listen(bind: str) -> trio.SocketListener:
+def _listen(bind: str) -> socket.socket:
     """Listens on `HOST:PORT` or `unix:PATH`. Raises OSError."""
     if bind.startswith(UNIX):
         family, address = socket.AF_UNIX, cast(Any, bind.removeprefix(UNIX))
@@ -83,7 +93,8 @@ def _listen(bind: str) -> trio.SocketListener:
     except OSError:
         listening.close()
         raise
-    return trio.SocketListener(trio.socket.from_stdlib_socket(listening))
+    listening.setblocking(False)
+    return listening
 
 
 def _remove_stale(path: str) -> None:
@@ -97,14 +108,14 @@ def _remove_stale(path: str) -> None:
             Path(path).unlink(missing_ok=True)
 
 
-def _close(listener: trio.SocketListener, bind: str) -> None:
-    listener.socket.close()
+def _close(listener: socket.socket, bind: str) -> None:
+    listener.close()
     if bind.startswith(UNIX):
         Path(bind.removeprefix(UNIX)).unlink(missing_ok=True)
 
 
-def _url(listener: trio.SocketListener, scheme: str) -> str:
-    name = listener.socket.getsockname()
+def _url(listener: socket.socket, scheme: str) -> str:
+    name = listener.getsockname()
     if isinstance(name, str):
         return f"{UNIX}{name}"
     host, port = name[:2]
@@ -115,26 +126,31 @@ class _Connections:
     """Every open connection, served in a nursery that a cancellation does not reach at once."""
 
     def __init__(
-        self, app: ASGIApp, limit: int, tls: ssl.SSLContext | None, read_timeout_s: float
+        self,
+        app: ASGIApp,
+        crowd: Crowd[Connection],
+        tls: ssl.SSLContext | None,
+        read_timeout_s: float,
+        *,
+        behind_proxy: bool,
     ) -> None:
-        self._limit = limit
+        self._crowd = crowd
+        self._behind_proxy = behind_proxy
         self._tls = tls
         self._read_timeout_s = read_timeout_s
         self._app = ASGIWrapper(cast(Any, app))
         self._config = _config()
+        self._nursery: trio.Nursery | None = None
         self._context = WorkerContext(None)
-        self._open: set[Connection] = set()
-        self._full = False
         self._ending = trio.Event()
         self._empty = trio.Event()
 
-    async def hold(
-        self, *, task_status: trio.TaskStatus[trio.Nursery] = trio.TASK_STATUS_IGNORED
-    ) -> None:
+    async def hold(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keeps the connections' nursery until `end`, and for `GRACE_S` after it."""
         with trio.CancelScope(shield=True):
-            async with trio.open_nursery() as nursery:
-                task_status.started(nursery)
+            async with trio.open_nursery() as self._nursery:
+                nursery = self._nursery
+                task_status.started()
                 await self._ending.wait()
                 await self._context.terminated.set()
                 nursery.cancel_scope.deadline = trio.current_time() + GRACE_S
@@ -145,7 +161,7 @@ class _Connections:
             await self._empty.wait()
         # Hypercorn's sends are shielded: only a closed socket ends one to a client that does
         # not read. Sessions keep their own deadlines.
-        for connection in self._open:
+        for connection in self._crowd.members():
             if not connection.taken_over:
                 connection.abort()
 
@@ -154,21 +170,42 @@ class _Connections:
         self._tell_empty()
 
     def _tell_empty(self) -> None:
-        if self._ending.is_set() and not self._open:
+        if self._ending.is_set() and not self._crowd:
             self._empty.set()
 
-    async def serve(self, stream: trio.SocketStream) -> None:
-        """One connection from its first byte to its last. `trio.serve_listeners` closes it, at
-        once where there are too many: their descriptors would be missing where sessions run."""
-        if len(self._open) >= self._limit:
-            if not self._full:
-                _log.warning("%d connections are open; more are closed unread", self._limit)
-            self._full = True
-            return
-        self._full = False
+    async def accept(self, listening: socket.socket) -> None:
+        """Accepts connections until cancelled."""
+        while True:
+            await trio.lowlevel.wait_readable(listening)
+            try:
+                for _ in range(ACCEPTS_AT_ONCE):
+                    self._admit(*listening.accept())
+            except BlockingIOError:
+                pass
+            except ConnectionError:
+                pass  # It has gone already.
+            except OSError as error:
+                _log.error("a connection cannot be accepted: %s", error.strerror)
+                await trio.sleep(DESCRIPTORS_S)
+
+    def _admit(self, accepted: socket.socket, peer: Any) -> None:
+        """Has a connection served, or closes it unread where there are too many: their descriptors
+        would be missing where sessions run."""
+        named = accepted.family != socket.AF_UNIX and not self._behind_proxy
+        # Who is at the other end, where that tells whose connection it is.
+        address = address_key(peer[0]) if named else None
+        if not self._crowd.make_room(address):
+            return accepted.close()
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(accepted))
         secured = stream if self._tls is None else _encrypted(stream, self._tls)
-        connection = Connection(secured, self._read_timeout_s)
-        self._open.add(connection)
+        connection = Connection(secured, self._crowd, address, self._read_timeout_s)
+        self._crowd.enter(connection)
+        assert self._nursery is not None
+        return self._nursery.start_soon(self._serve, secured, connection)
+
+    async def _serve(self, secured: ClientStream, connection: Connection) -> None:
+        """One connection from its first byte to its last."""
+        connection.make_current()
         try:
             if isinstance(secured, trio.SSLStream) and not await _agreed(secured):
                 return
@@ -182,7 +219,8 @@ class _Connections:
             # Hypercorn lets some of its own errors out.
             _log.exception("a connection failed unexpectedly")
         finally:
-            self._open.discard(connection)
+            connection.socket.close()
+            self._crowd.leave(connection)
             self._tell_empty()
 
 
@@ -225,6 +263,9 @@ async def serve(
         app,
         bind=bind,
         limit=live.capacity + SPARE_CONNECTIONS,
+        idle_per_address=services.settings.budgets.idle_connections_per_address,
+        behind_proxy=services.settings.trusted_proxy_hops > 0,
+        refused=services.budgets.refused,
         beside=partial(live.watch_store, services.store),
         end=end,
         task_status=task_status,
@@ -236,6 +277,9 @@ async def serve_app(
     *,
     bind: Sequence[str],
     limit: int,
+    idle_per_address: int | None = None,
+    behind_proxy: bool = False,
+    refused: Callable[[OverBudget], object] = lambda _over: None,
     end: Callable[[], object] = lambda: None,
     beside: Callable[[], Awaitable[None]] = trio.sleep_forever,
     tls: ssl.SSLContext | None = None,
@@ -243,22 +287,25 @@ async def serve_app(
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """As `serve`, for any application: at most `limit` connections at once, `beside` runs
-    meanwhile, and `end` is called once no more are accepted. A client that has sent nothing for
-    `read_timeout_s` has left, also while its request is being answered."""
-    listeners: dict[trio.SocketListener, str] = {}
+    meanwhile, and `end` is called once no more are accepted. Of one address at most
+    `idle_per_address` (by default half of `limit`) do nothing, unless the server is `behind_proxy`
+    and they are all the proxy's; `refused` is called for each that is closed for it. A client that
+    has sent nothing for `read_timeout_s` has left, also while its request is being answered."""
+    listeners: dict[socket.socket, str] = {}
     try:
         for address in bind:
             listeners[_listen(address)] = address
-        connections = _Connections(app, limit, tls, read_timeout_s)
+        idle_per_address = idle_per_address or max(1, limit // 2)
+        crowd: Crowd[Connection] = Crowd(limit, idle_per_address, refused)
+        connections = _Connections(app, crowd, tls, read_timeout_s, behind_proxy=behind_proxy)
         async with trio.open_nursery() as nursery:
-            holding = await nursery.start(connections.hold)
+            await nursery.start(connections.hold)
             try:
-                nursery.start_soon(beside)
+                for listener in listeners:
+                    nursery.start_soon(connections.accept, listener)
                 scheme = "http" if tls is None else "https"
                 task_status.started([_url(listener, scheme) for listener in listeners])
-                await trio.serve_listeners(
-                    connections.serve, list(listeners), handler_nursery=holding
-                )
+                await beside()
             finally:
                 end()
                 connections.end()

@@ -21,11 +21,13 @@ from typing import Final
 import trio
 from starlette.types import Send
 
+from api.http.crowd import Crowd
 from relay.net import streams
 
 __all__ = [
     "READ_BYTES",
     "READ_TIMEOUT_S",
+    "ClientStream",
     "Connection",
     "NotUpgraded",
     "current_connection",
@@ -79,10 +81,20 @@ class Connection:
         "_switched",
         "_switching",
         "_watching",
+        "address",
+        "crowd",
         "socket",
     )
 
-    def __init__(self, stream: ClientStream, read_timeout_s: float = READ_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        stream: ClientStream,
+        crowd: Crowd[Connection],
+        address: str | None,
+        read_timeout_s: float = READ_TIMEOUT_S,
+    ) -> None:
+        self.crowd = crowd
+        self.address = address
         self._stream = stream
         self._read_timeout_s = read_timeout_s
         raw = stream if isinstance(stream, trio.SocketStream) else stream.transport_stream
@@ -98,6 +110,9 @@ class Connection:
         self._switching = False
         self._switched = False
         self._carry: Callable[[], Awaitable[None]] | None = None
+
+    def make_current(self) -> None:
+        """For `current_connection` in the running task, and those that it starts."""
         _current.set(self)
 
     # What Hypercorn calls.
@@ -183,13 +198,19 @@ class Connection:
     @contextmanager
     def unhurried(self) -> Iterator[None]:
         """While the block runs, an answer that has no end, the client need not send anything: that
-        it has gone is seen by what is sent to it."""
+        it has gone is seen by what is sent to it. And the connection is set apart."""
         usual_s = self._read_timeout_s
         self._set_read_timeout(math.inf)
+        self.set_apart()
         try:
             yield
         finally:
             self._set_read_timeout(usual_s)
+            self.crowd.bring_back(self)
+
+    def set_apart(self) -> None:
+        """It has a place among sessions or streams, and does not count for its address."""
+        self.crowd.set_apart(self)
 
     def _set_read_timeout(self, timeout_s: float) -> None:
         self._read_timeout_s = timeout_s

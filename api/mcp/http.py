@@ -34,6 +34,8 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.budgets import Budgets, BudgetSettings, OverBudget
+from api.http.budgets import address_of, refusal
 from api.http.errors import FORBIDDEN, ROUTE_NOT_FOUND, ApiError
 from api.http.headers import SafeHeaders
 from api.http.logs import AccessLog
@@ -72,6 +74,7 @@ class HttpFront:
         self._bind = bind
         self._token = token
         self._sessions: dict[str | None, ComputerSession] = {}
+        self._budgets = Budgets(BudgetSettings())
 
     async def serve(self, make_session: MakeSession) -> None:
         """Serves until cancelled. Raises SettingsProblem where `bind` cannot be listened on."""
@@ -161,10 +164,8 @@ class HttpFront:
             return ApiError(404, ROUTE_NOT_FOUND, f"MCP is at {PATH}.").response()
         headers = Headers(scope=scope)
         if self._token is not None:
-            if not self._is_authorized(headers):
-                detail = "Send the token as Authorization: Bearer TOKEN."
-                challenge = {"WWW-Authenticate": "Bearer"}
-                return ApiError(401, "A token is required.", detail, headers=challenge).response()
+            if (unauthorized := self._unauthorized(scope, headers)) is not None:
+                return unauthorized.response()
             if "origin" in headers and not same_origin(HTTPConnection(scope), Site()):
                 return ApiError(403, FORBIDDEN, "Pages of other sites are not let in.").response()
         if self._manager is None:
@@ -174,11 +175,25 @@ class HttpFront:
             return _unsupported(requested)
         return None
 
-    def _is_authorized(self, headers: Headers) -> bool:
+    def _unauthorized(self, scope: Scope, headers: Headers) -> ApiError | None:
         values = headers.getlist("authorization")
         scheme, _, token = values[0].partition(" ") if len(values) == 1 else ("", "", "")
-        given = token.strip().encode("latin-1")
-        return hmac.compare_digest(given, self._token or b"") and scheme.lower() == "bearer"
+        given, address = token.strip(), address_of(scope)
+        log_ins = self._budgets.log_ins
+        try:
+            if given:
+                log_ins.check(address, given)
+            good = hmac.compare_digest(given.encode("latin-1"), self._token or b"")
+            if good and scheme.lower() == "bearer":
+                log_ins.succeeded(address, given)
+                return None
+            if given:
+                log_ins.failed(address, given)
+        except OverBudget as over:
+            return refusal(self._budgets, over)
+        detail = "Send the token as Authorization: Bearer TOKEN."
+        challenge = {"WWW-Authenticate": "Bearer"}
+        return ApiError(401, "A token is required.", detail, headers=challenge)
 
     async def _call(self, context: Context, name: str, given: Mapping[str, Any]) -> Result:
         assert context.request is not None

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import BaseModel, Field, ValidationError
 from starlette.convertors import Convertor, register_url_convertor
 
-from api.http.auth import Identity, authenticate, require_same_origin
+from api.http.auth import Identity, require_same_origin, sign_in
 from api.http.body import read_body
 from api.http.errors import (
     NOT_FOUND,
@@ -100,10 +100,10 @@ class ChatBody(BaseModel):
 
 
 async def _signed_in(request: Request) -> Identity:
-    site = site_of(request)
-    identity = await authenticate(request, services_of(request).store, cookie=site.cookie)
+    services = services_of(request)
+    identity = await sign_in(request, services)
     if request.method not in _SAFE_METHODS:
-        require_same_origin(request, identity, site)
+        require_same_origin(request, identity, site_of(request))
     return identity
 
 
@@ -171,7 +171,7 @@ router = APIRouter(tags=["chats"])
     "/chats",
     status_code=201,
     summary="Create a chat",
-    responses=error_responses(400, 401, 403, 408, 413, 500),
+    responses=error_responses(400, 401, 403, 408, 413, 429, 500),
     openapi_extra=_CREATE_BODY,
     response_model_exclude_defaults=True,
 )
@@ -186,7 +186,10 @@ async def create_chat(request: Request, identity: SignedIn) -> ChatBody:
             if workspace is None or workspace.owner_id != identity.user_id:
                 raise validation_failed([{"loc": ("workspace_id",), "msg": NOT_FOUND}])
         chat = await store.create_chat(
-            identity.user_id, title=wanted.title, workspace_id=wanted.workspace_id
+            identity.user_id,
+            title=wanted.title,
+            workspace_id=wanted.workspace_id,
+            limit=services.settings.budgets.chats_per_user,
         )
     except StoreError as error:
         raise ApiError(500, "Failed to create chat.", SEE_LOG) from error

@@ -16,7 +16,9 @@ from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.http.auth import SIGNED_OUT, Identity, authenticate
+from api.budgets import EVERYBODY, OverBudget
+from api.http.auth import SIGNED_OUT, Identity, sign_in
+from api.http.budgets import address_of, refusal
 from api.http.errors import INTERNAL_ERROR, SEE_LOG, ApiError, Validation
 from api.http.site import same_origin, site_of
 from api.http.takeover import Connection, NotUpgraded, current_connection
@@ -79,7 +81,10 @@ class DesktopEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = HTTPConnection(scope)
         try:
-            await _serve(request, send)
+            try:
+                await _serve(request, send)
+            except OverBudget as over:
+                raise refusal(services_of(request).budgets, over) from None
         except ApiError as error:
             # Whatever follows a refused upgrade on this connection, it is no request.
             error.headers.setdefault("Connection", "close")
@@ -127,15 +132,13 @@ async def _serve(request: HTTPConnection, send: Send) -> None:
     with services.live.enter(chat_text, identity.token_id, opened) as live:
         connection = current_connection()
         connection.when_viewer_leaves(live.starting.cancel)
+        sessions = services.budgets.sessions
+        live.take(sessions, ("user", identity.user_id), ("address", address_of(request.scope)))
+        connection.set_apart()
         workspace = await _workspace(services, identity, access, chat_text)
         if live.too_many:
-            _log.warning("too many sessions", count=services.live.count)
-            raise ApiError(
-                503,
-                "Too many desktop sessions.",
-                "This server has as many as it takes. Try again later.",
-                headers={"Retry-After": "10"},
-            )
+            raise OverBudget("sessions", EVERYBODY, None, services.live.capacity)
+        live.take(sessions, ("desktop", workspace.id))
         whose = {"session": uuid4().hex[:12], "chat": chat_text, "user": identity.user_name}
         log = _log.bind(**whose)
         desktop = await _open(services, workspace, live, log)
@@ -181,7 +184,7 @@ async def _identify(
                 pass  # What it is that cannot be read shows when it is looked up by itself.
         return await store.token(token_id) if access is None else access.token
 
-    identity = await authenticate(request, store, find_token, cookie=site.cookie)
+    identity = await sign_in(request, services, find_token)
     check_origin(request, same, by_cookie=identity.place == "cookie")
     return identity, access
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing, contextmanager
 from datetime import datetime
 from typing import Annotated, Any, Final
 from uuid import UUID
@@ -14,11 +14,12 @@ import trio
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, Field
 from starlette.responses import StreamingResponse
-from starlette.types import Send
+from starlette.types import Receive, Scope, Send
 
 from api.agents.runs import NO_MODEL, Busy
 from api.agents.watch import Words
 from api.http.auth import Identity, authenticate
+from api.http.budgets import address_of
 from api.http.errors import NOT_FOUND, SEE_LOG, ApiError, error_responses, escaped
 from api.http.pages import LISTED_LIMIT, PAGES, Limit, list_response
 from api.http.site import site_of
@@ -81,7 +82,7 @@ _SAY_BODY: Final[dict[str, Any]] = {
     f"{CHAT_PATH}/messages",
     status_code=202,
     summary="Say something",
-    responses=error_responses(400, 401, 403, 404, 408, 409, 413, 500),
+    responses=error_responses(400, 401, 403, 404, 408, 409, 413, 429, 500, 503),
     openapi_extra=_SAY_BODY,
     response_model_exclude_defaults=True,
 )
@@ -201,9 +202,20 @@ message is void). A client that was cut off goes on behind the last message that
 class _EventStream(StreamingResponse):
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[str | bytes], headers: dict[str, str]) -> None:
+    def __init__(
+        self,
+        events: AsyncGenerator[str | bytes],
+        headers: dict[str, str],
+        place: AbstractContextManager[None],
+    ) -> None:
         super().__init__(events, headers=headers)
         self._events = events
+        self._place = place
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As ever, in its place. Raises OverBudget where it has none, before anything is sent."""
+        with self._place:
+            await super().__call__(scope, receive, send)
 
     async def stream_response(self, send: Send) -> None:
         """As ever, but closes the events where the client has left in the middle of one."""
@@ -219,7 +231,7 @@ class _EventStream(StreamingResponse):
     response_class=StreamingResponse,
     responses={
         200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
-        **error_responses(400, 401, 404, 500, 503),
+        **error_responses(400, 401, 404, 429, 500, 503),
     },
 )
 async def stream(
@@ -231,16 +243,27 @@ async def stream(
     """The chat's messages, those there are and those to come."""
     services = services_of(request)
     found = await find_chat(services, identity, chat)
-    # Each is a connection that stays, as a session is.
-    if services.followers.count + services.live.count >= services.live.capacity:
-        text = "This server has as many as it takes. Try again later."
-        raise ApiError(503, "Too many streams.", text, headers={"Retry-After": "10"})
     last = request.headers.get("Last-Event-ID", "")
     if re.fullmatch("[0-9]{1,10}", last) and int(last) <= LAST_ID:
         after = max(after, int(last))
     # Proxies must not collect it: nginx has this header for that.
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return _EventStream(_follow(request, services, identity, found, after), headers)
+    place = _stream_place(request, services, identity, found)
+    return _EventStream(_follow(request, services, identity, found, after), headers, place)
+
+
+@contextmanager
+def _stream_place(
+    request: Request, services: Services, identity: Identity, chat: Chat
+) -> Iterator[None]:
+    streams, address = services.budgets.streams, address_of(request.scope)
+    places = (("user", identity.user_id), ("chat", chat.id), ("address", address))
+    streams.take(*places)
+    try:
+        with services.live.stream():
+            yield
+    finally:
+        streams.release(*places)
 
 
 def _event(kind: str, data: object) -> str:

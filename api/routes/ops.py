@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from api.http.errors import ApiError, error_responses
+from api.http.takeover import current_connection
 from api.metrics import CONTENT_TYPE
 from api.routes.chats import SignedIn
 from api.services import services_of
 from api.store import StoreError
 
 __all__ = ["router"]
+
+_SOON: Final = {"Retry-After": "10"}
 
 router = APIRouter(tags=["operation"], default_response_class=PlainTextResponse)
 
@@ -22,11 +27,19 @@ async def healthz() -> str:
     return "OK"
 
 
-@router.get("/readyz", summary="The store answers", responses=error_responses(503))
+@router.get("/readyz", summary="It can do more work", responses=error_responses(503))
 async def readyz(request: Request) -> str:
-    """Whether requests can be served: the store answers."""
+    """Whether requests can be served: the store answers, and there is room for one more session."""
+    services = services_of(request)
+    for full, what in (
+        (services.live.full, "sessions and streams"),
+        (current_connection().crowd.full, "connections"),
+    ):
+        if full:
+            detail = f"It has as many {what} as it takes."
+            raise ApiError(503, "Not ready.", detail, headers=_SOON.copy())
     try:
-        await services_of(request).store.database.ping()
+        await services.store.database.ping()
     except StoreError as error:
         raise ApiError(503, "Not ready.", "The store does not answer.") from error
     return "OK"

@@ -17,7 +17,9 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 
+from api.budgets import OverBudget
 from api.http.auth import browsers_token
+from api.http.budgets import address_of
 from api.http.site import Site, own_origin, site_of
 from api.routes.tokens import end_tokens
 from api.services import services_of
@@ -48,10 +50,10 @@ async def _file(request: Request, path: str) -> Response:
     return response
 
 
-def _notice(title: str, text: str, status: int) -> Response:
+def _notice(title: str, text: str, status: int, headers: dict[str, str] | None = None) -> Response:
     page = Template((VIEWER / "notice.html").read_text(encoding="utf-8"))
     content = page.substitute(title=html.escape(title), text=html.escape(text))
-    return HTMLResponse(content, status, NOT_STORED)
+    return HTMLResponse(content, status, NOT_STORED | (headers or {}))
 
 
 async def home(request: Request) -> Response:
@@ -86,9 +88,12 @@ async def open_link(request: Request) -> Response:
             "The link has to be opened, and confirmed on the page that it shows.",
             403,
         )
+    guesses, address = services.budgets.links, address_of(request.scope)
     try:
+        guesses.check(address)
         user = await services.store.link_user(code)
         if user is None:
+            guesses.failed(address)
             return _unusable()
         if user.status != "active":
             text = "The link is still good for when its user is active again: ask whoever runs this"
@@ -97,6 +102,10 @@ async def open_link(request: Request) -> Response:
         if not confirmed:
             return _question(user.name, None if before is None else before.user_name)
         redeemed = await services.store.redeem_link(code, replacing=before.id if before else None)
+    except OverBudget as over:
+        services.budgets.refused(over)
+        text = "Wait some minutes, then open your link again."
+        return _notice(over.message, text, 429, {"Retry-After": str(over.retry_after_s)})
     except StoreError:
         # The store has logged it.
         return _notice("The server had a problem", "Reload the page to try again.", 500)
@@ -105,6 +114,7 @@ async def open_link(request: Request) -> Response:
     if before is not None:
         end_tokens(services, [before.id])
     token, path = redeemed
+    services.budgets.log_ins.succeeded(address, token)
     response = RedirectResponse(site.path + path, 303, NOT_STORED)
     site.set_cookie(request, response, token)
     return response

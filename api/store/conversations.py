@@ -8,6 +8,7 @@ that may be another process's writes it down, and the run looks.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
@@ -17,6 +18,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    ScalarSelect,
     Select,
     Text,
     cast,
@@ -28,9 +30,11 @@ from sqlalchemy import (
     update,
 )
 
+from api.budgets import BudgetSettings
 from api.store.database import StoreError
 from api.store.records import Chat, File, Message, MessageText, Page
 from api.store.schema import chats, files, messages, users, waiting_messages
+from api.store.spent import CHATS, STORED_BYTES, WAITING_MESSAGES, spend
 from api.store.store import Store
 
 __all__ = ["ABANDONED", "BUSY", "LEASE_S", "Conversations"]
@@ -68,19 +72,23 @@ Content = list[dict[str, Any]]
 
 
 class Conversations:
-    """Every method raises StoreError where the database fails."""
+    """Every method raises StoreError where the database fails. Those that write what a user has a
+    budget for raise OverBudget where it is used up, and have written nothing then."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, budgets: BudgetSettings | None = None) -> None:
         self._store = store
+        self._budgets = budgets or BudgetSettings()
 
     # Chats that others have spawned.
 
-    async def create_child(self, parent: Chat, title: str, prompt: Content) -> Chat | None:
+    async def create_child(
+        self, parent: Chat, title: str, prompt: Content, child_id: UUID | None = None
+    ) -> Chat | None:
         """A new, pending chat of mode `computer_use` under `parent`, on the same workspace, whose
         first message is `prompt`. None where the parent is archived."""
         now = self._store.now()
         child = Chat(
-            uuid4(),
+            child_id or uuid4(),
             parent.owner_id,
             parent.workspace_id,
             title,
@@ -99,7 +107,9 @@ class Conversations:
             where = select(chats.c.archived).where(chats.c.id == parent.id).with_for_update()
             if connection.execute(where).scalar_one_or_none() in (None, True):
                 return None
+            spend(connection, parent.owner_id, CHATS, 1, self._budgets.chats_per_user)
             connection.execute(insert(chats).values(**asdict(child)))
+            self._spend_bytes(connection, child.id, _size_bytes(prompt))
             _add(connection, child.id, "user", prompt, now)
             return child
 
@@ -270,6 +280,8 @@ class Conversations:
 
         def work(connection: Connection) -> None:
             _check_held(connection, chat_id, run_id)
+            pictures_bytes = sum(len(picture.data) for picture in pictures)
+            self._spend_bytes(connection, chat_id, _size_bytes(content) + pictures_bytes)
             if pictures:
                 rows = [asdict(picture) | {"created_at": now} for picture in pictures]
                 connection.execute(insert(files), rows)
@@ -300,6 +312,10 @@ class Conversations:
             # An interrupt leaves what waits unheard, and only something new has it heard.
             if chat.status in BUSY and connection.execute(waiting).scalar_one() >= limit:
                 return False
+            # Its bytes are counted once: they become a message's when the chat listens.
+            self._spend_bytes(connection, chat_id, _size_bytes(content))
+            most = self._budgets.waiting_messages_per_user
+            spend(connection, _owner(chat_id), WAITING_MESSAGES, 1, most)
             connection.execute(
                 insert(waiting_messages).values(chat_id=chat_id, content=content, created_at=now)
             )
@@ -325,9 +341,15 @@ class Conversations:
             for row in rows:
                 _add(connection, chat_id, "user", row.content, row.created_at)
                 connection.execute(delete(waiting_messages).where(waiting_messages.c.id == row.id))
+            if rows:
+                spend(connection, _owner(chat_id), WAITING_MESSAGES, -len(rows))
             return bool(rows)
 
         return await self._store.database.run(work, write=True)
+
+    def _spend_bytes(self, connection: Connection, chat_id: UUID, count: int) -> None:
+        most = self._budgets.stored_bytes_per_user
+        spend(connection, _owner(chat_id), STORED_BYTES, count, most)
 
     async def picture(self, file_id: UUID) -> File | None:
         """The file of that id."""
@@ -338,6 +360,15 @@ class Conversations:
             ).one_or_none()
         )
         return None if row is None else File(**row._mapping)
+
+
+def _owner(chat_id: UUID) -> ScalarSelect[UUID]:
+    return select(chats.c.owner_id).where(chats.c.id == chat_id).scalar_subquery()
+
+
+def _size_bytes(content: Content) -> int:
+    """As the database keeps it, in ASCII."""
+    return len(json.dumps(content))
 
 
 def _waiting(chat_id: UUID) -> Select[Any]:

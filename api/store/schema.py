@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     Column,
     DateTime,
@@ -77,6 +78,10 @@ users = Table(
     Column("name", String(64), nullable=False, unique=True),
     Column("status", String(16), nullable=False),  # active | suspended
     Column("created_at", UtcDateTime, nullable=False),
+    # How much there is that is the user's, see api/store/spent.py.
+    Column("chats", Integer, nullable=False, server_default="0"),
+    Column("waiting_messages", Integer, nullable=False, server_default="0"),
+    Column("stored_bytes", BigInteger, nullable=False, server_default="0"),
 )
 
 tokens = Table(

@@ -33,6 +33,7 @@ from api.store.cache import AccessCache
 from api.store.database import Database
 from api.store.records import Access, Chat, Page, Token, User, Workspace
 from api.store.schema import UtcDateTime, chats, login_links, tokens, users, workspaces
+from api.store.spent import CHATS, spend
 
 __all__ = ["LINK_LIFETIME_S", "Clock", "Store", "hash_secret", "utc_now"]
 
@@ -392,13 +393,24 @@ class Store:
     # Chats
 
     async def create_chat(
-        self, owner_id: UUID, *, title: str = "", workspace_id: UUID | None = None
+        self,
+        owner_id: UUID,
+        *,
+        title: str = "",
+        workspace_id: UUID | None = None,
+        limit: int | None = None,
     ) -> Chat:
-        """A new chat. `workspace_id` must be one that exists."""
+        """A new chat. `workspace_id` must be one that exists. Raises OverBudget where the owner has
+        `limit` already."""
         now = self._clock()
         chat = Chat(uuid4(), owner_id, workspace_id, title, False, now, now)
-        await self.database.write(insert(chats).values(**asdict(chat)))
-        return chat
+
+        def work(connection: Connection) -> Chat:
+            spend(connection, owner_id, CHATS, 1, limit)
+            connection.execute(insert(chats).values(**asdict(chat)))
+            return chat
+
+        return await self.database.run(work, write=True)
 
     async def chat(self, chat_id: UUID) -> Chat | None:
         """The chat of that id, whoever owns it."""

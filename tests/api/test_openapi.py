@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from api.agents.runs import WAITING_LIMIT
+from api.budgets import EVERYBODY, Budgets, Held
 from api.http.errors import ErrorBody
 from api.routes.chats import BODY_BYTES
 from api.routes.messages import BODY_BYTES as MESSAGE_BYTES
@@ -108,9 +109,13 @@ async def slowly() -> AsyncIterator[bytes]:
     await trio.sleep(0.3)
 
 
-async def provoke(server: Web, path: str, method: str) -> AsyncIterator[httpx.Response]:
+async def provoke(
+    server: Web, path: str, method: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[httpx.Response]:
     """Every answer that can be had from one operation, failures of the store last."""
     store, client = server.store, server.client
+    services = server.app.state.services
+    budgets: Budgets = services.budgets
 
     async def chat_url(
         *, workspace: bool = True, archived: bool = False, running: bool = False
@@ -157,12 +162,16 @@ async def provoke(server: Web, path: str, method: str) -> AsyncIterator[httpx.Re
         yield await client.get(path.format(chat=chat.id), headers=upgrade)
         async with client.stream("GET", good, headers=upgrade) as response:
             yield response  # the 101 has no body to wait for
+        budgets.sessions = Held("sessions", {"user": 9, "address": 9, "desktop": 0})
+        yield await client.get(good, headers=upgrade)
         server.live.capacity = 0
         yield await client.get(good, headers=upgrade)
     elif endless:
         async with client.stream(method, good) as response:
             yield response
         server.live.capacity = 0
+        yield await client.request(method, good)
+        budgets.streams = Held("streams", {"user": 0})
         yield await client.request(method, good)
     else:
         yield await client.request(method, good, content=body)
@@ -172,6 +181,10 @@ async def provoke(server: Web, path: str, method: str) -> AsyncIterator[httpx.Re
         for _ in range(WAITING_LIMIT):
             await Conversations(store).ask(UUID(busy.split("/")[-2]), [], limit=WAITING_LIMIT)
         yield await client.request(method, busy, content=body)
+        for scope in ("user", EVERYBODY):
+            limits = {"user": 9, EVERYBODY: 9} | {scope: 0}
+            budgets.chats_at_work = Held("chats_at_work", limits)
+            yield await client.request(method, await chat_url(), content=body)
     if "{chat}" in path:
         for chat_id in ("42", uuid4()):
             url = path.format(chat=chat_id, file=uuid4())
@@ -179,6 +192,10 @@ async def provoke(server: Web, path: str, method: str) -> AsyncIterator[httpx.Re
     if "{token}" in path:
         yield await client.request(method, path.format(token="nope"))
     if path.endswith("/chats"):
+        if method == "POST":
+            with monkeypatch.context() as patch:
+                patch.setattr(services.settings.budgets, "chats_per_user", 1)
+                yield await client.post(path, content=body)
         yield await client.request(method, f"{path}?archived=perhaps", content=b"{")
     if method == "POST":
         limit_bytes = MESSAGE_BYTES if path.endswith("/messages") else BODY_BYTES
@@ -201,7 +218,7 @@ async def test_documented_statuses_are_the_real_ones(
             nursery, desktops=Desktops(nursery, provider_for), answers=Talker()
         )
         seen: set[str] = set()
-        async for response in provoke(server, path, method):
+        async for response in provoke(server, path, method, monkeypatch):
             status = str(response.status_code)
             seen.add(status)
             documented = operation["responses"][status]

@@ -13,6 +13,7 @@ import trio
 
 from api.agents.model import Reply
 from api.agents.runs import Runs
+from api.budgets import Budgets, BudgetSettings
 from api.settings import ModelSettings
 from api.store import Chat, Message, Store, User, Workspace
 from relay.desktops import Desktops, provider_for
@@ -71,14 +72,17 @@ class AgentsLab:
 
 
 @asynccontextmanager
-async def agents_lab(desktop: str = "pattern", **settings: Any) -> AsyncIterator[AgentsLab]:
+async def agents_lab(
+    desktop: str = "pattern", *, budgets: BudgetSettings | None = None, **settings: Any
+) -> AsyncIterator[AgentsLab]:
     clock, talker = ManualClock(), Talker()
     store = await Store.open("sqlite://", clock=clock)
     user = await store.ensure_user("alice")
     workspace = await store.add_workspace(user.id, "dev", desktop)
     async with trio.open_nursery() as nursery:
         desktops = Desktops(nursery, provider_for)
-        runs = runs_over(nursery, store, desktops, talker, ModelSettings(**settings))
+        held = Budgets(budgets or BudgetSettings())
+        runs = runs_over(nursery, store, desktops, talker, ModelSettings(**settings), held)
         yield AgentsLab(runs, store, clock, talker, desktops, user, workspace, nursery)
         nursery.cancel_scope.cancel()
     await store.aclose()

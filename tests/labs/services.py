@@ -11,7 +11,9 @@ from api.agents.model import Model
 from api.agents.runs import Runs
 from api.agents.turns import converse
 from api.agents.watch import Followers
+from api.budgets import Budgets, BudgetSettings
 from api.live import LiveSessions
+from api.metrics import Metrics
 from api.services import Services
 from api.settings import ModelSettings, Settings
 from api.store import Conversations, Store
@@ -32,7 +34,9 @@ def services_over(
 ) -> Services:
     """`nursery` is that of the chats' runs. Without a model nobody can be talked to."""
     settings = settings or Settings.model_construct()
-    runs = runs_over(nursery, store, desktops, model, settings.model)
+    metrics = Metrics()
+    budgets = Budgets(settings.budgets, metrics.over_budget)
+    runs = runs_over(nursery, store, desktops, model, settings.model, budgets)
     return Services(
         settings=settings,
         store=store,
@@ -42,6 +46,8 @@ def services_over(
         live=live,
         followers=runs.followers,
         runs=runs,
+        metrics=metrics,
+        budgets=budgets,
     )
 
 
@@ -51,10 +57,13 @@ def runs_over(
     desktops: Desktops,
     model: Model | Talker | None,
     settings: ModelSettings | None = None,
+    budgets: Budgets | None = None,
 ) -> Runs:
     """The chats at work in a process, with no server around them."""
     work = None
     if model is not None:
         settings = settings or ModelSettings()
         work = partial(converse, store, desktops, Limits(), settings, cast(Model, model))
-    return Runs(nursery, store, Conversations(store), Followers(), work)
+    budgets = budgets or Budgets(BudgetSettings())
+    conversations = Conversations(store, budgets.settings)
+    return Runs(nursery, store, conversations, Followers(), work, budgets)

@@ -7,6 +7,7 @@ import re
 
 from pydantic import BaseModel
 
+from api.budgets import BudgetSettings
 from api.settings import Settings
 from relay.rfb.errors import CloseCode
 from tests.labs.places import ROOT
@@ -34,6 +35,17 @@ def first_cells(document: str, head: str) -> list[str]:
 def test_settings() -> None:
     cells = first_cells("http.md", "| Name | Default | Environment |\n|---|---|---|")
     assert set(re.findall("`([^`]+)`", " ".join(cells))) == named(Settings)
+
+
+def test_budgets() -> None:
+    """Each with its default."""
+    text = (ROOT / "docs/http.md").read_text()
+    table = text.partition("| Budget | Default | Why |\n|---|---|---|")[2].partition("\n\n")[0]
+    rows = [re.findall("`([^`]+)`", row)[:2] for row in table.strip().splitlines()]
+    defaults = BudgetSettings().model_dump()
+    assert rows == [
+        [name, f"{value:g}" if value < 1e6 else str(value)] for name, value in defaults.items()
+    ]
 
 
 def test_close_codes() -> None:

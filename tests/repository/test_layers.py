@@ -65,6 +65,7 @@ API = {
     "api.privacy": Room(1, "the process's own memory and environment, kept from others"),
     "api.settings": Room(1, "the settings, from file and environment"),
     "api.metrics": Room(1, "what /metrics tells"),
+    "api.budgets": Room(0, "what one user, desktop or address may have at once"),
 }
 PLAN = RELAY | API
 

@@ -316,7 +316,7 @@ async def test_a_suspended_users_run_ends(monkeypatch: pytest.MonkeyPatch) -> No
         await lab.store.set_user_status(lab.user.id, "suspended")
         assert (await lab.idle(child.id)).status == "waiting"
         asked = len(lab.talker.requests)
-        lab.runs.start(child.id)
+        lab.runs.start(child.id, child.owner_id)
         assert (await lab.idle(child.id)).status == "waiting"
         assert len(lab.talker.requests) == asked
 

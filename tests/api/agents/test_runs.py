@@ -83,7 +83,7 @@ async def test_a_chat_that_was_archived_meanwhile_is_not_tried_for_ever() -> Non
     async with agents_lab() as lab:
         chat = await lab.chat()
         await lab.store.set_archived(chat.id, True)
-        lab.runs.start(chat.id)
+        lab.runs.start(chat.id, chat.owner_id)
         with trio.fail_after(2):
             while lab.runs._runs:
                 await trio.sleep(0.01)

@@ -10,8 +10,8 @@ import pytest
 import trio
 
 from api.agents.model import Reply
-from api.agents.runs import Busy
 from api.agents.tools import AgentTools, ToolError, title_of
+from api.budgets import BudgetSettings, OverBudget
 from api.store import Chat, StoreError
 from tests.labs.agents import AgentsLab, agents_lab, other_process, running_tool
 from tests.labs.language_model.scripted import calls, on_screen, said
@@ -67,17 +67,19 @@ async def test_without_a_workspace_there_is_no_desktop() -> None:
 
 
 async def test_a_model_cannot_spawn_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with agents_lab() as lab:
+    async with agents_lab(budgets=BudgetSettings(chats_at_work=2)) as lab:
         chat, child = await running_tool(lab)
         tools = tools_of(lab, chat)
         monkeypatch.setattr("api.agents.tools.AT_WORK_LIMIT", 1)
         with pytest.raises(ToolError, match="1 agents are at work already"):
             await tools.run("spawn_computer_use_agent", {"prompt": "x"})
         monkeypatch.setattr("api.agents.tools.AT_WORK_LIMIT", 2)
-        monkeypatch.setattr("api.agents.runs.RUNS_LIMIT", 1)
+        lab.talker.parent = [hang]
+        other = await lab.chat()
+        await lab.runs.say(other.id, "Hello.")
         with pytest.raises(ToolError, match="create child chat: Too many chats are at work"):
             await tools.run("spawn_computer_use_agent", {"prompt": "x"})
-        with pytest.raises(Busy, match="Too many chats are at work"):
+        with pytest.raises(OverBudget, match="Too many chats are at work"):
             await lab.runs.say((await lab.chat()).id, "Hello.")
         # Who is at work already can be talked to.
         await lab.runs.say(child.id, "Hello.")
@@ -85,16 +87,15 @@ async def test_a_model_cannot_spawn_without_end(monkeypatch: pytest.MonkeyPatch)
         assert (await answer(tools, "spawn_computer_use_agent", prompt="x"))["status"] == "pending"
 
 
-async def test_of_many_at_once_only_so_many_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api.agents.runs.RUNS_LIMIT", 2)
-    async with agents_lab() as lab:
-        busy: list[Busy] = []
+async def test_of_many_at_once_only_so_many_start() -> None:
+    async with agents_lab(budgets=BudgetSettings(chats_at_work=2)) as lab:
+        busy: list[OverBudget] = []
         lab.talker.parent = [hang] * 5
 
         async def say() -> None:
             try:
                 await lab.runs.say((await lab.chat()).id, "Hello.")
-            except Busy as error:
+            except OverBudget as error:
                 busy.append(error)
 
         async with trio.open_nursery() as nursery:

@@ -118,6 +118,15 @@ def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         ("[desktop]\npassword = 5", "deskrelay.toml: desktop.password: "),
         ("[limits]\nnope = 1", "deskrelay.toml: limits: there is no limit 'nope'"),
+        ("[budgets]\nnope = 1", "deskrelay.toml: budgets.nope: there is no such setting"),
+        (
+            "[budgets]\nsessions_per_user = 0",
+            "deskrelay.toml: budgets.sessions_per_user: Input should be greater than or equal to 1",
+        ),
+        (
+            "[budgets]\nrequests_burst_s = inf",
+            "deskrelay.toml: budgets.requests_burst_s: Input should be a finite number",
+        ),
         ("[limits]\nread_bytes = true", "limits: limit read_bytes: True is not a whole number"),
         (
             'bind = ["unix:relay.sock"]',

@@ -24,10 +24,12 @@ from hypercorn.protocol.ws_stream import WSStream
 from hypercorn.trio import task_group, tcp_server
 from hypercorn.trio.worker_context import TrioSingleTask
 
+from api.budgets import Budgets, BudgetSettings
 from api.http import serve as serving
 from api.http import takeover
 from api.http.serve import serve
 from api.live import SPARE_CONNECTIONS, LiveSessions
+from api.settings import Settings
 
 
 async def app(scope: Any, _receive: Any, send: Any) -> None:
@@ -47,7 +49,11 @@ class App:
 
     state = SimpleNamespace(
         services=SimpleNamespace(
-            live=LiveSessions(), store=None, followers=SimpleNamespace(close=lambda: None)
+            live=LiveSessions(),
+            store=None,
+            followers=SimpleNamespace(close=lambda: None),
+            settings=Settings.model_construct(),
+            budgets=Budgets(BudgetSettings()),
         )
     )
     __call__ = staticmethod(app)
@@ -179,7 +185,7 @@ def _tasks() -> int:
     while todo:
         task = todo.pop()
         assert task is not None
-        found += task.name.endswith("_run_handler")
+        found += task.name.endswith("._serve")
         for child in task.child_nurseries:
             todo += child.child_tasks
     return found

@@ -194,6 +194,25 @@ async def test_with_a_token_nobody_else_is_let_in(desktops_home: Path, tmp_path:
         assert "sesam" not in served.log.read_text()
 
 
+async def test_who_guesses_at_the_token_is_made_to_wait(
+    desktops_home: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text("sesame")
+    token = ("--token-file", str(tmp_path / "token"))
+    async with serving("pattern", tmp_path, *token) as served:
+        for number in range(10):
+            answer = await asked(served.url, Authorization=f"Bearer {number}")
+            assert answer.status_code == 401
+        answer = await asked(served.url, Authorization="Bearer sesame")
+        assert (answer.status_code, answer.json()["message"]) == (429, "Too many failed log-ins.")
+        assert 0 < int(answer.headers["retry-after"]) <= 60
+        elsewhere = httpx.AsyncHTTPTransport(local_address="127.0.0.2")
+        async with httpx.AsyncClient(transport=elsewhere, headers=ACCEPT) as http:
+            body = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+            good = {"Authorization": "Bearer sesame"}
+            assert (await http.post(served.url, json=body, headers=good)).status_code != 429
+
+
 async def test_at_any_address_with_a_token(desktops_home: Path, tmp_path: Path) -> None:
     """What the machine is called there is not known, and a page does not know the token."""
     (tmp_path / "token").write_text("sesame")

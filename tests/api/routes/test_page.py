@@ -87,6 +87,23 @@ async def test_a_link_that_is_late_or_none_signs_nobody_in(
             assert (answer.status_code, "alice" in answer.text) == (410, False)
 
 
+async def test_who_tries_codes_is_made_to_wait(server: Web, client: httpx.AsyncClient) -> None:
+    path = await link(server)
+    own = {"Origin": server.url}
+    for number in range(10):
+        method = "POST" if number % 2 else "GET"
+        assert (await client.request(method, f"/open/{number}", headers=own)).status_code == 410
+    for method in ("GET", "POST"):
+        response = await client.request(method, path, headers=own)
+        assert (response.status_code, response.headers["retry-after"]) == (429, "60")
+        assert "Too many links" in response.text
+        assert response.headers["cache-control"] == "no-store"
+    # Others are not asked to, and the code was not spent.
+    elsewhere = httpx.AsyncHTTPTransport(local_address="127.0.0.2")
+    async with httpx.AsyncClient(transport=elsewhere, base_url=server.url) as other:
+        assert (await other.post(path, headers=own)).status_code == 303
+
+
 @pytest.mark.parametrize(
     ("method", "headers"),
     [

@@ -277,16 +277,16 @@ async def test_a_stream_that_nobody_reads_is_cut(
     # Far more than a loopback connection's buffers hold.
     for _ in range(4):
         await say(server, chat, *[EMOJI] * 10)
-    followers = services_of(server).followers
+    live = services_of(server).live
     url = urlsplit(server.url)
     head = f"GET {CHATS}/{chat.id}/stream HTTP/1.1\r\nHost: {url.netloc}\r\n"
     head += f"Coder-Session-Token: {server.token}\r\n\r\n"
     async with await trio.open_tcp_stream(str(url.hostname), url.port or 0) as client:
         await client.send_all(head.encode())
         with trio.fail_after(PATIENCE_S):
-            while not followers.count:
+            while not live.streams:
                 await trio.sleep(0.01)
-            while followers.count:
+            while live.streams:
                 await trio.sleep(0.01)
 
 
