@@ -36,6 +36,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.http.auth import same_origin
 from api.http.errors import FORBIDDEN, ROUTE_NOT_FOUND, ApiError
+from api.http.guard import Guard
 from api.http.logs import AccessLog
 from api.http.serve import serve_app
 from api.mcp.server import MESSAGE_BYTES, Context, MakeSession, make_server
@@ -79,7 +80,7 @@ class HttpFront:
         problem: OSError | None = None
         async with trio.open_nursery() as nursery:
             try:
-                app: ASGIApp = AccessLog(self._answer)
+                app: ASGIApp = AccessLog(Guard(self._answer, None))
                 urls = await nursery.start(
                     partial(
                         serve_app,

@@ -89,12 +89,10 @@ _endpoint: Final = DesktopEndpoint()
 
 
 def routes(prefix: str) -> list[BaseRoute]:
-    """What answers the endpoint's plain requests under `prefix`."""
+    """What answers the endpoint's plain requests under `prefix`, of every method."""
     # An empty id is answered as one, not as an unknown route.
     paths = (path.replace("{chat}", "{chat:segment}") for path in PATHS)
-    return [
-        Route(prefix + path, _endpoint, methods=["GET"], include_in_schema=False) for path in paths
-    ]
+    return [Route(prefix + path, _endpoint, include_in_schema=False) for path in paths]
 
 
 class UpgradesFirst:
