@@ -83,7 +83,8 @@ async def converse(
             _log.warning("chat %s has no answer of its model: %s", chat.id, error.brief)
             ending = ("error", str(error))
         except DesktopError as error:
-            ending = ("error", f"The desktop could not be opened: {error}")
+            _log.warning("chat %s has no desktop: %s", chat.id, error)
+            ending = ("error", f"The desktop could not be opened: {error.told}")
     return ending
 
 

@@ -37,6 +37,7 @@ from relay import (
     WorkspaceAgentError,
     WorkspaceAgentStep,
 )
+from relay.errors import UNTOLD
 from relay.net import streams
 
 __all__ = ["PATHS", "UpgradesFirst", "routes"]
@@ -233,7 +234,8 @@ async def _open(
             return desktop
         except (DesktopError, ValueError) as error:
             # A ValueError is a desktop's name that this version of the relay does not know.
-            services.desktop_problems[workspace.id] = str(error)
+            told = error.told if isinstance(error, DesktopError) else UNTOLD
+            services.desktop_problems[workspace.id] = told
             fields: dict[str, object] = {}
             if isinstance(error, DesktopError) and (fault := error.fault):
                 services.metrics.refused(fault.direction, fault.rule)
@@ -244,7 +246,7 @@ async def _open(
             step = (
                 error.step if isinstance(error, WorkspaceAgentError) else WorkspaceAgentStep.DESKTOP
             )
-            raise ApiError(*_WORKSPACE_AGENT_ERRORS[step], str(error)) from None
+            raise ApiError(*_WORKSPACE_AGENT_ERRORS[step], told) from None
     return None
 
 
