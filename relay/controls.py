@@ -21,8 +21,7 @@ _CONTROL: Final = re.compile(f"[{CONTROLS}\ud800-\udfff]")
 
 def escaped(text: str) -> str:
     r"""Somebody else's `text` for a terminal or a log: `\x1b` and so on in the place of those."""
-    # Nearly all text has none, and this costs less than the search.
-    return text if text.isprintable() else _CONTROL.sub(_escape, text)
+    return _CONTROL.sub(_escape, text)
 
 
 def _escape(found: re.Match[str]) -> str:

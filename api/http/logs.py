@@ -48,7 +48,11 @@ class _Stderr:
 
 def _escape(_logger: object, _method: str, event: dict[str, Any]) -> dict[str, Any]:
     """Of structlog: what is another's in a line, and ends none."""
-    return {key: escaped(v) if isinstance(v, str) else v for key, v in event.items()}
+    for key, value in event.items():
+        # Nearly all are, and this is for each line.
+        if isinstance(value, str) and not value.isprintable():
+            event[key] = escaped(value)
+    return event
 
 
 def _traceback(out: TextIO, exc_info: Any) -> None:
