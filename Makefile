@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 NOVNC := api/viewer/novnc
 NOVNC_VERSION := 1.7.0
 
-.PHONY: setup run test check format autobahn hostile mutants bench guard fuzz clean
+.PHONY: setup run test check format schemathesis autobahn hostile mutants bench guard fuzz clean
 
 setup: $(VENV)/.done $(NOVNC)/.done
 
@@ -40,6 +40,17 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Whether the HTTP interface is what its schema says, with every check of schemathesis; half a
+# minute. In an environment of its own: it would be a plugin of every run of pytest.
+schemathesis: setup $(VENV)-schemathesis/.done
+	$(BIN)/python -m tests.schemathesis.run $(ARGS)
+
+$(VENV)-schemathesis/.done: pyproject.toml
+	@$(PYTHON) -m venv $(VENV)-schemathesis
+	@$(VENV)-schemathesis/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	@$(VENV)-schemathesis/bin/python -m pip install --quiet --group schemathesis
+	@touch $@
+
 # WebSocket conformance; needs a Python 2.7, which the suite is written in.
 autobahn: setup
 	$(BIN)/python -m tests.autobahn.run
@@ -66,4 +77,4 @@ fuzz: setup
 	$(BIN)/python -m fuzz.driver --seconds $(or $(SECONDS),60) $(TARGETS)
 
 clean:
-	rm -rf $(VENV) $(NOVNC) build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-schemathesis $(NOVNC) build dist *.egg-info

@@ -6,10 +6,12 @@ Faults of a peer inside a running session are not here: a session returns them a
 from __future__ import annotations
 
 import enum
+from typing import Final
 
 from relay.rfb.errors import Direction, ProtocolError
 
 __all__ = [
+    "UNTOLD",
     "DesktopError",
     "Direction",
     "ProtocolError",
@@ -17,6 +19,9 @@ __all__ = [
     "WorkspaceAgentError",
     "WorkspaceAgentStep",
 ]
+
+
+UNTOLD: Final = "the server's log says why"
 
 
 class RelayError(Exception):
@@ -28,12 +33,16 @@ class DesktopError(RelayError):
 
     The text is for the operator and the person waiting: what failed, where, what to do.
     It holds no secret, and text from the desktop only with control characters removed. `fault` is
-    the broken rule, where the desktop spoke and broke one.
+    the broken rule, where the desktop spoke and broke one. `told` is what may be said of it to
+    those who only look at the desktop: it names no address and no path, as the text may.
     """
 
-    def __init__(self, text: str, fault: ProtocolError | None = None) -> None:
+    def __init__(
+        self, text: str, fault: ProtocolError | None = None, *, told: str = UNTOLD
+    ) -> None:
         super().__init__(text)
         self.fault = fault
+        self.told = told
 
 
 class WorkspaceAgentStep(enum.Enum):
@@ -52,6 +61,6 @@ class WorkspaceAgentStep(enum.Enum):
 class WorkspaceAgentError(DesktopError):
     """A workspace agent did not bring its desktop."""
 
-    def __init__(self, step: WorkspaceAgentStep, text: str) -> None:
-        super().__init__(text)
+    def __init__(self, step: WorkspaceAgentStep, text: str, *, told: str = UNTOLD) -> None:
+        super().__init__(text, told=told)
         self.step = step

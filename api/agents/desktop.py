@@ -79,7 +79,8 @@ class AgentDesktop:
         if self._workspace_id is not None:
             workspace = await self._store.workspace(self._workspace_id)
         if workspace is None:
-            raise DesktopError("the chat has no workspace")
+            text = "the chat has no workspace"
+            raise DesktopError(text, told=text)
         await self._own.connect(workspace.id, workspace.desktop, str(workspace.owner_id))
 
     def takes(self, call: Block) -> bool:

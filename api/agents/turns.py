@@ -89,7 +89,8 @@ async def converse(
             runs.budgets.refused(over)
             ending = ("error", f"Stopped: {over}")
         except DesktopError as error:
-            ending = ("error", f"The desktop could not be opened: {error}")
+            _log.warning("chat %s has no desktop: %s", chat.id, error)
+            ending = ("error", f"The desktop could not be opened: {error.told}")
     return ending
 
 

@@ -28,6 +28,7 @@ from api.cli.options import (
 )
 from api.http.logs import configure_logging
 from api.privacy import be_private, forget
+from api.routes.chats import check_title
 from api.run import run_server
 from api.services import Services
 from api.settings import (
@@ -41,6 +42,7 @@ from api.settings import (
     parse_limits,
 )
 from api.store import Chat, Store, StoreError, User
+from relay.controls import escaped
 from relay.errors import Direction
 from relay.limits import Limits
 from relay.recordings.file import RecordingError, read
@@ -78,7 +80,7 @@ def run(arguments: Sequence[str]) -> int:
         status = app(list(arguments) or ["--help"], prog_name="deskrelay", standalone_mode=False)
     except (typer.TyperException, SettingsProblem, StoreError, RecordingError) as error:
         text = error.format_message() if isinstance(error, typer.TyperException) else str(error)
-        print(f"deskrelay: {' '.join(text.split())}", file=sys.stderr)
+        print(f"deskrelay: {escaped(' '.join(text.split()))}", file=sys.stderr)
         return 2
     return status if isinstance(status, int) else 0
 
@@ -194,7 +196,7 @@ def _print_element(element: Element) -> None:
     indent = "  " * element.is_rectangle
     print(
         f"{element.t_us / 1e6:12.6f}  {_SENDERS[element.direction]}  {element.offset:9}  "
-        f"{indent}{element.name}  {element.details}".rstrip()
+        f"{indent}{element.name}  {escaped(element.details)}".rstrip()
     )
 
 
@@ -335,7 +337,7 @@ async def _existing_user(store: Store, name: str) -> User:
 
 
 def _print_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    lines = [head, *([str(cell) for cell in row] for row in rows)]
+    lines = [head, *([escaped(str(cell)) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
@@ -411,7 +413,7 @@ def token_revoke(
 @_chats.command("create")
 def chat_create(
     user: UserName,
-    title: Annotated[str, typer.Option(metavar="TEXT")] = "",
+    title: Annotated[str, typer.Option(metavar="TEXT", parser=checked(check_title))] = "",
     workspace: Annotated[
         str | None, typer.Option(metavar="NAME", help="The user's workspace to show.")
     ] = None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from http import HTTPStatus
+from http import HTTPMethod, HTTPStatus
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 __all__ = [
@@ -177,9 +178,14 @@ async def _on_http_error(connection: HTTPConnection, error: Exception) -> Respon
         return ApiError(404, ROUTE_NOT_FOUND, headers=headers).response()
     if error.status_code == 405:
         # Starlette names the methods of one route only, and the list and creation of things are
-        # two on one path. Such paths have no parameters, so the schema knows them literally.
-        operations = connection.app.openapi()["paths"].get(connection.scope["path"], {})
-        allow = ", ".join(sorted(map(str.upper, operations))) or headers["Allow"]
+        # two on one path.
+        scope, routes = connection.scope, connection.app.routes
+        tried = ((method, {**scope, "method": method}) for method in sorted(HTTPMethod))
+        allow = ", ".join(
+            method
+            for method, asked in tried
+            if any(route.matches(asked)[0] is Match.FULL for route in routes)
+        )
         detail = f"This address takes {allow}."
         return ApiError(405, "Method not allowed.", detail, headers={"Allow": allow}).response()
     return ApiError(error.status_code, str(error.detail), headers=headers).response()

@@ -18,7 +18,7 @@ import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
 from hypercorn.events import Closed, RawData
-from hypercorn.protocol.events import Request
+from hypercorn.protocol.events import Event, Request, Response
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol, H11WSConnection
 from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.protocol.ws_stream import ASGIWebsocketState, WSStream
@@ -30,6 +30,7 @@ from hypercorn.utils import parse_socket_addr
 from wsproto.utilities import generate_accept_token
 
 from api.http.errors import ApiError
+from api.http.strict import be_strict
 from api.http.takeover import READ_BYTES, Connection, current_connection
 from api.http.upgrade import upgrade_problem
 
@@ -63,7 +64,22 @@ class _Upgrade(WSStream):
 
 
 class _Http1(H11Protocol):
-    """Hypercorn's HTTP/1.1, which never becomes HTTP/2, and is strict about upgrades."""
+    """Hypercorn's HTTP/1.1, which never becomes HTTP/2, and is strict about requests."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        be_strict(cast(h11.Connection, self.connection))
+
+    async def stream_send(self, event: Event) -> None:
+        # Behind a refused upgrade, and behind a body that is not read to its end, nothing is a
+        # request for sure: the connection ends, and the client is told.
+        if (
+            isinstance(event, Response)
+            and self.connection.their_state is not h11.DONE
+            and not any(name == b"connection" for name, _ in event.headers)
+        ):
+            event.headers.append((b"connection", b"close"))
+        await super().stream_send(event)
 
     async def _check_protocol(self, event: h11.Request) -> None:
         # Hypercorn would switch to HTTP/2 here, by `Upgrade: h2c` and by prior knowledge. The
@@ -137,11 +153,18 @@ class _Tasks(TaskGroup):
         assert nursery is not None
         sender, receiver = trio.open_memory_channel[Any](config.max_app_queue_size)
 
+        async def send_whole(message: Any) -> None:
+            # What ends an answer also ends the request: whoever waits for that, as a streaming
+            # answer does, may cancel its sender before the connection was closed or kept.
+            await trio.lowlevel.checkpoint_if_cancelled()
+            with trio.CancelScope(shield=True):
+                await send(message)
+
         async def run() -> None:
             with receiver:
                 receive = cast(Any, receiver.receive)
                 sync_spawn, call_soon = trio.to_thread.run_sync, trio.from_thread.run
-                await _handle(app, config, scope, receive, send, sync_spawn, call_soon)
+                await _handle(app, config, scope, receive, send_whole, sync_spawn, call_soon)
 
         async def put(event: Any) -> None:
             try:

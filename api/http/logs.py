@@ -1,15 +1,17 @@
 """Logging: the lines of requests and sessions (structlog) and all others (logging) in one form.
 
 They go to stderr: readable lines on a terminal, JSON lines otherwise. Query strings, link codes
-and tokens are never logged, and tracebacks hold no local variables.
+and tokens are never logged, and tracebacks hold no local variables. What clients and desktops say
+cannot steer the terminal of who reads it: control characters are escaped.
 """
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import sys
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import structlog
 import trio
@@ -17,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.http.errors import INTERNAL_ERROR, ApiError
 from api.http.headers import STATUS_MESSAGES
+from relay.controls import escaped
 
 __all__ = ["AccessLog", "configure_logging", "loggable_path"]
 
@@ -42,18 +45,33 @@ class _Stderr:
     warning = error = exception = info
 
 
+def _escape(_logger: object, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+    """Of structlog: what is another's in a line, and ends none."""
+    for key, value in event.items():
+        # Nearly all are, and this is for each line.
+        if isinstance(value, str) and not value.isprintable():
+            event[key] = escaped(value)
+    return event
+
+
+def _traceback(out: TextIO, exc_info: Any) -> None:
+    # The default shows local variables wherever rich is installed: secrets among them.
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    out.write("\n".join(map(escaped, text.getvalue().split("\n"))))
+
+
 def configure_logging() -> None:
     """Sends everything to stderr. Call once, before the first line."""
     shared: list[Any] = [
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _escape,
     ]
     final: list[Any]
     if sys.stderr.isatty():
-        # The default shows local variables wherever rich is installed: secrets among them.
-        plain = structlog.dev.plain_traceback
-        final = [structlog.dev.ConsoleRenderer(exception_formatter=plain)]
+        final = [structlog.dev.ConsoleRenderer(exception_formatter=_traceback)]
     else:
         final = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     structlog.configure(

@@ -167,15 +167,14 @@ class Connection:
             raise trio.BrokenResourceError("the client takes no bytes")
         self._switched = self._switching and data.startswith(b"HTTP/1.1 101 ")
 
+    # Neither has a checkpoint: one that is cancelled would leave the connection open.
+
     async def send_eof(self) -> None:
-        # Hypercorn closes right after it, and would do this while another task sends.
-        if not self._switched:
-            await trio.lowlevel.checkpoint()
+        """Nothing: Hypercorn closes right after it, and would do this while another task sends."""
 
     async def aclose(self) -> None:
         if not self._switched:
             self.abort()
-            await trio.lowlevel.checkpoint()
 
     # What `HttpServer` calls.
 

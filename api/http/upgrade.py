@@ -39,9 +39,13 @@ def upgrade_problem(
 ) -> ApiError | None:
     """Why this is no request for a WebSocket; None if it is one. Names are in lower case.
 
-    426 where no WebSocket is asked for, or not over HTTP/1.1; 405 for another method than GET; 400
+    405 for another method than GET; 426 where no WebSocket is asked for, or not over HTTP/1.1; 400
     for a malformed request, or one for another version (RFC 6455 lets a server choose the status).
     """
+    if method != "GET":
+        return ApiError(
+            405, "Method not allowed.", "This address takes GET.", headers={"Allow": "GET"} | _CLOSE
+        )
     values: dict[bytes, list[bytes]] = {}
     for name, value in headers:
         values.setdefault(name, []).append(value)
@@ -52,10 +56,6 @@ def upgrade_problem(
         return _required("This address speaks WebSocket only.")
     if http_version != "1.1":
         return _required("A WebSocket starts from HTTP/1.1.")
-    if method != "GET":
-        return ApiError(
-            405, "Method not allowed.", "This address takes GET.", headers={"Allow": "GET"} | _CLOSE
-        )
     if not connection.isascii():
         return _bad("Connection must be ASCII.")
     if b"transfer-encoding" in values or values.get(b"content-length", [b"0"]) != [b"0"]:

@@ -37,6 +37,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.budgets import Budgets, BudgetSettings, OverBudget
 from api.http.budgets import address_of, refusal
 from api.http.errors import FORBIDDEN, ROUTE_NOT_FOUND, ApiError
+from api.http.guard import Guard
 from api.http.headers import SafeHeaders
 from api.http.logs import AccessLog
 from api.http.serve import serve_app
@@ -83,7 +84,7 @@ class HttpFront:
         problem: OSError | None = None
         async with trio.open_nursery() as nursery:
             try:
-                app: ASGIApp = SafeHeaders(AccessLog(self._answer))
+                app: ASGIApp = SafeHeaders(AccessLog(Guard(self._answer, None)))
                 urls = await nursery.start(
                     partial(
                         serve_app,

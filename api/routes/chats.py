@@ -7,7 +7,8 @@ from typing import Annotated, Any, Final, TypeVar
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic_core import PydanticCustomError
 from starlette.convertors import Convertor, register_url_convertor
 
 from api.http.auth import Identity, require_same_origin, sign_in
@@ -24,6 +25,7 @@ from api.http.pages import LISTED_LIMIT, PAGES, Limit, list_response
 from api.http.site import site_of
 from api.services import Services, services_of
 from api.store import Chat, StoreError
+from relay.controls import CONTROLS, refuse_controls
 from relay.rfb.errors import CloseCode
 
 __all__ = [
@@ -31,14 +33,17 @@ __all__ = [
     "ChatBody",
     "ChatId",
     "SignedIn",
+    "check_title",
     "find_chat",
     "parse_chat_id",
     "read_json",
     "router",
 ]
 
+TITLE_CHARS: Final = 256
+
 BODY_BYTES: Final = 65_536
-"""A new chat's body. The largest legal one is a title of 256 characters."""
+"""A new chat's body. The largest legal one is a title of `TITLE_CHARS`."""
 
 _SAFE_METHODS: Final = ("GET", "HEAD", "OPTIONS")
 
@@ -60,11 +65,29 @@ CHAT_PATH: Final = "/chats/{chat:segment}"
 """Matches an empty id too; `find_chat` tells what is wrong with it."""
 
 
+def check_title(text: str) -> None:
+    """Raises ValueError for what is no title of a chat."""
+    if len(text) > TITLE_CHARS:
+        raise ValueError(f"A title has at most {TITLE_CHARS} characters.")
+    refuse_controls(text, "A title")
+
+
+def _title(text: str) -> str:
+    try:
+        check_title(text)
+    except ValueError as error:
+        raise PydanticCustomError("title", "{problem}", {"problem": str(error)}) from None
+    return text
+
+
 class CreateChat(BaseModel):
     """What a new chat is made of."""
 
-    # Control characters would reach terminals and logs; PostgreSQL refuses U+0000 itself.
-    title: Annotated[str, Field(max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
+    title: Annotated[
+        str,
+        Field(json_schema_extra={"maxLength": TITLE_CHARS, "pattern": f"^[^{CONTROLS}]*$"}),
+        AfterValidator(_title),
+    ] = ""
     workspace_id: UUID | None = None
 
 

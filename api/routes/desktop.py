@@ -40,6 +40,7 @@ from relay import (
     WorkspaceAgentError,
     WorkspaceAgentStep,
 )
+from relay.errors import UNTOLD
 from relay.net import streams
 
 __all__ = ["PATHS", "UpgradesFirst", "routes"]
@@ -95,12 +96,10 @@ _endpoint: Final = DesktopEndpoint()
 
 
 def routes(prefix: str) -> list[BaseRoute]:
-    """What answers the endpoint's plain requests under `prefix`."""
+    """What answers the endpoint's plain requests under `prefix`, of every method."""
     # An empty id is answered as one, not as an unknown route.
     paths = (path.replace("{chat}", "{chat:segment}") for path in PATHS)
-    return [
-        Route(prefix + path, _endpoint, methods=["GET"], include_in_schema=False) for path in paths
-    ]
+    return [Route(prefix + path, _endpoint, include_in_schema=False) for path in paths]
 
 
 class UpgradesFirst:
@@ -248,7 +247,8 @@ async def _open(
             return desktop
         except (DesktopError, ValueError) as error:
             # A ValueError is a desktop's name that this version of the relay does not know.
-            services.desktop_problems[workspace.id] = str(error)
+            told = error.told if isinstance(error, DesktopError) else UNTOLD
+            services.desktop_problems[workspace.id] = told
             fields: dict[str, object] = {}
             if isinstance(error, DesktopError) and (fault := error.fault):
                 services.metrics.refused(fault.direction, fault.rule)
@@ -259,7 +259,7 @@ async def _open(
             step = (
                 error.step if isinstance(error, WorkspaceAgentError) else WorkspaceAgentStep.DESKTOP
             )
-            raise ApiError(*_WORKSPACE_AGENT_ERRORS[step], str(error)) from None
+            raise ApiError(*_WORKSPACE_AGENT_ERRORS[step], told) from None
     return None
 
 

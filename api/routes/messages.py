@@ -199,6 +199,18 @@ message is void). A client that was cut off goes on behind the last message that
 `Last-Event-ID` or `after`."""
 
 
+# Of one event: OpenAPI 3.1 has no word for a stream of them.
+_EVENT: Final[dict[str, Any]] = {
+    "type": "object",
+    "properties": {
+        "event": {"enum": ["message", "status", "text", "restart"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+        "id": {"type": "string"},
+    },
+    "required": ["event", "data"],
+}
+
+
 class _EventStream(StreamingResponse):
     media_type = "text/event-stream"
 
@@ -230,7 +242,7 @@ class _EventStream(StreamingResponse):
     description=_STREAM_TEXT,
     response_class=StreamingResponse,
     responses={
-        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        200: {"content": {"text/event-stream": {"schema": _EVENT}}},
         **error_responses(400, 401, 404, 429, 500, 503),
     },
 )

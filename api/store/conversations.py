@@ -36,6 +36,7 @@ from api.store.records import Chat, File, Message, MessageText, Page
 from api.store.schema import chats, files, messages, users, waiting_messages
 from api.store.spent import CHATS, STORED_BYTES, WAITING_MESSAGES, spend
 from api.store.store import Store
+from relay.controls import escaped
 
 __all__ = ["ABANDONED", "BUSY", "LEASE_S", "Conversations"]
 
@@ -175,6 +176,7 @@ class Conversations:
         if last_error is not None:
             # PostgreSQL has no U+0000, and no database takes half a surrogate pair.
             last_error = last_error.replace("\0", "").encode(errors="replace").decode()
+            last_error = escaped(last_error)
         held = _held(run_id)
         if not begun:
             held |= chats.c.status == "pending"

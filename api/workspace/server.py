@@ -308,7 +308,7 @@ def create_workspace_agent_app(workspace: Workspace, secret: Password | None) ->
 
     app.router.routes += [
         Route(ACTION_PATH, action, methods=["POST"]),
-        Route(DEFAULT_PATH, _Endpoint(workspace.upgrade), methods=["GET"]),
+        Route(DEFAULT_PATH, _Endpoint(workspace.upgrade)),
         Route(HEALTH_PATH, health, methods=["GET"]),
     ]
     app.router.default = no_route

@@ -114,7 +114,7 @@ class Connection:
                     size_px = await self._ask_for_all(size_px)
             if patience.cancelled_caught:
                 text = f"the desktop has not shown all of itself within {PICTURE_TIMEOUT_S:g} s"
-                raise DesktopError(text)
+                raise DesktopError(text, told=text)
             return self.canvas.pixels.copy()
 
     async def _read_old(self) -> None:
@@ -258,8 +258,8 @@ class Connection:
     def _end(self, why: str) -> NoReturn:
         # What came first is why.
         self.gone = self.gone or why
-        raise DesktopError(self.gone)
+        raise DesktopError(self.gone, told=self.gone)
 
     def _check(self) -> None:
         if self.gone is not None:
-            raise DesktopError(self.gone)
+            raise DesktopError(self.gone, told=self.gone)

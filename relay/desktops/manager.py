@@ -33,7 +33,7 @@ class _Desktop:
         self.settled = trio.Event()
         self.ended = trio.Event()
         self.running: RunningDesktop | None = None
-        self.failure = "the desktop was stopped while it started"
+        self.failure = DesktopError("the desktop was stopped while it started")
 
 
 class Desktops:
@@ -63,7 +63,7 @@ class Desktops:
         if not desktop.settled.is_set():
             await desktop.settled.wait()
         if desktop.running is None:
-            raise DesktopError(desktop.failure)
+            raise DesktopError(str(desktop.failure), told=desktop.failure.told)
         return desktop.running
 
     async def open(self, key: Hashable, spec: str, limits: Limits, owner: str = "") -> DesktopEnd:
@@ -114,13 +114,14 @@ class Desktops:
                     try:
                         desktop.running = await nursery.start(provider.run)
                     except DesktopError as error:
-                        desktop.failure = str(error)
+                        desktop.failure = error
                         self._forget(key, desktop)
                     desktop.settled.set()
         except* Exception:
             # No process, no descriptor, a full disk, or a bug: one desktop is not worth the others.
             logger.exception("the provider of a %s desktop failed", provider.name)
-            desktop.failure = "the desktop failed in the relay, whose log has the cause"
+            text = "the desktop failed in the relay, whose log has the cause"
+            desktop.failure = DesktopError(text, told=text)
             if desktop.running is not None:
                 desktop.running.ended.set()
                 desktop.running = None

@@ -51,7 +51,8 @@ class RunningDesktop:
                     await self._logins.acquire()
             except trio.TooSlowError:
                 text = f"{self.address} keeps others waiting for {wait_s:g} s"
-                raise DesktopError(text) from None
+                told = text.replace(str(self.address), "the desktop")
+                raise DesktopError(text, told=told) from None
         try:
             return await open_desktop(self.address, password=self.password, limits=limits)
         finally:

@@ -13,14 +13,16 @@ from urllib.parse import urlsplit
 
 import trio
 
+from relay.controls import refuse_controls
 from relay.dialling.workspace_agent import (
     DEFAULT_PATH,
     SCHEMES,
     WorkspaceAgentAddress,
     WorkspaceAgentCredentials,
+    error_of,
     upgraded,
 )
-from relay.errors import DesktopError, WorkspaceAgentError, WorkspaceAgentStep
+from relay.errors import DesktopError, WorkspaceAgentStep
 from relay.limits import Limits
 from relay.net import kernel
 
@@ -60,6 +62,8 @@ def parse_address(text: str, workspace_agent: WorkspaceAgentCredentials | None =
 
     Raises ValueError saying what is wrong.
     """
+    # Also because urlsplit passes over line breaks and tabs: what is listed would not be dialled.
+    refuse_controls(text, "an address")
     if text.startswith("unix:"):
         path = text.removeprefix("unix:").removeprefix("//")
         if not path.startswith("/"):
@@ -136,11 +140,9 @@ def _checked(stream: trio.SocketStream, address: UnixAddress) -> trio.SocketStre
 
 
 def _failure(address: Address, step: WorkspaceAgentStep, text: str) -> DesktopError:
-    return (
-        WorkspaceAgentError(step, text)
-        if isinstance(address, WorkspaceAgentAddress)
-        else DesktopError(text)
-    )
+    if isinstance(address, WorkspaceAgentAddress):
+        return error_of(address, step, text)
+    return DesktopError(text, told=text.replace(str(address), "the desktop"))
 
 
 async def _open_tcp(host: str, port: int) -> trio.SocketStream:

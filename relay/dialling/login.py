@@ -212,7 +212,7 @@ async def log_in(
         if fault is not None:
             fault.offset = wire.offset - len(wire.last)
             fault.evidence = wire.last[:EVIDENCE_BYTES]
-        raise DesktopError(text, fault) from None
+        raise DesktopError(text, fault, told=text) from None
     return DesktopEnd(
         stream,
         init,

@@ -17,6 +17,9 @@ PASSWORD_LINE_BYTES = 1_024
 """Of a password file's first line; the rest is not read. No security type takes more than 255."""
 
 
+NO_PASSWORD = "the server cannot read the desktop's password"
+
+
 class Password:
     """A secret that shows itself in no log, repr, error or pickle. Raises ValueError for text
     that is not Unicode."""
@@ -63,9 +66,10 @@ class PasswordFile:
             line = await trio.to_thread.run_sync(self._first_line, abandon_on_cancel=True)
         except OSError as error:
             text = f"cannot read the password file {self.path}: {error.strerror}"
-            raise DesktopError(text) from None
+            raise DesktopError(text, told=NO_PASSWORD) from None
         if not line:
-            raise DesktopError(f"the first line of the password file {self.path} is empty")
+            text = f"the first line of the password file {self.path} is empty"
+            raise DesktopError(text, told=NO_PASSWORD)
         return line.decode("utf-8", "surrogateescape")
 
     def _first_line(self) -> bytes:

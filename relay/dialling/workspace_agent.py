@@ -34,6 +34,7 @@ __all__ = [
     "WorkspaceAgentAddress",
     "WorkspaceAgentCredentials",
     "client_tls",
+    "error_of",
     "upgraded",
 ]
 
@@ -69,6 +70,8 @@ _BAD_ANSWER: Final = (
     wsproto.utilities.LocalProtocolError,
     UnicodeDecodeError,
 )
+# Words alone: no name of a host, no port, no path.
+_NAMES_NOTHING: Final = re.compile(r"[A-Za-z ,'-]{1,100}\.?")
 _HEAD_END: Final = re.compile(rb"\n\r?\n")
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([1-5]\d\d)\b")
 
@@ -137,7 +140,7 @@ async def upgraded(stream: trio.abc.Stream, address: WorkspaceAgentAddress) -> W
         await streams.cut(connection)
         if isinstance(error, trio.TooSlowError):
             text = f"{address} did not answer in time"
-            raise WorkspaceAgentError(WorkspaceAgentStep.TIMEOUT, text) from None
+            raise error_of(address, WorkspaceAgentStep.TIMEOUT, text) from None
         raise
 
 
@@ -171,7 +174,7 @@ async def _secret(credentials: WorkspaceAgentCredentials) -> Password | None:
     try:
         return await ask(credentials.secret)
     except DesktopError as error:
-        raise WorkspaceAgentError(WorkspaceAgentStep.DIAL, str(error)) from None
+        raise WorkspaceAgentError(WorkspaceAgentStep.DIAL, str(error), told=error.told) from None
 
 
 async def _switched(
@@ -242,15 +245,14 @@ class _Answer(trio.abc.Stream):
         if not self._asked:
             # Its text may hold the secret.
             text = f"the secret for {self._address} has characters that a header cannot have"
-            return WorkspaceAgentError(WorkspaceAgentStep.DIAL, text)
+            return error_of(self._address, WorkspaceAgentStep.DIAL, text)
         if self._status == 101:
             text = f"{self._address} answered with a 101 that is none of a WebSocket"
-            return WorkspaceAgentError(WorkspaceAgentStep.DESKTOP, text)
+            return error_of(self._address, WorkspaceAgentStep.DESKTOP, text)
         if self._status:
             return self._refused()
-        return WorkspaceAgentError(
-            WorkspaceAgentStep.DESKTOP, f"{self._address} does not answer as a workspace agent"
-        )
+        text = f"{self._address} does not answer as a workspace agent"
+        return error_of(self._address, WorkspaceAgentStep.DESKTOP, text)
 
     async def _head(self) -> bytes:
         while True:
@@ -285,20 +287,34 @@ class _Answer(trio.abc.Stream):
 
 def _refused(address: WorkspaceAgentAddress, status: int, body: bytes) -> WorkspaceAgentError:
     step = WorkspaceAgentStep.DIAL if status in (401, 403) else WorkspaceAgentStep.DESKTOP
-    return WorkspaceAgentError(step, f"{address} answered {status}: {_sentence(body[:BODY_BYTES])}")
+    message, detail = _words(body[:BODY_BYTES])
+    text = f"{address} answered {status}: {_shown(f'{message} {detail}') or 'nothing more'}"
+    told = f"the workspace agent answered {status}"
+    if _NAMES_NOTHING.fullmatch(message):
+        told += f": {message}"
+    return WorkspaceAgentError(step, text, told=told)
 
 
-def _sentence(body: bytes) -> str:
+def _words(body: bytes) -> tuple[str, str]:
     """What an answer's body says, in the form of the workspace agent's errors or in another."""
     try:
-        told = json.loads(body)
-        words = [told[name] for name in ("message", "detail") if name in told]
-        text = " ".join(map(str, words))
-    except (ValueError, TypeError, RecursionError):
-        text = body.decode("utf-8", "replace")
+        said = json.loads(body)
+        words = said if isinstance(said, dict) else {}
+        return str(words.get("message", "")), str(words.get("detail", ""))
+    except (ValueError, RecursionError):
+        return "", body.decode("utf-8", "replace")
+
+
+def _shown(text: str) -> str:
     # A string of JSON may hold half a character.
-    shown = handshake.printable(text.encode("utf-8", "replace"))
-    return shown[:TEXT_CHARS].strip() or "nothing more"
+    return handshake.printable(text.encode("utf-8", "replace"))[:TEXT_CHARS].strip()
+
+
+def error_of(
+    address: WorkspaceAgentAddress, step: WorkspaceAgentStep, text: str
+) -> WorkspaceAgentError:
+    """`text` has the address as its str() is."""
+    return WorkspaceAgentError(step, text, told=text.replace(str(address), "the workspace agent"))
 
 
 def _lost(address: WorkspaceAgentAddress, error: Exception | None = None) -> WorkspaceAgentError:
@@ -306,10 +322,13 @@ def _lost(address: WorkspaceAgentAddress, error: Exception | None = None) -> Wor
     cause = error and error.__cause__
     if isinstance(cause, ssl.SSLError):
         reason = getattr(cause, "verify_message", "") or cause.reason or str(cause)
-        return WorkspaceAgentError(WorkspaceAgentStep.DIAL, f"no TLS with {address}: {reason}")
+        # The reason may have the name that the certificate is not for.
+        text = f"no TLS with {address}: {reason}"
+        told = "no TLS with the workspace agent"
+        return WorkspaceAgentError(WorkspaceAgentStep.DIAL, text, told=told)
     text = f"{address} closed the connection before it had answered"
     if address.scheme == "wss":
         # With TLS 1.3 it judges our certificate behind our handshake, and not all tell before
         # they close.
         text += ", as workspace agents do that do not take this relay's certificate"
-    return WorkspaceAgentError(WorkspaceAgentStep.DIAL, text)
+    return error_of(address, WorkspaceAgentStep.DIAL, text)

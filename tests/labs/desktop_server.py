@@ -36,7 +36,7 @@ class FakeDesktops:
 
     port: int
     starts: int = 0
-    failure: str | None = None
+    failure: DesktopError | ValueError | None = None
     password: None = None
     hold: trio.Event | None = None
     asked: trio.Event = field(default_factory=trio.Event)
@@ -52,7 +52,7 @@ class FakeDesktops:
                 self.cancelled.set()
                 raise
         if self.failure is not None:
-            raise DesktopError(self.failure)
+            raise self.failure
         return RunningDesktop(TcpAddress("127.0.0.1", self.port))
 
     async def open(self, key: object, spec: str, limits: Limits, owner: str = "") -> DesktopEnd:

@@ -45,6 +45,7 @@ RELAY = {
     "relay.rfb.pixels": Room(2, "decoders, for the client alone: NumPy and Pillow"),
     "relay.rfb": Room(1, "RFB without I/O: messages, encodings, rules, handshakes"),
     "relay.keysyms": Room(1, "names and keysyms of keys"),
+    "relay.controls": Room(1, "characters that steer terminals and turn text around"),
     "relay.limits": Room(1, "a session's bounds and deadlines, with their reasons"),
 }
 API = {

@@ -223,16 +223,17 @@ async def test_a_pause_of_the_model_is_no_end() -> None:
         assert len(lab.talker.requests) == 2
 
 
-async def test_a_desktop_that_is_not_there() -> None:
+async def test_a_desktop_that_is_not_there(caplog: pytest.LogCaptureFixture) -> None:
     async with agents_lab("tcp://127.0.0.1:1") as lab:
         chat = await lab.chat()
         lab.talker.parent = [calls(call(*SPAWN)), to_spawned("wait_agent"), said("Pity.")]
         await lab.ask(chat)
         child = await lab.only_child(chat)
         assert child.status == "error"
-        assert (child.last_error or "").startswith(
-            "The desktop could not be opened: cannot connect"
-        )
+        told = "The desktop could not be opened: cannot connect to the desktop: Connection refused"
+        assert child.last_error == told
+        assert "127.0.0.1" not in str(await lab.results(chat.id))
+        assert "cannot connect to tcp://127.0.0.1:1: Connection refused" in caplog.text
         assert (await lab.results(chat.id))[1]["is_error"]
 
 

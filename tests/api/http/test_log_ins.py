@@ -90,7 +90,7 @@ async def test_those_who_share_the_address_go_on(web: Web) -> None:
         assert await status(client, bobs) == 429, "it was never seen here: it may be a guess"
         assert await status(client, UNKNOWN) == 429, "a success of another does not help"
         code = await web.store.create_link(web.bob.id, "/")
-        response = await client.get(f"/open/{code}")
+        response = await client.post(f"/open/{code}", headers={"Origin": web.url})
         assert response.status_code == 303, "links are counted by themselves"
         assert (await client.get(CHATS)).status_code == 200, "with the new cookie"
 

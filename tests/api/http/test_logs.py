@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -60,3 +63,37 @@ def test_a_full_disk_ends_no_session() -> None:
     with Path("/dev/full").open("wb", buffering=0) as full:
         printed, _ = lines('ours.info("session begins")\nprint("and goes on")', full)
     assert printed == "and goes on\n"
+
+
+STEERING = r"""
+said = "1.2.3.4\x1b[2J\x9b\x7f\u202e\u2028\nfake line"
+ours.info("request", client=said)
+theirs.warning("of %s", said, extra={"client": said})
+for log in (ours, theirs):
+    try:
+        raise LookupError(said)
+    except LookupError:
+        log.exception("failed")
+"""
+
+
+def test_what_others_say_steers_no_terminal_and_ends_no_line() -> None:
+    _, written = lines(STEERING)
+    shown = r"1.2.3.4\x1b[2J\x9b\x7f\u202e\u2028\nfake line"
+    assert [line.get("client") for line in written] == [shown, shown, None, None]
+    assert written[1]["event"] == f"of {shown}"
+    ours, terminal = pty.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as screen:
+        with os.fdopen(terminal, "wb", buffering=0) as stderr:
+            lines(STEERING, stderr)
+        text = b""
+        try:
+            while part := screen.read(65_536):
+                text += part
+        except OSError:
+            pass  # As a terminal's other end ends.
+    # Colours are the renderer's own.
+    read = re.sub(r"\x1b\[[0-9;]*m", "", text.decode())
+    assert read.replace("\r\n", "").isprintable()
+    # Values with a space are shown as Python writes them.
+    assert read.replace(r"\\", "\\").count(r"\x1b[2J\x9b\x7f\u202e\u2028") == 5

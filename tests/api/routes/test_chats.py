@@ -161,6 +161,18 @@ async def test_signed_out(server: Web, method: str, path: str) -> None:
         (b'{"title": "a\\u0000b"}', {"message": "Validation failed.", "field": "title"}),
         (b'{"title": "a\\u001b[31m"}', {"message": "Validation failed.", "field": "title"}),
         (b'{"title": "a\\n"}', {"message": "Validation failed.", "field": "title"}),
+        *(
+            (
+                json.dumps({"title": f"a{control}b"}).encode(),
+                {
+                    "message": "Validation failed.",
+                    "field": "title",
+                    "detail": "A title has no control characters, line breaks, or marks of a "
+                    "text's direction",
+                },
+            )
+            for control in "\x07\x7f\x85\x9b\u200e\u200f\u061c\u2028\u2029\u202e\u2066\u2069"
+        ),
         (
             json.dumps({"title": "x" * 257}).encode(),
             {"message": "Validation failed.", "field": "title"},
@@ -180,6 +192,8 @@ async def test_body_that_is_wrong(server: Web, body: bytes, expected: dict[str, 
     if "field" in expected:
         assert [problem["field"] for problem in answer["validations"]] == [expected["field"]]
         assert all(problem["detail"] for problem in answer["validations"])
+        if "detail" in expected:
+            assert answer["validations"][0]["detail"] == expected["detail"]
     else:
         assert answer["detail"]
     assert await server.store.chats() == []

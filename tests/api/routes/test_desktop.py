@@ -11,9 +11,10 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+import structlog
 
 from api.store import Access
-from relay import CloseCode
+from relay import CloseCode, DesktopError
 from tests.labs.desktop_server import KEY, Lab, lab, parse, read_head
 from tests.labs.peers import PIXEL_FORMAT, Frames, client_frame
 
@@ -295,19 +296,36 @@ async def test_what_the_store_cannot_read_has_its_own_text(
 
 
 async def test_a_desktop_that_does_not_start_says_why(lab: Lab) -> None:
-    lab.desktops.failure = "Xvnc ended: no fonts"
-    status, _, body = await lab.ask(lab.head())
+    lab.desktops.failure = DesktopError("Xvnc ended: no fonts in /x", told="Xvnc has no fonts")
+    with structlog.testing.capture_logs() as lines:
+        status, _, body = await lab.ask(lab.head())
     assert status == 500
     assert json.loads(body) == {
         "message": "Failed to connect to agent desktop.",
-        "detail": "Xvnc ended: no fonts",
+        "detail": "Xvnc has no fonts",
     }
+    assert [line["problem"] for line in lines if "problem" in line] == [str(lab.desktops.failure)]
     # A page cannot read that answer; it asks the chat, until the desktop opens again.
-    assert (await lab.look())["desktop_problem"] == "Xvnc ended: no fonts"
+    assert (await lab.look())["desktop_problem"] == "Xvnc has no fonts"
     lab.desktops.failure = None
     viewer, _ = await lab.open()
     await viewer.aclose()
     assert "desktop_problem" not in await lab.look()
+
+
+@pytest.mark.parametrize("desktop", ["a desktop of\x1b[2J the past", "tcp://10.1.2.3:70000"])
+async def test_what_is_not_for_those_who_look_is_in_the_log_alone(lab: Lab, desktop: str) -> None:
+    """Also what nobody has thought of telling them."""
+    for failure in (
+        DesktopError(f"{desktop} in /run/x failed"),
+        ValueError(f"{desktop!r} is none"),
+    ):
+        lab.desktops.failure = failure
+        with structlog.testing.capture_logs() as lines:
+            _, _, body = await lab.ask(lab.head())
+        assert json.loads(body)["detail"] == "the server's log says why"
+        assert (await lab.look())["desktop_problem"] == "the server's log says why"
+        assert [line["problem"] for line in lines if "problem" in line] == [str(failure)]
 
 
 @pytest.mark.parametrize(
