@@ -440,7 +440,7 @@ def chat_list(config: Config = None) -> None:
     """List everybody's chats, archived ones too."""
 
     async def work(store: Store) -> None:
-        names = {user.id: user.name for user in await store.users()}
+        names = {user.id: escaped(user.name) for user in await store.users()}
         widest = max(map(len, ["USER", *names.values()]))
         # Printed as they are read: there may be any number.
         line = f"{{!s:36}}  {{:{widest}}}  {{:8}}  {{!s:36}}  {{}}"
@@ -451,7 +451,7 @@ def chat_list(config: Config = None) -> None:
                 # Made since the list of users was read: a new user's.
                 owner = names.get(chat.owner_id, "-")
                 archived = "yes" if chat.archived else "no"
-                cells = (chat.id, owner, archived, chat.workspace_id or "-", chat.title)
+                cells = (chat.id, owner, archived, chat.workspace_id or "-", escaped(chat.title))
                 print(line.format(*cells).rstrip())
             last = found[-1]
 

@@ -81,7 +81,8 @@ class PortableDesktop:
     async def run(self, *, task_status: trio.TaskStatus[RunningDesktop]) -> None:
         program = shutil.which("portabledesktop")
         if program is None:
-            raise DesktopError("portabledesktop is not on the PATH of the relay")
+            text = "portabledesktop is not on the PATH of the relay"
+            raise DesktopError(text, told=text)
         quarters = await self._separation.quarters(self._owner, sandboxed=True)
         failure: DesktopError | None = None
         async with (
@@ -179,7 +180,7 @@ class _Start:
             raise DesktopError(f"portabledesktop up failed ({child.status}): {child.last_words()}")
         try:
             port = json.loads(bytes(child.stdout))["vncPort"]
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             port = None
         if not isinstance(port, int) or not 0 < port < 65_536:
             raise DesktopError("portabledesktop up --json did not name a vncPort")

@@ -89,9 +89,8 @@ class Separation:
         would not be enough. Raises DesktopError where they cannot be kept apart and must be."""
         if not self._keeps_apart(sandboxed) and self.several is not None and await self.several():
             text = self.lacks or f"{_INSTALL} on the server"
-            raise DesktopError(
-                f"this server has several users, whose desktops it cannot keep apart: {text}"
-            )
+            text = f"this server has several users, whose desktops it cannot keep apart: {text}"
+            raise DesktopError(text, told=text)
         if self.homes is None:
             return TOGETHER
         try:

@@ -59,9 +59,8 @@ class Xvnc:
     async def run(self, *, task_status: trio.TaskStatus[RunningDesktop]) -> None:
         program = shutil.which("Xvnc")
         if program is None:
-            raise DesktopError(
-                "Xvnc is not installed (Debian: apt install tigervnc-standalone-server)"
-            )
+            text = "Xvnc is not installed (Debian: apt install tigervnc-standalone-server)"
+            raise DesktopError(text, told=text)
         quarters = await self._separation.quarters(self._owner)
         failure: DesktopError | None = None
         async with (

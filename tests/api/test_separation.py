@@ -148,7 +148,9 @@ async def refused(server: Separate, name: str) -> str:
     async with httpx.AsyncClient(timeout=60) as client:
         answer = await client.get(f"{server.url}/api/v2/chats/{member.chat}/desktop", headers=head)
     assert answer.status_code == 500, answer.text
-    return (server.place / "log").read_text()
+    log = (server.place / "log").read_text()
+    assert answer.json()["detail"] in log
+    return log
 
 
 @pytest.mark.parametrize(
