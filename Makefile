@@ -4,25 +4,36 @@ VENV := .venv
 BIN := $(VENV)/bin
 NOVNC := api/viewer/novnc
 NOVNC_VERSION := 1.7.0
+NOVNC_SHA256 := 32689f18d6abe96bc6530828a6bd0b9ae33bda07c083a6575ed255b5a8f2e903
 
-.PHONY: setup run test check format schemathesis autobahn hostile mutants bench guard fuzz clean
+.PHONY: setup lock run test check format schemathesis autobahn hostile mutants bench guard fuzz clean
 
 setup: $(VENV)/.done $(NOVNC)/.done
 
-# Quiet on stdout, which belongs to what `make run ARGS=--json` prints.
-$(VENV)/.done: pyproject.toml
+# Quiet on stdout, which belongs to what `make run ARGS=--json` prints. Everything is what the lock
+# says, pip itself and what builds the project included.
+$(VENV)/.done: pyproject.toml requirements/dev.txt
 	@echo "Setting up $(VENV); this takes half a minute." >&2
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	@$(BIN)/python -m pip install --quiet --editable '.[server]' --group dev
+	@$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 # noVNC ships as ES modules, so its npm package is served as it is: no bundler.
 $(NOVNC)/.done: Makefile
 	@rm -rf $(NOVNC) && mkdir -p $(NOVNC)
 	@cd $(NOVNC) && npm pack --silent @novnc/novnc@$(NOVNC_VERSION) >/dev/null \
+	  && echo "$(NOVNC_SHA256) *novnc-novnc-$(NOVNC_VERSION).tgz" | sha256sum --check --quiet \
 	  && tar -xzf *.tgz --strip-components=1 && rm -f *.tgz
 	@touch $@
+
+# After a change of the requirements in pyproject.toml: what is locked stays as far as they let it.
+# ARGS=--upgrade takes the newest of everything.
+LOCK = $(BIN)/uv --quiet --no-config pip compile --universal --generate-hashes --no-annotate \
+  --fork-strategy fewest --python-version 3.11 --custom-compile-command "make lock" $(ARGS)
+lock: $(VENV)/.done
+	$(LOCK) pyproject.toml --extra server --group dev --group build -o requirements/dev.txt
+	$(LOCK) pyproject.toml --all-extras --group build -c requirements/dev.txt -o requirements/server.txt
 
 run: setup
 	@.ci/desktop-packages || true
