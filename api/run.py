@@ -127,6 +127,11 @@ def model_of(settings: ModelSettings) -> Model | None:
     if key is None:
         return None
     try:
+        # For its agents' desktops: imported at the first one, NumPy and Pillow would hold all
+        # sessions up.
+        import relay.client
+        import relay.computer.tool  # noqa: F401
+
         return Model(
             api_key=key,
             base_url=settings.base_url,

@@ -79,6 +79,10 @@ _UNREACHABLE: Final = (
 )
 _BROKEN: Final = "The language model's reply broke off. Try again"
 _TOO_LONG: Final = "The language model's reply was too long. Ask for less at once"
+_REDIRECTS: Final = (
+    "The language model's address redirects to another place, and the key is not sent there. Ask "
+    "the operator to set the address itself"
+)
 _NO_API: Final = (
     "What answers at the language model's address is not the Messages API. Ask the operator to "
     "correct the setting"
@@ -197,6 +201,8 @@ class Model:
             base_url=base_url,
             timeout=httpx2.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s)),
             max_retries=0,
+            # The SDK's own follows, and takes the key and the conversation along wherever it leads.
+            http_client=anthropic.DefaultAsyncHttpxClient(follow_redirects=False),
             open_telemetry=False,
         )
 
@@ -338,6 +344,10 @@ class Model:
 
     def _texts(self, status: int, body: object) -> tuple[str, str]:
         """For the owner, and for a log."""
+        if 300 <= status < 400:
+            # Without what it says, which may quote that place and what is secret in it.
+            text = f"{_REDIRECTS} (status {status})."
+            return text, text
         other = _SERVER_FAILED if status >= 500 else _ADVICE[400]
         text = _ADVICE.get(status, other).format(name=self.name)
         brief = f"{text} (status {status})."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -57,6 +58,8 @@ NAME_CHARS: Final = 64
 
 CHATS_AT_ONCE: Final = 500
 """Read from the store for a list of all."""
+TOKEN_BYTES: Final = 32
+"""Of chance, in a token that is made for MCP clients."""
 
 app = typer.Typer(
     help="Streams a workspace's desktop to a browser.",
@@ -262,8 +265,18 @@ def mcp(
     ] = None,
     token_file: Annotated[
         Path | None,
-        existing_file("The token that HTTP clients must send, in the file's first line."),
+        existing_file(
+            "The token that HTTP clients must send, in the file's first line. Without this option "
+            "one is made at the start, and printed."
+        ),
     ] = None,
+    no_token: Annotated[
+        bool,
+        typer.Option(
+            "--no-token",
+            help="Let every program on this machine in. For loopback addresses only.",
+        ),
+    ] = False,
     quiet: Annotated[
         float,
         typer.Option(
@@ -279,7 +292,7 @@ def mcp(
 ) -> None:
     """Offer a desktop to MCP clients: a language model's tools to see and use it."""
     check_password_file(desktop, password_file)
-    token = _token(http, token_file)
+    token = _token(http, token_file, no_token=no_token)
     try:
         # Not at the top: these packages are extras, and no other command needs them.
         from api.mcp.http import HttpFront
@@ -291,21 +304,28 @@ def mcp(
         ) from None
     be_private()
     configure_logging()
-    front = stdio if http is None else HttpFront(http, token).serve
+    made = token is not None and token_file is None
+    front = stdio if http is None else HttpFront(http, token, made=made).serve
     settings = DesktopSettings(password_file=password_file)
     trio.run(run_mcp, desktop, settings, front, ComputerSettings(quiet, settle_limit))
 
 
-def _token(http: str | None, token_file: Path | None) -> bytes | None:
-    """The token that clients over HTTP have to send, if any."""
-    hint = "--token-file"
-    if token_file is None:
-        if http is not None and not is_loopback(http):
+def _token(http: str | None, token_file: Path | None, *, no_token: bool) -> bytes | None:
+    """The token that clients over HTTP have to send, if any: the file's, or a new one."""
+    hint = "--no-token" if no_token else "--token-file"
+    if http is None:
+        if no_token or token_file is not None:
+            raise typer.BadParameter("a token is for --http only", param_hint=hint)
+        return None
+    if no_token:
+        if token_file is not None:
+            raise typer.BadParameter("--token-file says that there is one", param_hint=hint)
+        if not is_loopback(http):
             text = f"without one, whoever reaches {http} would have the desktop"
             raise typer.BadParameter(text, param_hint=hint)
         return None
-    if http is None:
-        raise typer.BadParameter("a token is for --http only", param_hint=hint)
+    if token_file is None:
+        return secrets.token_urlsafe(TOKEN_BYTES).encode()
     token = token_file.read_bytes().partition(b"\n")[0].strip()
     if not token:
         raise typer.BadParameter(f"the first line of {token_file} is empty", param_hint=hint)

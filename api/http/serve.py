@@ -102,10 +102,14 @@ def _remove_stale(path: str) -> None:
     if not (Path(path).exists() and stat.S_ISSOCK(Path(path).stat().st_mode)):
         return
     with socket.socket(socket.AF_UNIX) as probe:
+        # Else a server that accepts nothing more would hold this one up.
+        probe.setblocking(False)
         try:
             probe.connect(path)
         except ConnectionRefusedError:
             Path(path).unlink(missing_ok=True)
+        except BlockingIOError:
+            pass  # It is served, and its queue is full.
 
 
 def _close(listener: socket.socket, bind: str) -> None:

@@ -55,6 +55,8 @@ async def run_mcp(
     """
     # It names the sessions, whose ids are secrets, and says much that is no news.
     logging.getLogger("mcp").setLevel(logging.WARNING)
+    # It quotes the headers that it refuses.
+    logging.getLogger("mcp.server.transport_security").setLevel(logging.ERROR)
     limits = Limits()
     await reap_leftovers()
     problem: SettingsProblem | None = None

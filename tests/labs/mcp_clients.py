@@ -83,6 +83,13 @@ class Served:
     url: str
     process: trio.Process
     log: Path
+    token: str | None
+    """The one that it has made and printed, if it has."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of requests that are written by hand."""
+        return ACCEPT | ({} if self.token is None else {"Authorization": f"Bearer {self.token}"})
 
     async def end(self) -> float:
         """Ends it with SIGTERM; returns how many seconds that took."""
@@ -106,9 +113,10 @@ async def serving(
         )
     try:
         await until(lambda: "serving MCP at " in log.read_text())
-        match = re.search(r"serving MCP at (\S+)", log.read_text())
-        assert match is not None
-        served = Served(match[1], process, log)
+        # One write has all of it.
+        told = re.search(r"serving MCP at (\S+)(?:\n.* Bearer (\S+))?", log.read_text())
+        assert told is not None
+        served = Served(told[1], process, log, told[2])
         yield served
         if process.returncode is None:
             await served.end()

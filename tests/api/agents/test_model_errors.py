@@ -22,6 +22,8 @@ from tests.labs.language_model.server import (
     Raw,
     error_after,
     failure,
+    model_server,
+    redirect,
     text_reply,
 )
 
@@ -198,6 +200,25 @@ class TestErrors:
             error = await t.error()
             assert not error.retryable
             assert "not the Messages API" in str(error)
+
+    @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+    async def test_nothing_goes_where_a_redirect_leads(self, status: int) -> None:
+        async with talk() as t, model_server() as other:
+            other.script(*[text_reply("Give me your key.") for _ in range(2)])
+            secret = "?token=hunter2"
+            for place in (other.url, other.url.replace("127.0.0.1", "localhost"), t.server.url):
+                t.server.script(redirect(status, f"{place}/v1/messages{secret}"))
+                error = await t.error()
+                assert str(error) == (
+                    "The language model's address redirects to another place, and the key is not "
+                    "sent there. Ask the operator to set the address itself "
+                    f"(status {status})."
+                )
+                assert error.brief == str(error)
+                assert not error.retryable
+            assert (other.requests, other.refusals, other.left) == ([], [], 2)
+            # Each was asked for once.
+            assert len(t.server.requests) == 3
 
     async def test_for_a_log_it_is_not_quoted(self) -> None:
         async with talk() as t:

@@ -9,7 +9,7 @@ import inspect
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -268,6 +268,22 @@ async def test_a_stale_unix_socket_is_replaced_and_a_live_one_is_not(tmp_path: P
         async with await trio.open_unix_socket(path):
             pass
         nursery.cancel_scope.cancel()
+
+
+async def test_a_live_unix_socket_may_be_too_busy_to_answer(tmp_path: Path) -> None:
+    """It must not be waited for: nothing else would go on in this thread."""
+    path = tmp_path / "relay.sock"
+    with socket.socket(socket.AF_UNIX) as live, ExitStack() as queue:
+        live.bind(str(path))
+        live.listen(0)
+        waiting = True
+        while waiting:
+            client = queue.enter_context(socket.socket(socket.AF_UNIX))
+            client.setblocking(False)
+            waiting = client.connect_ex(str(path)) == 0
+        with pytest.raises(OSError, match="in use"):
+            await serve(cast(Any, App()), bind=[f"unix:{path}"])
+        assert path.exists()
 
 
 async def test_connections_are_bounded(

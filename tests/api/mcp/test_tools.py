@@ -102,11 +102,25 @@ def test_a_result_has_its_texts_and_pictures_in_order() -> None:
         ("mcp --desktop pattern --http 8000", "'8000' is not HOST:PORT"),
         ("mcp --desktop pattern --password-file /etc/hostname", "pattern has no password"),
         ("mcp --desktop pattern --token-file /etc/hostname", "a token is for --http only"),
+        ("mcp --desktop pattern --no-token", "a token is for --http only"),
+        (
+            "mcp --desktop pattern --http [::1]:0 --no-token --token-file /etc/hostname",
+            "--token-file says that there is one",
+        ),
         ("mcp --desktop pattern --http [::1]:0 --token-file no", "file 'no' does not exist"),
         ("mcp --desktop pattern --http 127.0.0.1:0 --token-file empty", "line of empty is empty"),
-        ("mcp --desktop pattern --http 0.0.0.0:0", "whoever reaches 0.0.0.0:0 would have the"),
-        ("mcp --desktop pattern --http [::]:0", "whoever reaches [::]:0 would have the desktop"),
-        ("mcp --desktop pattern --http desk:0", "whoever reaches desk:0 would have the desktop"),
+        (
+            "mcp --desktop pattern --http 0.0.0.0:0 --no-token",
+            "whoever reaches 0.0.0.0:0 would have the",
+        ),
+        (
+            "mcp --desktop pattern --http [::]:0 --no-token",
+            "whoever reaches [::]:0 would have the desktop",
+        ),
+        (
+            "mcp --desktop pattern --http desk:0 --no-token",
+            "whoever reaches desk:0 would have the desktop",
+        ),
     ],
 )
 def test_wrong_use_is_one_line(

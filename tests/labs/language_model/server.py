@@ -130,6 +130,11 @@ def failure(
     return Failure(status, _KINDS.get(status, "api_error"), message, headers)
 
 
+def redirect(status: int, to: str) -> Failure:
+    """To another place, which its body names too, as servers' own pages do."""
+    return Failure(status, "api_error", f"It is at {to}", {"location": to})
+
+
 def broken_after(text: str, *, clean: bool = False) -> Cut:
     """The stream breaks behind `text`; `clean`: as a proxy would end it, without an error."""
     return Cut(text, "short" if clean else "broken")
