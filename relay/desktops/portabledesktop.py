@@ -179,7 +179,7 @@ class _Start:
             raise DesktopError(f"portabledesktop up failed ({child.status}): {child.last_words()}")
         try:
             port = json.loads(bytes(child.stdout))["vncPort"]
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             port = None
         if not isinstance(port, int) or not 0 < port < 65_536:
             raise DesktopError("portabledesktop up --json did not name a vncPort")
@@ -203,6 +203,7 @@ class _Start:
             self._quarters.command(command, self._directory, self._program),
             environment=self._quarters.environment(self._directory),
             user=self._quarters.user,
+            apart=self._quarters.apart,
             task_status=task_status,
         )
 

@@ -146,6 +146,7 @@ class _Start:
                         environment=quarters.environment(self._directory),
                         pass_fds=[writing],
                         user=quarters.user,
+                        apart=quarters.apart,
                     )
                 )
             finally:
@@ -167,6 +168,7 @@ class _Start:
                     quarters.command(program, self._directory),
                     environment=environment,
                     user=quarters.user,
+                    apart=quarters.apart,
                 )
             )
         return server, RunningDesktop(
