@@ -122,10 +122,12 @@ class _Start:
             _make_displays_directory()
         bound = theirs / "rfb"
         display: list[str] = []
-        if quarters.bubblewrap:
+        if quarters.apart:
             number = await nursery.start(held_display)
+            display = [f":{number}", "-nolisten", "local"]
+        if quarters.bubblewrap:
             # Memory is not shared with what is in a sandbox of its own.
-            display = [f":{number}", "-nolisten", "local", "-extension", "MIT-SHM"]
+            display += ["-extension", "MIT-SHM"]
         reading, writing = os.pipe()
         async with trio.lowlevel.FdStream(reading) as display_number:
             command = [

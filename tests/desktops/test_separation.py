@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +12,21 @@ from pathlib import Path
 import pytest
 import trio
 
-from relay.desktops import Separation, parse_run_as, quarters, separation, separation_for
+from relay.desktops import (
+    RunningDesktop,
+    Separation,
+    parse_run_as,
+    provider_for,
+    quarters,
+    separation,
+    separation_for,
+)
 from relay.desktops.quarters import Quarters, held_display
 from relay.desktops.xvnc import _make_displays_directory
 from relay.errors import DesktopError
+from tests.labs.desktop_processes import desktops_home, needs_xvnc
+
+__all__ = ["desktops_home"]
 
 
 async def several() -> bool:
@@ -33,6 +45,25 @@ async def test_names_of_displays_that_others_hold_end_a_start(
     assert await nursery.start(held_display) == 1_234_567
     with pytest.raises(DesktopError, match="cannot hold the name of an X display: Address already"):
         await nursery.start(held_display)
+    nursery.cancel_scope.cancel()
+
+
+@needs_xvnc
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a desktop as another user")
+async def test_a_display_that_others_could_take_is_not_taken_from_them(
+    desktops_home: Path, nursery: trio.Nursery
+) -> None:
+    await trio.Path(desktops_home).chmod(0o755)
+    separation = Separation(several, Quarters(), desktops_home / "homes", range(210_000, 210_100))
+    provider = provider_for("xvnc", "ann", separation=separation)
+    desktop: RunningDesktop = await nursery.start(provider.run)
+    name = f"/tmp/.X11-unix/X{desktop.environment['DISPLAY'].removeprefix(':')}"
+    # Nobody has to be faster, for nobody knows which it will be; and its other name is the relay's.
+    assert int(name.rpartition("X")[2]) >= quarters._DISPLAYS_FROM
+    with socket.socket(socket.AF_UNIX) as client, pytest.raises(ConnectionRefusedError):
+        client.connect(f"\0{name}")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(name)
     nursery.cancel_scope.cancel()
 
 
