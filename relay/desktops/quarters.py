@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import socket
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,8 @@ class Quarters:
             return bound
         ours = directory / "ours" / bound.name
         bound.rename(ours)
+        if not stat.S_ISSOCK(ours.lstat().st_mode):  # Another desktop of the owner's did that.
+            raise PermissionError(f"{bound} is not the socket that was bound there")
         return ours
 
     def environment(

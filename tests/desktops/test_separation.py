@@ -48,6 +48,18 @@ async def test_names_of_displays_that_others_hold_end_a_start(
     nursery.cancel_scope.cancel()
 
 
+def test_only_what_was_bound_is_taken_for_the_vnc_socket(tmp_path: Path) -> None:
+    mine = Quarters(home=tmp_path)
+    (tmp_path / "ours").mkdir()
+    with socket.socket(socket.AF_UNIX) as another, socket.socket(socket.AF_UNIX) as bound:
+        another.bind(str(tmp_path / "another"))
+        bound.bind(str(tmp_path / "rfb"))
+        assert mine.reclaim(tmp_path, tmp_path / "rfb") == tmp_path / "ours/rfb"
+    (tmp_path / "rfb").symlink_to(tmp_path / "another")
+    with pytest.raises(PermissionError, match="rfb is not the socket that was bound there"):
+        mine.reclaim(tmp_path, tmp_path / "rfb")
+
+
 @needs_xvnc
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a desktop as another user")
 async def test_a_display_that_others_could_take_is_not_taken_from_them(
