@@ -90,12 +90,12 @@ async def runtime_directory(kind: str, *, entered: bool = False) -> AsyncGenerat
         os.close(lock)
 
 
-async def reap_leftovers() -> None:
-    """Removes the directories of relays that are gone, and ends the processes of theirs. Every
-    start of a desktop does this first, and raises what is only logged here: a relay has other
-    desktops too."""
+async def reap_leftovers(*, entered: bool = False) -> None:
+    """Removes the directories of relays that are gone, and ends the processes of theirs; `entered`
+    as for `runtime_directory`. Every start of a desktop does this first, and raises what is only
+    logged here: a relay has other desktops too."""
     try:
-        await _reap(_base_directory())
+        await _reap(_base_directory(entered))
     except OSError as error:
         logger.warning("no desktop can be started here: %s", error)
 

@@ -88,6 +88,11 @@ class Separation:
     uids: range = range(0)
     lacks: str = ""
 
+    @property
+    def for_others(self) -> bool:
+        """Whether desktops run as other users than the relay does."""
+        return self.pattern.user is not None or bool(self.uids)
+
     async def quarters(self, owner: str, *, sandboxed: bool = False) -> Quarters:
         """Where the programs of a desktop of `owner`'s live; `sandboxed`, where a user of their own
         would not be enough. Raises DesktopError where they cannot be kept apart and must be."""
@@ -122,7 +127,7 @@ class Separation:
     async def _home(self, homes: Path, owner: str) -> Quarters:
         if not _OWNER.fullmatch(owner):
             raise DesktopError("the desktop has no owner whose home it could have")
-        make_homes(homes, entered=self.pattern.user is not None or bool(self.uids))
+        make_homes(homes, entered=self.for_others)
         home = homes / owner
         async with held_alone(homes):
             try:

@@ -82,6 +82,25 @@ async def test_a_place_that_cannot_be_had_is_a_line_of_the_log(
         await nursery.start(provider_for("pattern").run)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has desktops that others enter")
+async def test_what_is_left_is_looked_for_where_desktops_were(
+    desktops_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bases = []
+
+    async def noted(base: Path) -> None:
+        bases.append(base)
+
+    monkeypatch.setattr(runtime, "_reap", noted)
+    # Of a login of root's, which nobody else enters.
+    await trio.Path(desktops_home).chmod(0o700)
+    for entered in (False, True):
+        await reap_leftovers(entered=entered)
+        async with runtime.runtime_directory("place", entered=entered) as directory:
+            assert bases == [directory.parent] * 2
+        bases.clear()
+
+
 async def test_what_programs_leave_in_the_directory_goes(desktops_home: Path) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(provider_for("pattern").run)
