@@ -63,7 +63,7 @@ async def run_server(
     if not for_one_user:
         has_several = partial(_has_several_users, store)
         separation = await trio.to_thread.run_sync(settings.desktop.separation, has_several)
-    await reap_leftovers()
+    await reap_leftovers(entered=separation.for_others)
     problem: OSError | None = None
     async with trio.open_nursery() as desktops_nursery:
         make = partial(

@@ -235,7 +235,7 @@ def serve(config: Config = None) -> None:
     """Run the server: settings from a TOML file and DESKRELAY_... variables."""
     settings = load_settings(config)
     be_private()
-    forget(name for name in list(os.environ) if name.startswith(ENV_PREFIX))
+    forget(name for name in list(os.environ) if name.upper().startswith(ENV_PREFIX))
     configure_logging()
 
     async def started(_services: Services, url: str) -> None:

@@ -204,6 +204,7 @@ class _Start:
             self._quarters.command(command, self._directory, self._program),
             environment=self._quarters.environment(self._directory),
             user=self._quarters.user,
+            apart=self._quarters.apart,
             task_status=task_status,
         )
 

@@ -28,13 +28,20 @@ TAIL_BYTES = 65_536
 """Kept of each output: the last lines, for messages. Also the size of a pipe, so that one read
 takes all that an ended process has left in it."""
 
+READ_PAUSE_S = 0.02
+"""Between two reads of an output: of a program that writes all it can, some MB/s are taken."""
+
 # Runs in the child. The kernel sends TERM when the thread that started it dies; if that has
 # happened before prctl was reached, the parent is another one by now. A change of the user undoes
 # it, so that comes first. Python ignores two signals that programs rely on, so they are set back.
+# Keys go with the session keyring, whoever the user is: of that, who is kept apart has a new one.
 _SHIM = """
 import ctypes, os, signal, sys
 PR_SET_PDEATHSIG = 1
-parent, uid, gid = map(int, sys.argv[1:4])
+KEYCTL_JOIN_SESSION_KEYRING = 1
+KEYCTL = {"x86_64": 250, "aarch64": 219, "riscv64": 219, "ppc64le": 271, "s390x": 280}
+parent, uid, gid, apart = map(int, sys.argv[1:5])
+libc = ctypes.CDLL(None)
 for name in (signal.SIGPIPE, signal.SIGXFSZ):
     signal.signal(name, signal.SIG_DFL)
 if uid >= 0:
@@ -42,11 +49,13 @@ if uid >= 0:
     os.setgroups([])
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
-if ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM) != 0:
+if apart and os.uname().machine in KEYCTL:
+    libc.syscall(KEYCTL[os.uname().machine], KEYCTL_JOIN_SESSION_KEYRING, None)
+if libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM) != 0:
     sys.exit("prctl failed")
 if os.getppid() != parent:
     sys.exit("the relay is gone")
-os.execvp(sys.argv[4], sys.argv[4:])
+os.execvp(sys.argv[5], sys.argv[5:])
 """
 
 
@@ -81,6 +90,7 @@ class _Output:
 
     async def follow(self) -> None:
         while self.read():
+            await trio.sleep(READ_PAUSE_S)
             await trio.lowlevel.wait_readable(self._pipe.fileno())
 
     def close(self) -> None:
@@ -96,6 +106,7 @@ class Child:
         environment: Mapping[str, str],
         pass_fds: Sequence[int],
         user: tuple[int, int] | None,
+        apart: bool,
     ) -> None:
         uid, gid = (-1, -1) if user is None else user
         # Popen right here and not in trio's worker thread, as trio.lowlevel.open_process has it:
@@ -104,7 +115,7 @@ class Child:
         self._popen = subprocess.Popen(
             [
                 *(sys.executable, "-I", "-S", "-c", _SHIM),
-                *(str(os.getpid()), str(uid), str(gid), *command),
+                *(str(os.getpid()), str(uid), str(gid), str(int(apart)), *command),
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -196,15 +207,16 @@ async def supervise(
     environment: Mapping[str, str],
     pass_fds: Sequence[int] = (),
     user: tuple[int, int] | None = None,
+    apart: bool = False,
     task_status: trio.TaskStatus[Child] = trio.TASK_STATUS_IGNORED,
 ) -> Child:
     """Runs `command` until it ends, and returns it with its `status` and output; as the `user`
-    with that uid and gid, and no other groups.
+    with that uid and gid, and no other groups; `apart`, without the keys of this process's session.
 
     On cancellation the process and its group are stopped first, which takes at most
     STOP_GRACE_S + KILL_GRACE_S. It gets TERM when the thread that called this dies.
     """
-    child = Child(command, environment, pass_fds, user)
+    child = Child(command, environment, pass_fds, user, apart)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(child.stdout.follow)

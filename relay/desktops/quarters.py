@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import socket
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Final
 import trio
 
 from relay.desktops.runtime import MARKER, environment_for
+from relay.errors import DesktopError
 
 __all__ = ["TOGETHER", "Quarters", "close_display", "held_display"]
 
@@ -28,6 +30,12 @@ _LANGUAGE: Final = ("TZ", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE")
 
 _TMP_BYTES: Final = 1 << 30
 """Of /tmp in a sandbox, which is memory. The system's own limit would be half of that there is."""
+
+_DISPLAYS_FROM: Final = 100
+_DISPLAYS: Final = 1 << 30
+"""More than programs on a desktop can take beforehand, so that there is none left."""
+
+_DISPLAY_TRIES: Final = 10
 
 _FROM_ROOT: Final = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 
@@ -97,6 +105,8 @@ class Quarters:
             return bound
         ours = directory / "ours" / bound.name
         bound.rename(ours)
+        if not stat.S_ISSOCK(ours.lstat().st_mode):  # Another desktop of the owner's did that.
+            raise PermissionError(f"{bound} is not the socket that was bound there")
         return ours
 
     def environment(
@@ -177,17 +187,20 @@ async def held_display(*, task_status: trio.TaskStatus[int]) -> None:
     before that under an abstract name, which the whole machine shares. Whoever listened there would
     be taken for the desktop. And left to itself, `portabledesktop up` takes the first display that
     looks free: of two at the same time the second then finds the first one's Xvnc at its port.
+
+    Raises DesktopError where no name can be had.
     """
-    while True:
-        number = 100 + secrets.randbelow(50_000)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as held:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as held:
+        for _ in range(_DISPLAY_TRIES):
+            number = _DISPLAYS_FROM + secrets.randbelow(_DISPLAYS)
             try:
                 held.bind(f"\0/tmp/.X11-unix/X{number}")
-            except OSError:  # somebody's
-                await trio.lowlevel.checkpoint()
-                continue
-            task_status.started(number)
-            await trio.sleep_forever()
+            except OSError as error:  # somebody's
+                problem = error
+            else:
+                task_status.started(number)
+                await trio.sleep_forever()
+    raise DesktopError(f"cannot hold the name of an X display: {problem.strerror}")
 
 
 def close_display(number: int) -> None:

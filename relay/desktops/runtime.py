@@ -13,9 +13,9 @@ trusting a process id from a file.
 from __future__ import annotations
 
 import fcntl
+import io
 import logging
 import os
-import shutil
 import signal
 import stat
 import subprocess
@@ -35,6 +35,12 @@ MARKER = "DESKRELAY_DESKTOP"
 
 SWEEP_GRACE_S = 0.7
 """From TERM to KILL for processes that outlived their desktop, and from KILL to giving up."""
+
+WAITED_FOR = 128
+"""Of the processes that outlived their desktop: each costs a descriptor."""
+
+_threads = trio.CapacityLimiter(8)
+"""That end and remove what a desktop has left: not of those that everything else waits for."""
 
 REMOVE_S = 1.0
 """For a directory's files. The next start goes on with what is left."""
@@ -84,12 +90,12 @@ async def runtime_directory(kind: str, *, entered: bool = False) -> AsyncGenerat
         os.close(lock)
 
 
-async def reap_leftovers() -> None:
-    """Removes the directories of relays that are gone, and ends the processes of theirs. Every
-    start of a desktop does this first, and raises what is only logged here: a relay has other
-    desktops too."""
+async def reap_leftovers(*, entered: bool = False) -> None:
+    """Removes the directories of relays that are gone, and ends the processes of theirs; `entered`
+    as for `runtime_directory`. Every start of a desktop does this first, and raises what is only
+    logged here: a relay has other desktops too."""
     try:
-        await _reap(_base_directory())
+        await _reap(_base_directory(entered))
     except OSError as error:
         logger.warning("no desktop can be started here: %s", error)
 
@@ -98,8 +104,10 @@ async def _reap(base: Path) -> None:
     with ExitStack() as locks:
         async with held_alone(base):
             abandoned = _abandoned(base, locks)
-        for path in abandoned:
-            await _remove(path)
+        # At the same time: what one of them holds up costs the start once, however many there are.
+        async with trio.open_nursery() as nursery:
+            for path in abandoned:
+                nursery.start_soon(_remove, path)
 
 
 def _abandoned(base: Path, locks: ExitStack) -> list[Path]:
@@ -109,54 +117,84 @@ def _abandoned(base: Path, locks: ExitStack) -> list[Path]:
 async def _remove(directory: Path) -> None:
     with trio.CancelScope(shield=True):  # _sweep has its own deadline
         try:
-            await _sweep(f"{MARKER}={directory}".encode())
+            await _sweep(f"{MARKER}={directory}".encode(), _user_of(directory))
         finally:
-            # In a thread, for what programs of the desktop have put there.
             with trio.move_on_after(REMOVE_S):
-                await trio.to_thread.run_sync(_remove_tree, directory, abandon_on_cancel=True)
+                await trio.to_thread.run_sync(
+                    _remove_tree, directory, abandon_on_cancel=True, limiter=_threads
+                )
 
 
 def _remove_tree(directory: Path) -> None:
+    """By a process: what programs of the desktop have put there may be deeper than this one may
+    have files open, and keep it busy. Modes are in the way of who is not root."""
+    for command in (["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
+        if command[0] == "rm" or os.geteuid() != 0:
+            subprocess.run(
+                [*command, "--", str(directory)],
+                check=False,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={"PATH": os.defpath},
+            )
+
+
+def _user_of(directory: Path) -> int:
+    """As whom the desktop's programs run."""
     try:
-        shutil.rmtree(directory)
-    except (OSError, RecursionError):  # deeper than Python's stack, or than it may have files open
-        subprocess.run(["rm", "-rf", "--", str(directory)], check=False, env={"PATH": os.defpath})
+        return (directory / "theirs").lstat().st_uid
+    except OSError:  # with the relay, as its own user
+        return os.geteuid()
 
 
-async def _sweep(marker: bytes) -> None:
-    """Ends all processes with `marker` in their environment: TERM, a wait, KILL, a wait."""
+async def _sweep(marker: bytes, uid: int) -> None:
+    """Ends all processes of `uid` with `marker` in their environment: TERM, a wait, KILL."""
     for signal_number in (signal.SIGTERM, signal.SIGKILL):
         with trio.move_on_after(SWEEP_GRACE_S), ExitStack() as descriptors:
-            # In a thread, for a machine with thousands of processes.
-            found = await trio.to_thread.run_sync(_processes_with, marker, descriptors)
+            # In a thread, for a machine with thousands of processes, and for one that does not let
+            # its environment be read: it may lie in a file whose reader waits for ever.
+            found = await trio.to_thread.run_sync(
+                _signalled, marker, uid, signal_number, abandon_on_cancel=True, limiter=_threads
+            )
             for pidfd in found:
-                _send_signal(pidfd, signal_number)
+                descriptors.enter_context(pidfd)
             for pidfd in found:
                 await trio.lowlevel.wait_readable(pidfd)
 
 
-def _processes_with(marker: bytes, descriptors: ExitStack) -> list[int]:
-    """Descriptors of the living processes with `marker` in their environment."""
-    found = []
+def _signalled(marker: bytes, uid: int, signal_number: signal.Signals) -> list[io.FileIO]:
+    """Descriptors of the living processes that have got the signal; of the first ones."""
+    found: list[io.FileIO] = []
     for process in Path("/proc").iterdir():
-        if not process.name.isdigit() or not _carries(process, marker):
+        if not process.name.isdigit() or not _carries(process, marker, uid):
             continue
         try:
-            pidfd = os.pidfd_open(int(process.name))
+            pidfd = io.FileIO(os.pidfd_open(int(process.name)))
         except OSError:  # just gone
             continue
-        descriptors.callback(os.close, pidfd)
         # Looked at again, because the id may have changed hands before it was pinned down.
-        if _carries(process, marker):
-            found.append(pidfd)
+        if _carries(process, marker, uid):
+            _send_signal(pidfd.fileno(), signal_number)
+            if len(found) < WAITED_FOR:
+                found.append(pidfd)
+                continue
+        pidfd.close()
     return found
 
 
-def _carries(process: Path, marker: bytes) -> bool:
+def _carries(process: Path, marker: bytes, uid: int) -> bool:
     try:
-        return marker in (process / "environ").read_bytes().split(b"\0")
+        # Others cannot hold up whoever reads only that.
+        return _uid_of(process) == uid and marker in (process / "environ").read_bytes().split(b"\0")
     except OSError:  # another user's, or just gone
         return False
+
+
+def _uid_of(process: Path) -> int:
+    """Whose it is; root has the files of some that are another's."""
+    status = (process / "status").read_bytes()
+    return int(status.partition(b"\nUid:")[2].split(None, 1)[0])
 
 
 def _send_signal(pidfd: int, signal_number: signal.Signals) -> None:
@@ -170,7 +208,7 @@ def _base_directory(entered: bool = False) -> Path:
     """Raises OSError."""
     name = f"deskrelay-{os.geteuid()}"
     parent = os.environ.get("XDG_RUNTIME_DIR") or ("/run" if os.geteuid() == 0 else None)
-    if entered and os.geteuid() == 0 and not _is_enterable(Path(parent or "/")):
+    if entered and os.geteuid() == 0 and _closed(Path(parent or "/")):
         parent = "/run"  # a login of root's has /run/user/0, which is root's alone
     if parent is None:
         return _found_in_tmp(f"{name}-")
@@ -199,14 +237,16 @@ def _is_private(path: Path) -> bool:
     return is_own and not found.st_mode & 0o066
 
 
-def _is_enterable(path: Path) -> bool:
-    return all(step.stat().st_mode & 0o001 for step in (path, *path.parents))
+def _closed(path: Path) -> Path | None:
+    """What of `path` another user cannot pass through."""
+    steps = (*reversed(path.parents), path)
+    return next((step for step in steps if not step.stat().st_mode & 0o001), None)
 
 
 def check_enterable(path: Path) -> None:
     """Raises PermissionError where another user cannot pass through `path`."""
-    if not _is_enterable(path):
-        raise PermissionError(f"{path} cannot be entered by the user that desktops run as")
+    if closed := _closed(path):
+        raise PermissionError(f"{closed} cannot be entered by the user that desktops run as")
 
 
 @asynccontextmanager

@@ -40,8 +40,10 @@ PROBE_S: Final = 10.0
 
 _OWNER: Final = re.compile("[A-Za-z0-9_-]{1,64}")
 
+_SUBORDINATE: Final = Path("/etc/subuid")
+
 _INSTALL: Final = "install bubblewrap (Debian: apt install bubblewrap)"
-_SET: Final = "set desktop.run_as to a range of uids, as in 200000-265535"
+_SET: Final = "set desktop.run_as to a range of uids, as in 1900000000-1900065535"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,9 @@ def parse_run_as(text: str) -> RunAs:
     match = re.fullmatch(r"([0-9]{1,10})-([0-9]{1,10})", text)
     if match is None:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}", text):
-            raise ValueError(f"{text!r} is neither a user's name nor a range such as 200000-265535")
+            raise ValueError(
+                f"{text!r} is neither a user's name nor a range such as 1900000000-1900065535"
+            )
         return RunAs(text, range(0))
     first, last = int(match[1]), int(match[2])
     if not 0 < first <= last <= UID_MAX:
@@ -83,6 +87,11 @@ class Separation:
     homes: Path | None = None
     uids: range = range(0)
     lacks: str = ""
+
+    @property
+    def for_others(self) -> bool:
+        """Whether desktops run as other users than the relay does."""
+        return self.pattern.user is not None or bool(self.uids)
 
     async def quarters(self, owner: str, *, sandboxed: bool = False) -> Quarters:
         """Where the programs of a desktop of `owner`'s live; `sandboxed`, where a user of their own
@@ -117,7 +126,7 @@ class Separation:
     async def _home(self, homes: Path, owner: str) -> Quarters:
         if not _OWNER.fullmatch(owner):
             raise DesktopError("the desktop has no owner whose home it could have")
-        make_homes(homes, entered=self.pattern.user is not None or bool(self.uids))
+        make_homes(homes, entered=self.for_others)
         home = homes / owner
         async with held_alone(homes):
             try:
@@ -155,11 +164,16 @@ ONE_USER: Final = Separation()
 
 def make_homes(homes: Path, *, entered: bool) -> None:
     """Makes the directory that everybody's users pass through to their homes. Raises OSError where
-    it cannot be made, or others could put something else into a home's place."""
-    homes.mkdir(mode=0o711, parents=True, exist_ok=True)
+    it cannot be made, or others could put something else into a home's place, or open it: then they
+    could hold its lock."""
+    if not homes.is_dir():
+        homes.mkdir(parents=True, exist_ok=True)
+        homes.chmod(0o711)  # whatever the umask
     found = homes.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
-        raise PermissionError(f"{homes} is not a directory that only the server can change")
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o066:
+        raise PermissionError(
+            f"{homes} is not a directory that only the server can change and list; chmod 711"
+        )
     if entered:
         check_enterable(homes)
 
@@ -187,7 +201,7 @@ def separation_for(run_as: RunAs | None, homes: Path | None, several: Several) -
             "desktops are apart by %s", " and ".join(way for way, is_there in ways if is_there)
         )
     pattern = Quarters(user, None, bubblewrap, whole_machine=bool(uids))
-    return Separation(several, pattern, homes or _default_homes(), uids, lacks)
+    return Separation(several, pattern, (homes or _default_homes()).absolute(), uids, lacks)
 
 
 def _not_apart(several: Several, lacks: str) -> Separation:
@@ -211,6 +225,7 @@ def _users(run_as: RunAs | None) -> tuple[tuple[int, int] | None, range]:
             if account.pw_uid in run_as.uids:  # Somebody's, with all that is theirs.
                 text = f"uid {account.pw_uid} is {account.pw_name!r} already; use other uids"
                 raise ValueError(text)
+        _check_subordinate(run_as.uids)
         return None, run_as.uids
     try:
         found = pwd.getpwnam(run_as.name)
@@ -219,6 +234,23 @@ def _users(run_as: RunAs | None) -> tuple[tuple[int, int] | None, range]:
     if found.pw_uid == 0:
         raise ValueError(f"{run_as.name!r} is root, whom nothing is kept from")
     return (found.pw_uid, found.pw_gid), range(0)
+
+
+def _check_subordinate(uids: range) -> None:
+    """Raises ValueError where an account of the machine can act as one of `uids` in a user
+    namespace, by what subuid(5) grants it."""
+    try:
+        lines = _SUBORDINATE.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        match = re.fullmatch(r"([^:]+):([0-9]+):([0-9]+)", line)
+        if match is None:
+            continue
+        first, count = int(match[2]), int(match[3])
+        if first < uids.stop and uids.start < first + count:
+            uid = max(first, uids.start)
+            raise ValueError(f"uid {uid} is {match[1]!r} too, by {_SUBORDINATE}; use other uids")
 
 
 def _bubblewrap(user: tuple[int, int] | None) -> str | None:

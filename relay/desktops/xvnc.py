@@ -11,6 +11,7 @@ import os
 import secrets
 import shlex
 import shutil
+import stat
 import struct
 from functools import partial
 from pathlib import Path
@@ -38,6 +39,8 @@ _TERMINAL = [
     *("xterm", "-title", "Terminal", "-geometry", "96x28+64+56"),
     *("-bg", "#10161f", "-fg", "#d8dee9", "-cr", "#d8dee9", "-fa", "Monospace", "-fs", "11"),
 ]
+
+_DISPLAYS = Path("/tmp/.X11-unix")
 
 _FAMILY_WILD = 0xFFFF
 _COOKIE_NAME = b"MIT-MAGIC-COOKIE-1"
@@ -118,10 +121,12 @@ class _Start:
             _make_displays_directory()
         bound = theirs / "rfb"
         display: list[str] = []
-        if quarters.bubblewrap:
+        if quarters.apart:
             number = await nursery.start(held_display)
+            display = [f":{number}", "-nolisten", "local"]
+        if quarters.bubblewrap:
             # Memory is not shared with what is in a sandbox of its own.
-            display = [f":{number}", "-nolisten", "local", "-extension", "MIT-SHM"]
+            display += ["-extension", "MIT-SHM"]
         reading, writing = os.pipe()
         async with trio.lowlevel.FdStream(reading) as display_number:
             command = [
@@ -145,6 +150,7 @@ class _Start:
                         environment=quarters.environment(self._directory),
                         pass_fds=[writing],
                         user=quarters.user,
+                        apart=quarters.apart,
                     )
                 )
             finally:
@@ -166,6 +172,7 @@ class _Start:
                     quarters.command(program, self._directory),
                     environment=environment,
                     user=quarters.user,
+                    apart=quarters.apart,
                 )
             )
         return server, RunningDesktop(
@@ -176,12 +183,14 @@ class _Start:
         )
 
 
-def _make_displays_directory() -> None:
-    """As root, so that none of the users who have displays there can take another's away."""
-    displays = Path("/tmp/.X11-unix")
+def _make_displays_directory(displays: Path = _DISPLAYS) -> None:
+    """As root, so that none of the users who have displays there can take another's away. Raises
+    OSError where somebody else was first."""
     displays.mkdir(mode=0o1777, exist_ok=True)
-    if displays.stat().st_uid == os.geteuid():
-        displays.chmod(0o1777)
+    found = displays.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise PermissionError(f"{displays} is not a directory of root's; remove it")
+    displays.chmod(0o1777)
 
 
 def _notices_by_itself() -> None:

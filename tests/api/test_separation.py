@@ -157,10 +157,10 @@ async def refused(server: Separate, name: str) -> str:
     ("options", "says"),
     [
         ({"uid": NOBODYS_UID}, "install bubblewrap (Debian: apt install bubblewrap)"),
-        ({}, "set desktop.run_as to a range of uids, as in 200000-265535"),
+        ({}, "set desktop.run_as to a range of uids, as in 1900000000-1900065535"),
         (
             {"run_as": "games"},
-            "set desktop.run_as to a range of uids, as in 200000-265535, or install",
+            "set desktop.run_as to a range of uids, as in 1900000000-1900065535, or install",
         ),
     ],
     ids=["not root, without bubblewrap", "root", "one other user, without bubblewrap"],

@@ -276,6 +276,7 @@ async def test_what_a_killed_relay_left_is_ended_by_the_next_start(
         ("echo 'Error: ensure runtime: no space' >&2; exit 1", "failed .1.: Error: ensure runtime"),
         ("echo 'state: /tmp/x'", "did not name a vncPort"),
         ("echo '[]'", "did not name a vncPort"),
+        ("head -c 60000 /dev/zero | tr '\\0' '['", "did not name a vncPort"),
         ("""echo '{"vncPort": 123456}'""", "did not name a vncPort"),
         ("""echo '{"vncPort": 1}'""", "cannot connect to tcp://127.0.0.1:1"),
         ("sleep 30", "did not end within 0.5 s"),

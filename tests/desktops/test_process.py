@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 
+import pytest
 import trio
 
 from relay.desktops import process
 from relay.desktops.process import Child, supervise
 from tests.labs.desktop_processes import until
+from tests.labs.places import ROOT
 
 ENVIRONMENT = {"PATH": os.environ["PATH"]}
 
@@ -32,6 +34,24 @@ async def test_only_the_end_of_long_output_is_kept() -> None:
     )
     assert len(bytes(child.stdout)) == process.TAIL_BYTES
     assert bytes(child.stdout).endswith(b"xend")
+
+
+async def test_who_writes_all_it_can_is_read_at_the_relays_pace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pauses = 0
+    sleep = trio.sleep
+
+    async def counted(seconds: float) -> None:
+        nonlocal pauses
+        assert seconds == process.READ_PAUSE_S
+        pauses += 1
+        await sleep(0)
+
+    monkeypatch.setattr(trio, "sleep", counted)
+    amount = 100 * process.TAIL_BYTES
+    await supervise(["head", "-c", str(amount), "/dev/zero"], environment=ENVIRONMENT)
+    assert pauses >= 90  # A pipe holds some of it at the end.
 
 
 async def test_child_that_leaves_its_pipes_to_another_does_not_hold_us() -> None:
@@ -65,7 +85,7 @@ async def test_programs_get_the_signals_that_python_ignores() -> None:
 
 def test_parent_that_died_before_the_child_could_ask_for_its_signal() -> None:
     shim = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", process._SHIM, "1", "-1", "-1", "echo", "started"],
+        [sys.executable, "-I", "-S", "-c", process._SHIM, "1", "-1", "-1", "0", "echo", "started"],
         capture_output=True,
         check=False,
     )
@@ -76,3 +96,30 @@ def test_parent_that_died_before_the_child_could_ask_for_its_signal() -> None:
 
 def test_logger_is_the_documented_one() -> None:
     assert process.logger is logging.getLogger("relay.desktops")
+
+
+KEYS = """
+import ctypes, os, sys, trio
+from relay.desktops.process import supervise
+
+JOIN, SEARCH, SESSION = 1, 10, -3
+add_key, keyctl = {"x86_64": (248, 250)}.get(os.uname().machine, (217, 219))
+libc = ctypes.CDLL(None)
+LOOK = f"import ctypes; print(ctypes.CDLL(None).syscall({keyctl}, 10, -3, b'user', b'ours', 0))"
+
+async def found(apart):
+    child = await supervise([sys.executable, "-c", LOOK], environment={}, apart=apart)
+    return int(bytes(child.stdout)) > 0
+
+assert libc.syscall(keyctl, JOIN, None) > 0
+assert libc.syscall(add_key, b"user", b"ours", b"secret", 6, SESSION) > 0
+print(trio.run(found, False), trio.run(found, True))
+"""
+
+
+@pytest.mark.skipif(os.uname().machine not in ("x86_64", "aarch64"), reason="numbers of calls")
+def test_who_is_kept_apart_has_no_keys_of_the_session() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", KEYS], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout == "True False\n"

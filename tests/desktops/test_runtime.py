@@ -5,16 +5,20 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
 from relay.desktops import RunningDesktop, provider_for, reap_leftovers, runtime
+from relay.desktops.runtime import MARKER
 from relay.errors import DesktopError
 from tests.labs.desktop_processes import desktops_home, directories, until
 from tests.labs.separate_server import NOBODYS_UID, python_of_others
@@ -78,6 +82,25 @@ async def test_a_place_that_cannot_be_had_is_a_line_of_the_log(
         await nursery.start(provider_for("pattern").run)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has desktops that others enter")
+async def test_what_is_left_is_looked_for_where_desktops_were(
+    desktops_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bases = []
+
+    async def noted(base: Path) -> None:
+        bases.append(base)
+
+    monkeypatch.setattr(runtime, "_reap", noted)
+    # Of a login of root's, which nobody else enters.
+    await trio.Path(desktops_home).chmod(0o700)
+    for entered in (False, True):
+        await reap_leftovers(entered=entered)
+        async with runtime.runtime_directory("place", entered=entered) as directory:
+            assert bases == [directory.parent] * 2
+        bases.clear()
+
+
 async def test_what_programs_leave_in_the_directory_goes(desktops_home: Path) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(provider_for("pattern").run)
@@ -91,6 +114,84 @@ async def test_what_programs_leave_in_the_directory_goes(desktops_home: Path) ->
         nursery.cancel_scope.cancel()
     # The relay does not wait for all of it.
     await until(lambda: directories(desktops_home) == [])
+
+
+REMOVE = """
+import os, sys
+from pathlib import Path
+from relay.desktops.runtime import _remove_tree
+
+place = Path(sys.argv[1])
+(place / "closed/within").mkdir(parents=True)
+(place / "closed").chmod(0)
+_remove_tree(place)
+assert not place.exists()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run a relay as another user")
+def test_what_a_program_has_closed_goes_for_who_is_not_root(tmp: Path) -> None:
+    python, packages = python_of_others()
+    done = subprocess.run(
+        [python, "-c", REMOVE, str(tmp / "place")],
+        env={"PYTHONPATH": packages},
+        user=NOBODYS_UID,
+        group=NOBODYS_UID,
+        extra_groups=[],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def marked(directory: Path, **options: Any) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(["/bin/sleep", "60"], env={MARKER: str(directory)}, **options)
+
+
+async def test_what_outlives_a_desktop_is_ended_at_the_cost_of_few_descriptors(
+    desktops_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "WAITED_FOR", 2)
+    left = [marked(desktops_home) for _ in range(6)]
+    found = runtime._signalled(f"{MARKER}={desktops_home}".encode(), os.geteuid(), signal.SIGTERM)
+    assert len(found) == 2
+    for pidfd in found:
+        pidfd.close()
+    for process in left:
+        assert process.wait(5) == -signal.SIGTERM
+
+
+async def test_a_process_whose_environment_cannot_be_read_holds_nobody_up(
+    desktops_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = threading.Event()
+
+    def carries(*_: object) -> bool:
+        released.wait(20)
+        return False  # Whoever carries it gets a signal.
+
+    monkeypatch.setattr(runtime, "_carries", carries)
+    with trio.fail_after(10):
+        async with runtime.runtime_directory("held") as directory:
+            pass
+    assert not directory.exists()
+    released.set()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run a process as another user")
+async def test_nothing_is_read_of_other_users_processes(desktops_home: Path) -> None:
+    async with runtime.runtime_directory("apart") as directory:
+        (directory / "theirs").mkdir()
+        os.chown(directory / "theirs", NOBODYS_UID, NOBODYS_UID)
+        theirs = marked(directory, user=NOBODYS_UID, group=NOBODYS_UID)
+        others = marked(directory, user=NOBODYS_UID + 1, group=NOBODYS_UID + 1)
+    try:
+        assert theirs.wait(5) == -signal.SIGTERM
+        assert others.poll() is None
+    finally:
+        others.kill()
+        others.wait()
 
 
 # Prints where a desktop had its directory.

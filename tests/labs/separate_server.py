@@ -210,7 +210,8 @@ def _started(place: Path, uid: int, path: str | None) -> subprocess.Popen[bytes]
                 "LANG": "C.UTF-8",
                 "XDG_RUNTIME_DIR": str(place / "run"),
                 "PYTHONPATH": packages,
-                "DESKRELAY_DESKTOP__WORKSPACE_AGENT_SECRET": SECRET,
+                # Settings are taken from names in any case.
+                "Deskrelay_desktop__WORKSPACE_AGENT_SECRET": SECRET,
             },
             user=uid,
             group=uid,
