@@ -4,9 +4,10 @@ Its processes detach themselves, so they are nobody's children: whether the desk
 asked at its VNC port, and what `down` does not end is found by its environment (see `runtime`). In
 a sandbox they end with it.
 
-Its display is open to whoever reaches the socket (it starts its Xvnc with -ac), and its VNC server
-listens on a TCP port, which everybody on the machine reaches. So the one is closed to other users,
-or lies in a sandbox of its own; and the other has a password.
+Its display is open to whoever reaches the socket (it starts its Xvnc with -ac). Its VNC server
+listens on a TCP port, which everybody on the machine reaches, and at which anybody could listen
+once it has ended. So the display is closed to other users, or lies in a sandbox of its own; the
+port has a password; and the relay goes by a unix socket.
 
 `PortableDesktop.run` owns a nursery with what holds the sandbox, and what looks whether the desktop
 may go on.
@@ -29,7 +30,7 @@ from relay.desktops.provider import RunningDesktop
 from relay.desktops.quarters import Quarters, close_display, held_display
 from relay.desktops.runtime import runtime_directory
 from relay.desktops.separation import Separation
-from relay.dialling.addresses import Address, TcpAddress, dial
+from relay.dialling.addresses import Address, TcpAddress, UnixAddress, dial
 from relay.dialling.login import log_in, open_desktop, vnc_auth_response
 from relay.dialling.passwords import Password
 from relay.errors import DesktopError
@@ -159,7 +160,11 @@ class _Start:
         theirs = quarters.furnish(self._directory, {"password": encrypted})
         self._state_file = theirs / "session.json"
         display: int = await nursery.start(held_display)
-        arguments = (*_XVNC_ARGUMENTS, "-PasswordFile", str(theirs / "password"))
+        bound = theirs / "rfb"
+        arguments = (
+            *(*_XVNC_ARGUMENTS, "-PasswordFile", str(theirs / "password")),
+            *("-rfbunixpath", str(bound), "-rfbunixmode", "0600"),
+        )
         up = [
             *(self._program, "up", "--json", "--state-file", str(self._state_file)),
             *("--session-dir", str(theirs / "session"), "--geometry", self._geometry),
@@ -186,7 +191,12 @@ class _Start:
             raise DesktopError("portabledesktop up --json did not name a vncPort")
         if not quarters.bubblewrap:
             close_display(display)
-        return TcpAddress("127.0.0.1", port), password
+        return self._address(bound, port), password
+
+    def _address(self, bound: Path, port: int) -> Address:
+        if not bound.exists():  # An Xvnc that does not know the option.
+            return TcpAddress("127.0.0.1", port)
+        return UnixAddress(str(self._quarters.reclaim(self._directory, bound)), self._quarters.uid)
 
     async def down(self) -> None:
         """Stops what `up` has started; a sandbox ends by itself."""

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
@@ -97,34 +98,49 @@ class _Output:
         self._pipe.close()
 
 
+# Starting a process takes until its program runs, on a busy machine a tenth of a second. Not in one
+# of Trio's worker threads: the end of an idle one would count as the parent's death. This one lives
+# as long as the process.
+_starter = ThreadPoolExecutor(1, "desktops")
+
+
+async def _started(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    pass_fds: Sequence[int],
+    user: tuple[int, int] | None,
+    apart: bool,
+) -> subprocess.Popen[bytes]:
+    uid, gid = (-1, -1) if user is None else user
+    done, token = trio.Event(), trio.lowlevel.current_trio_token()
+    future = _starter.submit(
+        subprocess.Popen,
+        [
+            *(sys.executable, "-I", "-S", "-c", _SHIM),
+            *(str(os.getpid()), str(uid), str(gid), str(int(apart)), *command),
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        cwd=_home(environment),
+        pass_fds=pass_fds,
+        # A session of its own keeps the terminal's Ctrl-C from the desktop, which the relay stops
+        # in its own order.
+        start_new_session=True,
+    )
+    future.add_done_callback(lambda _: token.run_sync_soon(done.set))
+    with trio.CancelScope(shield=True):  # or nobody would stop it
+        await done.wait()
+    popen: subprocess.Popen[bytes] = future.result()
+    return popen
+
+
 class Child:
     """A process that `supervise` runs."""
 
-    def __init__(
-        self,
-        command: Sequence[str],
-        environment: Mapping[str, str],
-        pass_fds: Sequence[int],
-        user: tuple[int, int] | None,
-        apart: bool,
-    ) -> None:
-        uid, gid = (-1, -1) if user is None else user
-        # Popen right here and not in trio's worker thread, as trio.lowlevel.open_process has it:
-        # the end of an idle worker would count as the parent's death. A session of its own keeps
-        # the terminal's Ctrl-C from the desktop, which the relay stops in its own order.
-        self._popen = subprocess.Popen(
-            [
-                *(sys.executable, "-I", "-S", "-c", _SHIM),
-                *(str(os.getpid()), str(uid), str(gid), str(int(apart)), *command),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment,
-            cwd=_home(environment),
-            pass_fds=pass_fds,
-            start_new_session=True,
-        )
+    def __init__(self, popen: subprocess.Popen[bytes]) -> None:
+        self._popen = popen
         assert self._popen.stdout is not None
         assert self._popen.stderr is not None
         try:
@@ -214,9 +230,9 @@ async def supervise(
     with that uid and gid, and no other groups; `apart`, without the keys of this process's session.
 
     On cancellation the process and its group are stopped first, which takes at most
-    STOP_GRACE_S + KILL_GRACE_S. It gets TERM when the thread that called this dies.
+    STOP_GRACE_S + KILL_GRACE_S. It gets TERM when this process dies.
     """
-    child = Child(command, environment, pass_fds, user, apart)
+    child = Child(await _started(command, environment, pass_fds, user, apart))
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(child.stdout.follow)

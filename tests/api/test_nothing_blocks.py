@@ -49,7 +49,6 @@ pytestmark = [
 ALLOWED: dict[str, str] = {
     "api/run.py:model_of:": "before the server listens: the model's SDK is imported",
     "api/run.py:_settle_memory:": "at the start: nobody has been told the address yet",
-    "relay/desktops/process.py:__init__:": "a desktop's program has to start, and waits for a CPU",
 }
 """By `file:function:` of a call in what may be longer: why it may."""
 

@@ -16,7 +16,7 @@ import trio
 
 from relay.desktops import Desktops, RunningDesktop, Separation, portabledesktop, provider_for
 from relay.desktops.quarters import Quarters
-from relay.dialling.addresses import TcpAddress
+from relay.dialling.addresses import UnixAddress
 from relay.dialling.login import open_desktop
 from relay.dialling.passwords import Password
 from relay.errors import DesktopError
@@ -87,7 +87,8 @@ async def test_desktop_answers_on_loopback_only(
     provider = provider_for("portabledesktop", geometry="800x600")
     desktop: RunningDesktop = await nursery.start(provider.run)
     told = state(desktops_home)
-    assert desktop.address == TcpAddress("127.0.0.1", told["vncPort"])
+    # At its port somebody else may listen once it has ended.
+    assert isinstance(desktop.address, UnixAddress)
     end = await open_desktop(desktop.address, password=desktop.password)
     assert (end.width, end.height) == (800, 600)
     await end.aclose()
