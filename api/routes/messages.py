@@ -119,7 +119,7 @@ def _made(message: MessageText) -> bytes:
 
 async def _messages(services: Services, chat: Chat, after: int, limit: int) -> Page:
     try:
-        return await services.conversations.messages_page(chat.id, _made, after=after, limit=limit)
+        return await services.conversations.messages_page(chat, _made, after=after, limit=limit)
     except StoreError as error:
         raise ApiError(500, "Internal error fetching messages.", SEE_LOG) from error
 
