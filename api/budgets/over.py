@@ -21,6 +21,7 @@ _TEXTS: Final[dict[str, tuple[str, float, str]]] = {
     "stored_bytes": ("Too much is stored.", 3600, " bytes"),
     "requests_per_s": ("Too many requests.", 1, " a second"),
     "idle_connections": ("Too many idle connections.", 1, ""),
+    "connections": ("Too many connections.", 1, ""),
     "failed_log_ins": ("Too many failed log-ins.", 60, " a minute"),
     "failed_links": ("Too many links that cannot be used.", 60, " a minute"),
 }

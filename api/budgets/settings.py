@@ -67,9 +67,14 @@ class BudgetSettings(BaseModel):
     idle_connections_per_address: _Count = 200
     """Without a request that is being answered: browsers keep some open for the next one."""
 
+    connections_per_address: _Count = 500
+    """Those with one too, but for sessions and streams. Each request that is being answered keeps
+    all others waiting for up to a millisecond."""
+
     @classmethod
     def of_one_user(cls) -> Self:
         """For a server with one user, who may have all of it; connections that do nothing are
         bounded all the same."""
-        names = cls.model_fields.keys() - {"chats_at_work", "idle_connections_per_address"}
+        kept = {"chats_at_work", "idle_connections_per_address", "connections_per_address"}
+        names = cls.model_fields.keys() - kept
         return cls.model_validate(dict.fromkeys(names, _UNBOUNDED))

@@ -268,6 +268,7 @@ async def serve(
         bind=bind,
         limit=live.capacity + SPARE_CONNECTIONS,
         idle_per_address=services.settings.budgets.idle_connections_per_address,
+        per_address=services.settings.budgets.connections_per_address,
         behind_proxy=services.settings.trusted_proxy_hops > 0,
         refused=services.budgets.refused,
         beside=partial(live.watch_store, services.store),
@@ -282,6 +283,7 @@ async def serve_app(
     bind: Sequence[str],
     limit: int,
     idle_per_address: int | None = None,
+    per_address: int | None = None,
     behind_proxy: bool = False,
     refused: Callable[[OverBudget], object] = lambda _over: None,
     end: Callable[[], object] = lambda: None,
@@ -291,7 +293,8 @@ async def serve_app(
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """As `serve`, for any application: at most `limit` connections at once, `beside` runs
-    meanwhile, and `end` is called once no more are accepted. Of one address at most
+    meanwhile, and `end` is called once no more are accepted. One address has `per_address` at the
+    most, less sessions and streams (by default as many as there may be), of which
     `idle_per_address` (by default half of `limit`) do nothing, unless the server is `behind_proxy`
     and they are all the proxy's; `refused` is called for each that is closed for it. A client that
     has sent nothing for `read_timeout_s` has left, also while its request is being answered."""
@@ -300,7 +303,7 @@ async def serve_app(
         for address in bind:
             listeners[_listen(address)] = address
         idle_per_address = idle_per_address or max(1, limit // 2)
-        crowd: Crowd[Connection] = Crowd(limit, idle_per_address, refused)
+        crowd: Crowd[Connection] = Crowd(limit, idle_per_address, per_address or limit, refused)
         connections = _Connections(app, crowd, tls, read_timeout_s, behind_proxy=behind_proxy)
         async with trio.open_nursery() as nursery:
             await nursery.start(connections.hold)

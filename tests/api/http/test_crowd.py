@@ -40,8 +40,8 @@ async def app(scope: Any, _receive: Any, send: Any) -> None:
 class App:
     """`app` with what `serve` wants of an application."""
 
-    def __init__(self, capacity: int, *, hops: int = 0, idle: int = 3) -> None:
-        budgets = BudgetSettings(idle_connections_per_address=idle)
+    def __init__(self, capacity: int, *, hops: int = 0, idle: int = 3, most: int = 500) -> None:
+        budgets = BudgetSettings(idle_connections_per_address=idle, connections_per_address=most)
         self.refused: list[str] = []
         self.state = SimpleNamespace(
             services=SimpleNamespace(
@@ -176,10 +176,29 @@ def _is_open(one: socket.socket) -> bool:
 
 
 @pytest.mark.parametrize("path", [b"/big", b"/never"])
+async def test_of_one_address_so_many_are_answered_at_once(
+    nursery: trio.Nursery, path: bytes
+) -> None:
+    """Else it would fill the server, which tells its load balancer that it is full."""
+    app = App(4_000, most=5)
+    port = await started(nursery, app)
+    with sockets() as stack:
+        asks = GET.replace(b"/healthz", path)
+        many = []
+        for _ in range(7):
+            many.append(await connect(stack, port, "127.0.0.2", asks))
+            await trio.testing.wait_all_tasks_blocked(0.05)
+        assert await is_closed(many[0])
+        assert await is_closed(many[1])
+        assert app.refused == ["connections_per_address"] * 2
+        assert await answers(await connect(stack, port, "127.0.0.3"))
+
+
+@pytest.mark.parametrize("path", [b"/big", b"/never"])
 async def test_where_all_are_taken_whoever_has_most_gives_one_up(
     nursery: trio.Nursery, path: bytes
 ) -> None:
-    """Connections that are being answered, for ever: their address has no other bound."""
+    """Connections that are being answered, for ever."""
     port = await started(nursery, App(8 - SPARE_CONNECTIONS))
     with sockets() as stack:
         asks = GET.replace(b"/healthz", path)
