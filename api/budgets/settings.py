@@ -57,6 +57,10 @@ class BudgetSettings(BaseModel):
     requests_per_s_per_user: _Rate = 50
     """A page asks a few times a second, a program with many chats more often."""
 
+    requests_at_once_per_user: _Count = 100
+    """Less sessions and streams. A page of a list is a MiB, and as large in memory until its reader
+    has taken it, which may be minutes."""
+
     requests_per_s_per_address: _Rate = 300
     """A page that loads is 70 requests, and many people may be behind one address."""
 
