@@ -71,7 +71,7 @@ class BudgetSettings(BaseModel):
     idle_connections_per_address: _Count = 200
     """Without a request that is being answered: browsers keep some open for the next one."""
 
-    connections_per_address: _Count = 500
+    connections_per_address: _Count = 300
     """Those with one too, but for sessions and streams. Each request that is being answered keeps
     all others waiting for up to a millisecond."""
 

@@ -51,6 +51,10 @@ somebody floods it, others wait until their SYN is sent again, a second."""
 ACCEPTS_AT_ONCE: Final = 32
 """Before the others have their turn."""
 
+CLOSED_AT_ONCE: Final = 1_024
+"""The same of those that are closed unread, which is soon done: who comes behind a flood of them
+waits for it."""
+
 DESCRIPTORS_S: Final = 0.1
 """So long no connection is accepted when the process has no descriptor for one."""
 
@@ -182,8 +186,10 @@ class _Connections:
         while True:
             await trio.lowlevel.wait_readable(listening)
             try:
-                for _ in range(ACCEPTS_AT_ONCE):
-                    self._admit(*listening.accept())
+                room = 1.0
+                while room > 0:
+                    admitted = self._admit(*listening.accept())
+                    room -= 1 / (ACCEPTS_AT_ONCE if admitted else CLOSED_AT_ONCE)
             except BlockingIOError:
                 pass
             except ConnectionError:
@@ -192,20 +198,22 @@ class _Connections:
                 _log.error("a connection cannot be accepted: %s", error.strerror)
                 await trio.sleep(DESCRIPTORS_S)
 
-    def _admit(self, accepted: socket.socket, peer: Any) -> None:
+    def _admit(self, accepted: socket.socket, peer: Any) -> bool:
         """Has a connection served, or closes it unread where there are too many: their descriptors
-        would be missing where sessions run."""
+        would be missing where sessions run. Whether it is served."""
         named = accepted.family != socket.AF_UNIX and not self._behind_proxy
         # Who is at the other end, where that tells whose connection it is.
         address = address_key(peer[0]) if named else None
         if not self._crowd.make_room(address):
-            return accepted.close()
+            accepted.close()
+            return False
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(accepted))
         secured = stream if self._tls is None else _encrypted(stream, self._tls)
         connection = Connection(secured, self._crowd, address, self._read_timeout_s)
         self._crowd.enter(connection)
         assert self._nursery is not None
-        return self._nursery.start_soon(self._serve, secured, connection)
+        self._nursery.start_soon(self._serve, secured, connection)
+        return True
 
     async def _serve(self, secured: ClientStream, connection: Connection) -> None:
         """One connection from its first byte to its last."""

@@ -40,7 +40,7 @@ async def app(scope: Any, _receive: Any, send: Any) -> None:
 class App:
     """`app` with what `serve` wants of an application."""
 
-    def __init__(self, capacity: int, *, hops: int = 0, idle: int = 3, most: int = 500) -> None:
+    def __init__(self, capacity: int, *, hops: int = 0, idle: int = 3, most: int = 300) -> None:
         budgets = BudgetSettings(idle_connections_per_address=idle, connections_per_address=most)
         self.refused: list[str] = []
         self.state = SimpleNamespace(
@@ -164,6 +164,31 @@ async def test_a_flood_is_closed_unread_and_others_are_answered(nursery: trio.Nu
         with trio.fail_after(PATIENCE_S):
             while len([one for one in flood if _is_open(one)]) > 3:
                 await trio.sleep(0.01)
+
+
+async def test_what_is_closed_unread_keeps_nobody_waiting_for_its_turn(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.http.serve.ACCEPTS_AT_ONCE", 1)
+    turns = 0
+    wait = trio.lowlevel.wait_readable
+
+    async def counted(sock: Any) -> None:
+        nonlocal turns
+        turns += isinstance(sock, socket.socket)  # a listener: Trio's own are of its type
+        await wait(sock)
+
+    port = await started(nursery, App(4_000, idle=1, most=1))
+    with sockets() as stack:
+        assert await answers(await connect(stack, port, "127.0.0.2"))
+        monkeypatch.setattr(trio.lowlevel, "wait_readable", counted)
+        for _ in range(200):
+            one = socket.socket()
+            stack.callback(one.close)
+            one.bind(("127.0.0.2", 0))
+            one.connect(("127.0.0.1", port))
+        assert await answers(await connect(stack, port, "127.0.0.3"))
+    assert 0 < turns < 10, "one a turn for those that are served, and not for the others"
 
 
 def _is_open(one: socket.socket) -> bool:
