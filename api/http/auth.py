@@ -39,16 +39,24 @@ SIGNED_OUT: Final = (
 )
 
 
+_OWS: Final = " \t"
+"""Spaces, where HTTP has some."""
+
+
 def _bearer(connection: HTTPConnection) -> str:
     scheme, _, token = connection.headers.get("Authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
 def _cookie(connection: HTTPConnection, page_cookie: str) -> str:
-    # Browsers send the cookie of the longest path first; Starlette takes the last of a name.
-    pairs = [part.partition("=") for part in connection.headers.get("Cookie", "").split(";")]
+    # Browsers send the cookie of the longest path first; Starlette takes the last of a name. All of
+    # our names end with COOKIE, and of others there may be thousands.
+    parts = connection.headers.get("Cookie", "").split(";")
+    pairs = [part.partition("=") for part in parts if COOKIE in part]
     for wanted in (page_cookie, COOKIE):
-        found = [v for name, _, text in pairs if name.strip() == wanted and (v := text.strip())]
+        # Of no other spaces: a browser lets others' hosts plant a name that begins with U+00A0 and
+        # goes on as one that it keeps for us alone.
+        found = [v for name, _, text in pairs if name.strip(_OWS) == wanted and (v := text.strip())]
         if len(found) > 1 and wanted != COOKIE:
             # The page sets one. Another host of the domain may have planted the other one, with a
             # longer path, so that it comes first.

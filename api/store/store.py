@@ -443,6 +443,7 @@ class Store:
         return await self.database.page(
             _chats(owner_id, archived, after),
             lambda row: made(Chat(**_values(row))),
+            owner=owner_id,
             limit=limit,
             rows_at_once=CHATS_AT_ONCE,
         )
