@@ -303,6 +303,30 @@ async def test_a_token_revoked_while_its_session_was_looked_up_opens_nothing(
     assert lab.desktops.starts == 0
 
 
+async def test_another_write_while_a_session_is_looked_up_costs_one_look_more(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look, in_thread = lab.store.access, lab.store.database._in_thread
+    calls = 0
+
+    async def counted(work: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return await in_thread(work)
+
+    async def overtaken(*given: Any) -> Any:
+        access = await look(*given)
+        monkeypatch.setattr(lab.store, "access", look)
+        await lab.store.ensure_user("carol")
+        monkeypatch.setattr(lab.store.database, "_in_thread", counted)
+        return access
+
+    monkeypatch.setattr(lab.store, "access", overtaken)
+    stream, _ = await lab.open()
+    async with stream:
+        assert calls == 1
+
+
 async def test_a_new_sign_in_ends_what_the_browsers_old_one_had_open(lab: Lab) -> None:
     user = await lab.store.user("alice")
     assert user is not None
