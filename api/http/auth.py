@@ -137,12 +137,12 @@ async def sign_in(
 ) -> Identity:
     """As `authenticate`, for a request: it counts for its user's budget, and where it fails for
     what its address may fail. Raises OverBudget too."""
-    budgets, address, cookie = services.budgets, address_of(request.scope), site_of(request).cookie
-    _, text = _find(request, cookie)
+    budgets, address = services.budgets, address_of(request.scope)
+    place, text = _find(request, site_of(request).cookie)
     if text:
         budgets.log_ins.check(address, text)
     try:
-        identity = await authenticate(request, services.store, find_token, cookie=cookie)
+        identity = await _identity(place, text, services.store, find_token)
     except BadToken as error:
         budgets.log_ins.failed(address, text, error.token_id)
         raise
@@ -163,7 +163,10 @@ async def authenticate(
     `cookie` is what the page's is called (`Site.cookie`). Raises ApiError: 401, or 500 by the
     store.
     """
-    place, text = _find(connection, cookie)
+    return await _identity(*_find(connection, cookie), store, find_token)
+
+
+async def _identity(place: str, text: str, store: Store, find_token: FindToken | None) -> Identity:
     if not text:
         raise _signed_out(f'Cookie "{COOKIE}" or query parameter must be provided.')
     try:
