@@ -36,8 +36,9 @@ READ_PAUSE_S = 0.02
 # happened before prctl was reached, the parent is another one by now. A change of the user undoes
 # it, so that comes first. Python ignores two signals that programs rely on, so they are set back.
 # Keys go with the session keyring, whoever the user is: of that, who is kept apart has a new one.
+# Another user may not be let to where Python lies (/root/.pyenv): execvp's own import comes before.
 _SHIM = """
-import ctypes, os, signal, sys
+import ctypes, os, signal, sys, warnings
 PR_SET_PDEATHSIG = 1
 KEYCTL_JOIN_SESSION_KEYRING = 1
 KEYCTL = {"x86_64": 250, "aarch64": 219, "riscv64": 219, "ppc64le": 271, "s390x": 280}

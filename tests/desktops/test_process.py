@@ -83,6 +83,21 @@ async def test_programs_get_the_signals_that_python_ignores() -> None:
     assert child.last_words() == "it said nothing"
 
 
+def test_programs_are_found_by_a_user_who_cannot_read_python() -> None:
+    hidden = """
+import os, sys
+os.setgroups = os.setresgid = lambda *_: None
+os.setresuid = lambda *_: sys.meta_path.clear()
+"""
+    ids = (str(os.getpid()), "1900000000", "1900000000", "0")
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", hidden + process._SHIM, *ids, "echo", "started"],
+        check=False,
+        capture_output=True,
+    )
+    assert (done.returncode, done.stdout) == (0, b"started\n"), done.stderr
+
+
 def test_parent_that_died_before_the_child_could_ask_for_its_signal() -> None:
     shim = subprocess.run(
         [sys.executable, "-I", "-S", "-c", process._SHIM, "1", "-1", "-1", "0", "echo", "started"],
