@@ -256,6 +256,7 @@ class Store:
         return await self.database.page(
             _newest(_TOKENS, tokens, after).where(tokens.c.user_id == user_id),
             lambda row: made(Token(**_values(row))),
+            owner=user_id,
             limit=limit,
             rows_at_once=ROWS_AT_ONCE,
         )
