@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import struct
+from types import SimpleNamespace
 
 import pytest
+import structlog
 import trio
 
 from relay import CloseCode
@@ -79,6 +81,26 @@ async def test_a_viewer_that_leaves_takes_its_start_along(lab: Lab) -> None:
         while lab.live.count:
             await trio.sleep(0.01)
     assert lab.accepted == []
+
+
+async def test_a_viewer_that_leaves_while_its_101_is_sent_is_no_bug(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def reset(_stream: object, _data: bytes) -> None:
+        raise trio.BrokenResourceError
+
+    # Only there: the desktop is sent its log-in in the same way.
+    monkeypatch.setattr("api.http.takeover.streams", SimpleNamespace(send=reset))
+    with structlog.testing.capture_logs() as lines:
+        async with await lab.connect() as stream:
+            await stream.send_all(lab.head())
+            assert await read_all(stream) == b""
+        with trio.fail_after(5):
+            while lab.live.count:
+                await trio.sleep(0.01)
+    problems = [line for line in lines if line["event"] != "request"]
+    assert [line["event"] for line in problems] == ["upgrade failed"]
+    assert caplog.records == []
 
 
 async def test_one_session_too_many_starts_no_desktop(lab: Lab) -> None:
