@@ -51,6 +51,9 @@ END_S: Final = 5.0
 REPLY_BYTES: Final = 16_000_000
 """Of a stream. The longest replies, of 64,000 tokens, have half of it."""
 
+TOKENS_LIMIT: Final = 1_000_000_000
+"""Of one kind in one reply. No model takes as many."""
+
 DETAIL_CHARS: Final = 300
 """Of what the API says about an error; its own texts are shorter."""
 
@@ -423,7 +426,9 @@ class _Message:
 
     def _count(self, usage: Mapping[str, Any]) -> None:
         # Later counts are totals, and lack what has not changed.
-        self._usage |= {key: value for key, value in usage.items() if isinstance(value, int)}
+        for key, value in usage.items():
+            if isinstance(value, int) and 0 <= value <= TOKENS_LIMIT:
+                self._usage[key] = value
 
     def reply(self, request: Mapping[str, Any]) -> Reply:
         """The message, which answers `request`. Raises ValueError where it is not complete."""

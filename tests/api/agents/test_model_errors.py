@@ -96,6 +96,20 @@ class TestNonsense:
         assert all(isinstance(block, dict) for block in reply.content)
 
     @pytest.mark.parametrize(
+        "count",
+        [-1, 10**9 + 1, int("9" * 4_300)],
+        ids=["less than none", "too many", "for which there is no text"],
+    )
+    def test_counts_that_are_none_do_not_count(self, count: int) -> None:
+        message = api_model._Message()
+        for event in copy.deepcopy(EVENTS):
+            if event["type"] == "message_delta":
+                event["usage"] = {"input_tokens": count, "output_tokens": 7}
+            message.take(event)
+        reply = message.reply({"messages": []})
+        assert (reply.input_tokens, reply.output_tokens) == (1, 7)
+
+    @pytest.mark.parametrize(
         "data",
         [
             stream_of(EVENTS[:-1]),
