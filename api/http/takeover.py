@@ -231,7 +231,10 @@ class Connection:
         self._watching.cancel()
         await self._parked.wait()
         self._switching = True
-        await send({"type": "websocket.accept"})
+        try:
+            await send({"type": "websocket.accept"})
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # It has left just now.
         if not self._switched:
             raise NotUpgraded("the viewer left before the 101")
         assert self._early is not None

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from relay import CloseCode
+from relay.net import streams
 from tests.labs.desktop_server import Lab, lab, parse, read_all, read_head
 from tests.labs.peers import KEY, KEY_UP, PIXEL_FORMAT, Frames, client_frame
 
@@ -79,6 +80,26 @@ async def test_a_viewer_that_leaves_takes_its_start_along(lab: Lab) -> None:
         while lab.live.count:
             await trio.sleep(0.01)
     assert lab.accepted == []
+
+
+async def test_a_viewer_that_leaves_below_its_101_is_no_bug(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    send = streams.send
+
+    async def reset(stream: trio.abc.SendStream, data: bytes) -> None:
+        if data.startswith(b"HTTP/1.1 101 "):
+            raise trio.BrokenResourceError
+        await send(stream, data)
+
+    monkeypatch.setattr(streams, "send", reset)
+    async with await lab.connect() as stream:
+        await stream.send_all(lab.head())
+        await read_all(stream)
+    log = capsys.readouterr().out
+    assert "upgrade failed" in log
+    assert "Traceback" not in log
+    assert lab.live.count == 0
 
 
 async def test_one_session_too_many_starts_no_desktop(lab: Lab) -> None:
