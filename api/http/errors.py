@@ -33,11 +33,11 @@ __all__ = [
     "SafeJSONResponse",
     "Validation",
     "error_responses",
-    "escaped",
     "install_error_handlers",
     "no_route",
     "safe_json",
     "validation_failed",
+    "without_markup",
 ]
 
 NOT_FOUND: Final = "Resource not found or you do not have access to this resource"
@@ -72,10 +72,10 @@ class ErrorBody(BaseModel):
 
 def safe_json(content: Any) -> bytes:
     """JSON as `SafeJSONResponse` has it."""
-    return escaped(json.dumps(content, allow_nan=False, separators=(",", ":")))
+    return without_markup(json.dumps(content, allow_nan=False, separators=(",", ":")))
 
 
-def escaped(text: str) -> bytes:
+def without_markup(text: str) -> bytes:
     """JSON in which no markup is found."""
     # Only strings can hold these three in JSON, so replacing them in the text is safe.
     text = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
@@ -95,7 +95,7 @@ class SafeJSONResponse(JSONResponse):
 
 
 class ReadyJSONResponse(SafeJSONResponse):
-    """The same of what `safe_json` or `escaped` has made: of much, in a thread."""
+    """The same of what `safe_json` or `without_markup` has made: of much, in a thread."""
 
     def render(self, content: bytes) -> bytes:
         """Nothing is left to be done."""

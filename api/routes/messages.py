@@ -20,7 +20,7 @@ from api.agents.runs import NO_MODEL, Busy
 from api.agents.watch import Words
 from api.http.auth import Identity, authenticate
 from api.http.budgets import address_of
-from api.http.errors import NOT_FOUND, SEE_LOG, ApiError, error_responses, escaped
+from api.http.errors import NOT_FOUND, SEE_LOG, ApiError, error_responses, without_markup
 from api.http.pages import LISTED_LIMIT, PAGES, Limit, list_response
 from api.http.site import site_of
 from api.http.takeover import current_connection
@@ -119,7 +119,7 @@ def _made(message: MessageText) -> bytes:
     # Between tokens alone JSON has line breaks, and an event must not.
     content = message.content.replace("\r", " ").replace("\n", " ")
     created_at = message.created_at.isoformat().replace("+00:00", "Z")
-    return escaped(
+    return without_markup(
         f'{{"id":{message.id},"role":{json.dumps(message.role)},"content":{content},'
         f'"created_at":"{created_at}"}}'
     )

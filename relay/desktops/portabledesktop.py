@@ -21,6 +21,7 @@ import secrets
 import shutil
 import socket
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -103,7 +104,13 @@ class PortableDesktop:
                     failure = error
                 else:
                     desktop = RunningDesktop(address, password, doubt=self._doubt)
-                    nursery.start_soon(self._end_once_refused, desktop, nursery.cancel_scope)
+                    look = partial(
+                        self._separation.end_once_refused,
+                        desktop.ended,
+                        nursery.cancel_scope,
+                        sandboxed=True,
+                    )
+                    nursery.start_soon(look)
                     task_status.started(desktop)
                     await self._until_dead(address, password)
                     desktop.ended.set()
@@ -113,12 +120,6 @@ class PortableDesktop:
             nursery.cancel_scope.cancel()
         if failure is not None:
             raise failure
-
-    async def _end_once_refused(self, desktop: RunningDesktop, scope: trio.CancelScope) -> None:
-        await self._separation.until_several(sandboxed=True)
-        logger.warning("a desktop that is not apart ends: the server has a second user by now")
-        desktop.ended.set()
-        scope.cancel()
 
     def _doubt(self) -> None:
         self._doubted.set()

@@ -110,18 +110,23 @@ class Separation:
     def _keeps_apart(self, sandboxed: bool) -> bool:
         return self.pattern.bubblewrap is not None or (bool(self.uids) and not sandboxed)
 
-    async def until_several(self, *, sandboxed: bool = False) -> None:
-        """Returns once a desktop has to end that `quarters` would refuse now: there is a second
-        user since it was started."""
+    async def end_once_refused(
+        self, ended: trio.Event, scope: trio.CancelScope, *, sandboxed: bool = False
+    ) -> None:
+        """Ends a desktop that `quarters` would refuse by now, for there is a second user since it
+        was started: sets `ended` and cancels `scope`."""
         if self._keeps_apart(sandboxed) or self.several is None:
-            await trio.sleep_forever()
-        while True:
+            return
+        several = False
+        while not several:
             await trio.sleep(CHECK_S)
             try:
-                if await self.several():
-                    return
+                several = await self.several()
             except DesktopError:
                 pass  # The store has logged it, and is asked again.
+        logger.warning("a desktop that is not apart ends: the server has a second user by now")
+        ended.set()
+        scope.cancel()
 
     async def _home(self, homes: Path, owner: str) -> Quarters:
         if not _OWNER.fullmatch(owner):

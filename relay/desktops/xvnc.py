@@ -78,7 +78,9 @@ class Xvnc:
             except OSError as error:
                 failure = DesktopError(f"cannot prepare a place for the desktop: {error}")
             else:
-                nursery.start_soon(self._end_once_refused, desktop, nursery.cancel_scope)
+                nursery.start_soon(
+                    self._separation.end_once_refused, desktop.ended, nursery.cancel_scope
+                )
                 task_status.started(desktop)
                 await server.wait()
                 desktop.ended.set()
@@ -86,12 +88,6 @@ class Xvnc:
             nursery.cancel_scope.cancel()
         if failure is not None:
             raise failure
-
-    async def _end_once_refused(self, desktop: RunningDesktop, scope: trio.CancelScope) -> None:
-        await self._separation.until_several()
-        logger.warning("a desktop that is not apart ends: the server has a second user by now")
-        desktop.ended.set()
-        scope.cancel()
 
 
 class _Start:

@@ -33,7 +33,8 @@ from tests.labs.separate_server import (
     separate_server,
 )
 
-UIDS = "210000-210099"
+# Above those that a machine gives its accounts by itself (login.defs(5), SUB_UID_MAX).
+UIDS = "1900000000-1900000099"
 
 WAYS: dict[str, dict[str, Any]] = {
     "a uid for each owner, in bubblewrap": {"run_as": UIDS},
@@ -66,9 +67,18 @@ def without_bubblewrap() -> Iterator[str]:
 async def attack(server: Separate, attacker: str, victim: str) -> list[str]:
     """What `attacker` has from the terminal of a desktop while `victim` has one."""
     before = server.directories()
-    note = f"echo {shlex.quote(SECRET)} > /tmp/note-of-{victim}; id -u"
-    assert (await server.run(victim, note)).strip().isdigit()
-    victims = server.directories() - before
+    # Of another name each time: in /tmp nobody opens what another user has left there.
+    note = Path(f"/tmp/note-of-{victim}-{server.place.name}")
+    try:
+        written = await server.run(victim, f"echo {shlex.quote(SECRET)} > {note}; id -u")
+        assert written.strip().isdigit()
+        return await _attacked(server, attacker, victim, server.directories() - before)
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.Path(note).unlink(missing_ok=True)
+
+
+async def _attacked(server: Separate, attacker: str, victim: str, victims: set[Path]) -> list[str]:
     assert len(victims) == 1
     home = server.home(attacker)
     async with server.desktop(attacker):
@@ -92,7 +102,7 @@ async def test_nothing_is_had_from_a_desktop(way: dict[str, Any], without_bubble
         assert ids == owners
         if options.get("run_as") == UIDS:
             assert len(ids) == 2
-            assert ids <= set(range(210_000, 210_100))
+            assert ids <= set(range(1_900_000_000, 1_900_000_100))
         elif "run_as" in options:
             assert ids == {pwd.getpwnam("games").pw_uid}
         # The machine still is one: programs of the system run, the network is there, home is

@@ -145,7 +145,9 @@ async def test_in_a_sandbox_its_display_is_nowhere_else(
 async def test_a_user_of_its_own_is_not_enough_for_several_users(
     desktops_home: Path, program: Path, nursery: trio.Nursery
 ) -> None:
-    separation = Separation(several, Quarters(), desktops_home / "homes", range(210_000, 210_100))
+    separation = Separation(
+        several, Quarters(), desktops_home / "homes", range(1_900_000_000, 1_900_000_100)
+    )
     provider = provider_for("portabledesktop", "ann", separation=separation)
     with pytest.raises(DesktopError, match="cannot keep apart: install bubblewrap"):
         await nursery.start(provider.run)

@@ -66,7 +66,9 @@ async def test_a_display_that_others_could_take_is_not_taken_from_them(
     desktops_home: Path, nursery: trio.Nursery
 ) -> None:
     await trio.Path(desktops_home).chmod(0o755)
-    separation = Separation(several, Quarters(), desktops_home / "homes", range(210_000, 210_100))
+    separation = Separation(
+        several, Quarters(), desktops_home / "homes", range(1_900_000_000, 1_900_000_100)
+    )
     provider = provider_for("xvnc", "ann", separation=separation)
     desktop: RunningDesktop = await nursery.start(provider.run)
     name = f"/tmp/.X11-unix/X{desktop.environment['DISPLAY'].removeprefix(':')}"
