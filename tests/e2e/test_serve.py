@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from tests.labs.e2e.commands import run, server
 from tests.labs.e2e.pages import connected, shows, sign_in
@@ -27,3 +27,20 @@ def test_a_browser_finds_its_desktop_again_after_a_restart(
     shows(page, "The server cannot be reached")
     with server(environment):
         connected(page)  # by itself
+
+
+def test_one_desktop_too_many_is_called_that(environment: dict[str, str], page: Page) -> None:
+    environment |= {"DESKRELAY_BUDGETS__SESSIONS_PER_USER": "1"}
+    link = run(environment, "token", "create", "--user", "ann", "--link")
+    run(environment, "workspace", "add", "box", "--user", "ann", "--desktop", "pattern")
+    run(environment, "chat", "create", "--user", "ann", "--title", "Work", "--workspace", "box")
+    with server(environment):
+        sign_in(page, link)
+        page.get_by_role("link", name="Work").click()
+        connected(page)
+        second = page.context.new_page()
+        second.goto(page.url)
+        shows(second, "The desktop could not be opened")
+        expect(second.get_by_text("too many desktops may be open")).to_be_visible()
+        page.close()
+        connected(second)  # by itself
