@@ -55,6 +55,9 @@ class Budgets:
             "chats_at_work",
             {"user": settings.chats_at_work_per_user, EVERYBODY: settings.chats_at_work},
         )
+        self.requests_at_once = Held(
+            "requests_at_once", {"user": settings.requests_at_once_per_user}
+        )
         self.requests = Rates(
             "requests_per_s",
             {

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
 
 from api.budgets.over import OverBudget
 
@@ -35,6 +36,15 @@ class Held:
         for place in places:
             if place[1] is not None:
                 self._counts[place] += 1
+
+    @contextmanager
+    def place(self, *places: Place) -> Iterator[None]:
+        """One more in each of those places while the block runs. Raises OverBudget."""
+        self.take(*places)
+        try:
+            yield
+        finally:
+            self.release(*places)
 
     def release(self, *places: Place) -> None:
         """One fewer, of what `take` has taken."""

@@ -20,7 +20,9 @@ _TEXTS: Final[dict[str, tuple[str, float, str]]] = {
     "waiting_messages": ("Too many messages wait already.", 10, ""),
     "stored_bytes": ("Too much is stored.", 3600, " bytes"),
     "requests_per_s": ("Too many requests.", 1, " a second"),
+    "requests_at_once": ("Too many requests at once.", 1, ""),
     "idle_connections": ("Too many idle connections.", 1, ""),
+    "connections": ("Too many connections.", 1, ""),
     "failed_log_ins": ("Too many failed log-ins.", 60, " a minute"),
     "failed_links": ("Too many links that cannot be used.", 60, " a minute"),
 }

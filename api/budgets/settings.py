@@ -57,6 +57,10 @@ class BudgetSettings(BaseModel):
     requests_per_s_per_user: _Rate = 50
     """A page asks a few times a second, a program with many chats more often."""
 
+    requests_at_once_per_user: _Count = 100
+    """Less sessions and streams. A page of a list is a MiB, and as large in memory until its reader
+    has taken it, which may be minutes."""
+
     requests_per_s_per_address: _Rate = 300
     """A page that loads is 70 requests, and many people may be behind one address."""
 
@@ -67,9 +71,14 @@ class BudgetSettings(BaseModel):
     idle_connections_per_address: _Count = 200
     """Without a request that is being answered: browsers keep some open for the next one."""
 
+    connections_per_address: _Count = 300
+    """Those with one too, but for sessions and streams. Each request that is being answered keeps
+    all others waiting for up to a millisecond."""
+
     @classmethod
     def of_one_user(cls) -> Self:
         """For a server with one user, who may have all of it; connections that do nothing are
         bounded all the same."""
-        names = cls.model_fields.keys() - {"chats_at_work", "idle_connections_per_address"}
+        kept = {"chats_at_work", "idle_connections_per_address", "connections_per_address"}
+        names = cls.model_fields.keys() - kept
         return cls.model_validate(dict.fromkeys(names, _UNBOUNDED))

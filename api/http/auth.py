@@ -39,16 +39,24 @@ SIGNED_OUT: Final = (
 )
 
 
+_OWS: Final = " \t"
+"""Spaces, where HTTP has some."""
+
+
 def _bearer(connection: HTTPConnection) -> str:
     scheme, _, token = connection.headers.get("Authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
 def _cookie(connection: HTTPConnection, page_cookie: str) -> str:
-    # Browsers send the cookie of the longest path first; Starlette takes the last of a name.
-    pairs = [part.partition("=") for part in connection.headers.get("Cookie", "").split(";")]
+    # Browsers send the cookie of the longest path first; Starlette takes the last of a name. All of
+    # our names end with COOKIE, and of others there may be thousands.
+    parts = connection.headers.get("Cookie", "").split(";")
+    pairs = [part.partition("=") for part in parts if COOKIE in part]
     for wanted in (page_cookie, COOKIE):
-        found = [v for name, _, text in pairs if name.strip() == wanted and (v := text.strip())]
+        # Of no other spaces: a browser lets others' hosts plant a name that begins with U+00A0 and
+        # goes on as one that it keeps for us alone.
+        found = [v for name, _, text in pairs if name.strip(_OWS) == wanted and (v := text.strip())]
         if len(found) > 1 and wanted != COOKIE:
             # The page sets one. Another host of the domain may have planted the other one, with a
             # longer path, so that it comes first.
@@ -129,12 +137,12 @@ async def sign_in(
 ) -> Identity:
     """As `authenticate`, for a request: it counts for its user's budget, and where it fails for
     what its address may fail. Raises OverBudget too."""
-    budgets, address, cookie = services.budgets, address_of(request.scope), site_of(request).cookie
-    _, text = _find(request, cookie)
+    budgets, address = services.budgets, address_of(request.scope)
+    place, text = _find(request, site_of(request).cookie)
     if text:
         budgets.log_ins.check(address, text)
     try:
-        identity = await authenticate(request, services.store, find_token, cookie=cookie)
+        identity = await _identity(place, text, services.store, find_token)
     except BadToken as error:
         budgets.log_ins.failed(address, text, error.token_id)
         raise
@@ -155,7 +163,10 @@ async def authenticate(
     `cookie` is what the page's is called (`Site.cookie`). Raises ApiError: 401, or 500 by the
     store.
     """
-    place, text = _find(connection, cookie)
+    return await _identity(*_find(connection, cookie), store, find_token)
+
+
+async def _identity(place: str, text: str, store: Store, find_token: FindToken | None) -> Identity:
     if not text:
         raise _signed_out(f'Cookie "{COOKIE}" or query parameter must be provided.')
     try:

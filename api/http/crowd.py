@@ -2,10 +2,11 @@
 
 One that has a session or a stream is set apart: those have budgets of their own. All others are
 their address's, and an address has so many at the most that do nothing, neither asking nor being
-answered: of these the oldest goes. Where that happens too often, which costs too much, the new one
-does, unread. And where all connections are taken, the address that has the most gives one up for
-another address. So nobody keeps the others out with connections alone, whether nothing is ever sent
-on them, half a request, or nothing of the answers is read.
+answered: of these the oldest goes. It has so many in all, too, for what is being answered keeps the
+others waiting: there an idle one goes as well, or the oldest. Where that happens too often, which
+costs too much, the new one does, unread. And where all connections are taken, the address that has
+the most gives one up for another address. So nobody keeps the others out with connections alone,
+whether nothing is ever sent on them, half a request, or nothing of the answers is read.
 """
 
 from __future__ import annotations
@@ -38,14 +39,19 @@ _Member = TypeVar("_Member", bound=Member)
 
 
 class Crowd(Generic[_Member]):
-    """`limit` connections at once, and of each address `idle_per_address` that do nothing;
-    `refused` is called where there are more."""
+    """`limit` connections at once, of each address `per_address` that are not set apart, and of
+    these `idle_per_address` that do nothing; `refused` is called where there are more."""
 
     def __init__(
-        self, limit: int, idle_per_address: int, refused: Callable[[OverBudget], object]
+        self,
+        limit: int,
+        idle_per_address: int,
+        per_address: int,
+        refused: Callable[[OverBudget], object],
     ) -> None:
         self._limit = limit
         self._idle_per_address = idle_per_address
+        self._per_address = per_address
         self._refused = refused
         self._pushes = Rates("idle_connections", {"address": idle_per_address}, 1)
         self._open: set[_Member] = set()
@@ -68,14 +74,14 @@ class Crowd(Generic[_Member]):
 
     def make_room(self, address: _Address) -> bool:
         """For a new one of that address; False where there is no room for it."""
-        idle = self._idle.get(address, ())
-        if address is not None and len(idle) >= self._idle_per_address:
+        over = None if address is None else self._over(address)
+        if over is not None:
+            self._refused(over)
             try:
                 self._pushes.take(("address", address))
             except OverBudget:
-                self._told(address)
                 return False
-            self._push_out(address)
+            self._drop(self._oldest(address))
         if not self.full:
             self._told_full = False
             return True
@@ -85,8 +91,22 @@ class Crowd(Generic[_Member]):
         most = max(self._plain, key=lambda key: len(self._plain[key]), default=address)
         if len(self._plain.get(most, ())) <= len(self._plain.get(address, ())) + 1:
             return False
-        self._drop(next(iter(self._idle.get(most) or self._plain[most])))
+        self._drop(self._oldest(most))
         return True
+
+    def _over(self, address: str) -> OverBudget | None:
+        """Which budget one more of that address would be over."""
+        counts = (
+            ("idle_connections", self._idle, self._idle_per_address),
+            ("connections", self._plain, self._per_address),
+        )
+        for what, members, limit in counts:
+            if len(members.get(address, ())) >= limit:
+                return OverBudget(what, "address", address, limit)
+        return None
+
+    def _oldest(self, address: _Address) -> _Member:
+        return next(iter(self._idle.get(address) or self._plain[address]))
 
     def enter(self, member: _Member) -> None:
         """A new one, which is idle."""
@@ -101,14 +121,9 @@ class Crowd(Generic[_Member]):
         idle = self._idle.setdefault(member.address, {})
         idle[member] = None
         if member.address is not None and len(idle) > self._idle_per_address:
-            self._push_out(member.address)
-
-    def _push_out(self, address: str) -> None:
-        self._told(address)
-        self._drop(next(iter(self._idle[address])))
-
-    def _told(self, address: str) -> None:
-        self._refused(OverBudget("idle_connections", "address", address, self._idle_per_address))
+            limit = self._idle_per_address
+            self._refused(OverBudget("idle_connections", "address", member.address, limit))
+            self._drop(self._oldest(member.address))
 
     def busy(self, member: _Member) -> None:
         """It has asked for something."""

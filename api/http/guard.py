@@ -1,4 +1,4 @@
-"""What is refused whatever the route: absurd or ambiguous headers, and foreign host names."""
+"""What is refused whatever the route: absurd or ambiguous requests, and foreign host names."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ HEADERS_COUNT: Final = 100
 HEADERS_BYTES: Final = 16_384
 """Names and values together. h11 bounds only what is incomplete: thousands of small headers
 in one segment pass it."""
+
+PARAMETERS_COUNT: Final = 100
+"""Of a query; no route has five. It takes longer to read many than to answer."""
 
 _SINGLE: Final = (b"authorization", b"coder-session-token", b"cookie", b"origin")
 """Headers that decide who is asking: of two, a proxy may have judged the other one.
@@ -48,6 +51,12 @@ class Guard:
                 431,
                 "Request headers are too large.",
                 f"At most {HEADERS_COUNT} headers of {HEADERS_BYTES} bytes together.",
+            )
+        if scope.get("query_string", b"").count(b"&") >= PARAMETERS_COUNT:
+            return ApiError(
+                400,
+                "Too many query parameters.",
+                f"A query has {PARAMETERS_COUNT} at the most.",
             )
         names = [name.lower() for name, _ in headers]
         for name in _SINGLE:

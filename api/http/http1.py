@@ -71,6 +71,10 @@ class _Http1(H11Protocol):
         be_strict(cast(h11.Connection, self.connection))
 
     async def stream_send(self, event: Event) -> None:
+        # An application that answers without the body would close the connection before the client
+        # is told what is wrong with that.
+        if self.connection.their_state is h11.ERROR:
+            return
         # Behind a refused upgrade, and behind a body that is not read to its end, nothing is a
         # request for sure: the connection ends, and the client is told.
         if (

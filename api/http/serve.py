@@ -51,6 +51,10 @@ somebody floods it, others wait until their SYN is sent again, a second."""
 ACCEPTS_AT_ONCE: Final = 32
 """Before the others have their turn."""
 
+CLOSED_AT_ONCE: Final = 1_024
+"""The same of those that are closed unread, which is soon done: who comes behind a flood of them
+waits for it."""
+
 DESCRIPTORS_S: Final = 0.1
 """So long no connection is accepted when the process has no descriptor for one."""
 
@@ -182,8 +186,10 @@ class _Connections:
         while True:
             await trio.lowlevel.wait_readable(listening)
             try:
-                for _ in range(ACCEPTS_AT_ONCE):
-                    self._admit(*listening.accept())
+                room = 1.0
+                while room > 0:
+                    admitted = self._admit(*listening.accept())
+                    room -= 1 / (ACCEPTS_AT_ONCE if admitted else CLOSED_AT_ONCE)
             except BlockingIOError:
                 pass
             except ConnectionError:
@@ -192,20 +198,22 @@ class _Connections:
                 _log.error("a connection cannot be accepted: %s", error.strerror)
                 await trio.sleep(DESCRIPTORS_S)
 
-    def _admit(self, accepted: socket.socket, peer: Any) -> None:
+    def _admit(self, accepted: socket.socket, peer: Any) -> bool:
         """Has a connection served, or closes it unread where there are too many: their descriptors
-        would be missing where sessions run."""
+        would be missing where sessions run. Whether it is served."""
         named = accepted.family != socket.AF_UNIX and not self._behind_proxy
         # Who is at the other end, where that tells whose connection it is.
         address = address_key(peer[0]) if named else None
         if not self._crowd.make_room(address):
-            return accepted.close()
+            accepted.close()
+            return False
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(accepted))
         secured = stream if self._tls is None else _encrypted(stream, self._tls)
         connection = Connection(secured, self._crowd, address, self._read_timeout_s)
         self._crowd.enter(connection)
         assert self._nursery is not None
-        return self._nursery.start_soon(self._serve, secured, connection)
+        self._nursery.start_soon(self._serve, secured, connection)
+        return True
 
     async def _serve(self, secured: ClientStream, connection: Connection) -> None:
         """One connection from its first byte to its last."""
@@ -268,6 +276,7 @@ async def serve(
         bind=bind,
         limit=live.capacity + SPARE_CONNECTIONS,
         idle_per_address=services.settings.budgets.idle_connections_per_address,
+        per_address=services.settings.budgets.connections_per_address,
         behind_proxy=services.settings.trusted_proxy_hops > 0,
         refused=services.budgets.refused,
         beside=partial(live.watch_store, services.store),
@@ -282,6 +291,7 @@ async def serve_app(
     bind: Sequence[str],
     limit: int,
     idle_per_address: int | None = None,
+    per_address: int | None = None,
     behind_proxy: bool = False,
     refused: Callable[[OverBudget], object] = lambda _over: None,
     end: Callable[[], object] = lambda: None,
@@ -291,7 +301,8 @@ async def serve_app(
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """As `serve`, for any application: at most `limit` connections at once, `beside` runs
-    meanwhile, and `end` is called once no more are accepted. Of one address at most
+    meanwhile, and `end` is called once no more are accepted. One address has `per_address` at the
+    most, less sessions and streams (by default as many as there may be), of which
     `idle_per_address` (by default half of `limit`) do nothing, unless the server is `behind_proxy`
     and they are all the proxy's; `refused` is called for each that is closed for it. A client that
     has sent nothing for `read_timeout_s` has left, also while its request is being answered."""
@@ -300,7 +311,7 @@ async def serve_app(
         for address in bind:
             listeners[_listen(address)] = address
         idle_per_address = idle_per_address or max(1, limit // 2)
-        crowd: Crowd[Connection] = Crowd(limit, idle_per_address, refused)
+        crowd: Crowd[Connection] = Crowd(limit, idle_per_address, per_address or limit, refused)
         connections = _Connections(app, crowd, tls, read_timeout_s, behind_proxy=behind_proxy)
         async with trio.open_nursery() as nursery:
             await nursery.start(connections.hold)

@@ -67,8 +67,9 @@ SESSIONS_LIMIT: Final = 32
 IDLE_S: Final = 1800.0
 """Without a request and without an open stream; models may think, and people may leave."""
 
-CONNECTIONS_LIMIT: Final = 4 * SESSIONS_LIMIT
-"""A client has its stream, a call, and what cancels it."""
+CONNECTIONS_LIMIT: Final = 8 * SESSIONS_LIMIT
+"""A client has its stream, a call, and what cancels it; the clients on one machine together have
+half of them."""
 
 READ_TIMEOUT_S: Final = 900.0
 """Without a byte from a client that has a request: the longest action takes 300 s, and the stream

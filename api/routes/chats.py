@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Annotated, Any, Final, TypeVar
 from uuid import UUID
@@ -32,6 +33,7 @@ __all__ = [
     "CHAT_PATH",
     "ChatBody",
     "ChatId",
+    "Follower",
     "SignedIn",
     "check_title",
     "find_chat",
@@ -122,12 +124,23 @@ class ChatBody(BaseModel):
         return body
 
 
-async def _signed_in(request: Request) -> Identity:
+async def _identify(request: Request) -> Identity:
     services = services_of(request)
     identity = await sign_in(request, services)
     if request.method not in _SAFE_METHODS:
         require_same_origin(request, identity, site_of(request))
     return identity
+
+
+Follower = Annotated[Identity, Depends(_identify)]
+"""Who asks, for an answer that has no end: it has a place of another kind."""
+
+
+async def _signed_in(request: Request, identity: Follower) -> AsyncIterator[Identity]:
+    # Until the answer has been sent: a body that comes slowly is held, and an answer that is not
+    # read, of a MiB or more.
+    with services_of(request).budgets.requests_at_once.place(("user", identity.user_id)):
+        yield identity
 
 
 SignedIn = Annotated[Identity, Depends(_signed_in)]

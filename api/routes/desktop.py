@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from functools import partial
 from typing import Final
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import structlog
 from starlette.requests import HTTPConnection
@@ -205,12 +205,11 @@ async def _workspace(
     # After a write of ours since that look it takes another: whoever archived the chat or revoked
     # the token before the session was listed has not found it.
     if access is not None and access.changes != services.store.database.changes:
-        access = None
         try:
-            revoked = await services.store.token(identity.token_id) is None
+            access = await services.store.access(identity.token_id, UUID(chat_text))
         except StoreError as error:
             raise ApiError(500, INTERNAL_ERROR) from error
-        if revoked:
+        if access.token is None:
             raise _ending(CloseCode.SIGNED_OUT)
     if access is not None and access.workspace:
         return access.workspace

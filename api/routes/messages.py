@@ -24,7 +24,15 @@ from api.http.errors import NOT_FOUND, SEE_LOG, ApiError, error_responses, escap
 from api.http.pages import LISTED_LIMIT, PAGES, Limit, list_response
 from api.http.site import site_of
 from api.http.takeover import current_connection
-from api.routes.chats import CHAT_PATH, ChatBody, ChatId, SignedIn, find_chat, read_json
+from api.routes.chats import (
+    CHAT_PATH,
+    ChatBody,
+    ChatId,
+    Follower,
+    SignedIn,
+    find_chat,
+    read_json,
+)
 from api.services import Services, services_of
 from api.store import Chat, MessageText, Page, StoreError
 
@@ -119,7 +127,7 @@ def _made(message: MessageText) -> bytes:
 
 async def _messages(services: Services, chat: Chat, after: int, limit: int) -> Page:
     try:
-        return await services.conversations.messages_page(chat.id, _made, after=after, limit=limit)
+        return await services.conversations.messages_page(chat, _made, after=after, limit=limit)
     except StoreError as error:
         raise ApiError(500, "Internal error fetching messages.", SEE_LOG) from error
 
@@ -248,7 +256,7 @@ class _EventStream(StreamingResponse):
 )
 async def stream(
     request: Request,
-    identity: SignedIn,
+    identity: Follower,
     chat: ChatId,
     after: Annotated[int, Query(ge=0, le=LAST_ID, description="Only messages behind this id.")] = 0,
 ) -> StreamingResponse:
@@ -270,12 +278,8 @@ def _stream_place(
 ) -> Iterator[None]:
     streams, address = services.budgets.streams, address_of(request.scope)
     places = (("user", identity.user_id), ("chat", chat.id), ("address", address))
-    streams.take(*places)
-    try:
-        with services.live.stream():
-            yield
-    finally:
-        streams.release(*places)
+    with streams.place(*places), services.live.stream():
+        yield
 
 
 def _event(kind: str, data: object) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from string import Template
 
 from fastapi import APIRouter
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
@@ -26,6 +27,8 @@ from api.services import services_of
 from api.store import StoreError
 
 VIEWER = Path(__file__).parents[1] / "viewer"
+PATH_CHARS = 200
+"""Of a file's path; ours are shorter. Each directory of one that there is not is looked for."""
 NOVNC = VIEWER / "novnc/core/rfb.js"
 
 HEADERS = {
@@ -150,7 +153,10 @@ def _question(user: str, before: str | None) -> Response:
 
 async def static(request: Request) -> Response:
     """The files of the pages, noVNC among them."""
-    return await _file(request, request.path_params["path"])
+    path: str = request.path_params["path"]
+    if len(path) > PATH_CHARS:
+        raise HTTPException(404)
+    return await _file(request, path)
 
 
 router = APIRouter(

@@ -9,17 +9,23 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, Field
 
-from api.http.errors import NOT_FOUND, SEE_LOG, ApiError, SafeJSONResponse, error_responses
+from api.http.errors import (
+    NOT_FOUND,
+    SEE_LOG,
+    ApiError,
+    SafeJSONResponse,
+    error_responses,
+    safe_json,
+    validation_failed,
+)
+from api.http.pages import LISTED_LIMIT, PAGES, Limit, list_response
 from api.http.site import site_of
 from api.routes.chats import SignedIn
 from api.services import Services, services_of
-from api.store import StoreError
+from api.store import StoreError, Token
 from relay.rfb.errors import CloseCode
 
 __all__ = ["end_tokens", "router"]
-
-LISTED_LIMIT: Final = 1000
-"""Tokens in a list; the newest. A person has a few."""
 
 
 class TokenBody(BaseModel):
@@ -58,24 +64,44 @@ def end_tokens(services: Services, token_ids: Iterable[str]) -> None:
         services.followers.end_token(token_id)
 
 
-@router.get("/tokens", summary="List one's tokens", responses=error_responses(401, 500))
-async def list_tokens(request: Request, identity: SignedIn) -> list[TokenBody]:
-    """The caller's tokens, newest first: 1000 at most."""
+@router.get(
+    "/tokens",
+    summary="List one's tokens",
+    responses=PAGES | error_responses(400, 401, 500),
+    response_model=list[TokenBody],
+)
+async def list_tokens(
+    request: Request,
+    identity: SignedIn,
+    after: Annotated[str | None, Query(description="Only those behind the one of this id.")] = None,
+    limit: Limit = LISTED_LIMIT,
+) -> Response:
+    """The caller's tokens, newest first."""
     store = services_of(request).store
-    try:
-        tokens = await store.tokens_of(identity.user_id, limit=LISTED_LIMIT)
-    except StoreError as error:
-        raise ApiError(500, "Internal error fetching tokens.", SEE_LOG) from error
-    return [
-        TokenBody(
+
+    def made(token: Token) -> bytes:
+        body = TokenBody(
             id=token.id,
             created_at=token.created_at,
             last_used_at=token.last_used_at,
             expires_at=store.ends_at(token),
             current=token.id == identity.token_id,
         )
-        for token in tokens
-    ]
+        return safe_json(body.model_dump(mode="json"))
+
+    try:
+        last = await store.token(after) if after and _is_id(after) else None
+        if after is not None and (last is None or last.user_id != identity.user_id):
+            raise validation_failed([{"loc": ("after",), "msg": "No token of yours has this id."}])
+        page = await store.tokens_page(identity.user_id, made, limit=limit, after=last)
+    except StoreError as error:
+        raise ApiError(500, "Internal error fetching tokens.", SEE_LOG) from error
+    return list_response(page, limit=limit)
+
+
+def _is_id(text: str) -> bool:
+    """Whether a token may have this id. No database is asked about U+0000."""
+    return text.isascii() and text.isalnum()
 
 
 @router.delete(
@@ -93,8 +119,8 @@ async def revoke_token(
     """Revokes one of the caller's tokens and ends what it has open; in other servers within
     30 s."""
     services = services_of(request)
-    if not (token.isascii() and token.isalnum()):
-        raise ApiError(404, NOT_FOUND)  # and no database is asked about U+0000
+    if not _is_id(token):
+        raise ApiError(404, NOT_FOUND)
     try:
         revoked = await services.store.revoke_tokens_of(identity.user_id, token)
     except StoreError as error:
@@ -107,8 +133,8 @@ async def revoke_token(
 
 @router.get("/sessions", summary="List one's live sessions", responses=error_responses(401, 500))
 async def list_sessions(request: Request, identity: SignedIn) -> list[SessionBody]:
-    """The caller's live sessions on this server, newest first."""
-    sessions = services_of(request).live.of_user(identity.user_id)
+    """The caller's live sessions on this server, newest first: 200 at the most."""
+    sessions = services_of(request).live.of_user(identity.user_id)[:LISTED_LIMIT]
     return [
         SessionBody(
             chat_id=session.chat_id,

@@ -247,7 +247,7 @@ class Conversations:
         return [Message(**row._mapping) for row in rows]
 
     async def messages_page(
-        self, chat_id: UUID, made: Callable[[MessageText], bytes], *, after: int, limit: int
+        self, chat: Chat, made: Callable[[MessageText], bytes], *, after: int, limit: int
     ) -> Page:
         """The same as a page of what `made` makes of each, in a thread."""
         query = (
@@ -257,12 +257,13 @@ class Conversations:
                 cast(messages.c.content, Text).label("content"),
                 messages.c.created_at,
             )
-            .where(messages.c.chat_id == chat_id, messages.c.id > after)
+            .where(messages.c.chat_id == chat.id, messages.c.id > after)
             .order_by(messages.c.id)
         )
         return await self._store.database.page(
             query,
             lambda row: made(MessageText(**row._mapping)),
+            owner=chat.owner_id,
             limit=limit,
             rows_at_once=MESSAGES_AT_ONCE,
         )

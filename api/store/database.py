@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final, Self, TypeVar
 
@@ -51,8 +52,11 @@ class Database:
         threads = 1 if isinstance(engine.pool, StaticPool) else THREADS
         self._limiter = trio.CapacityLimiter(threads)
         # Making a page is work for Python, and each thread that works makes Trio's wait longer for
-        # its turn. So there is one, and the other threads are free for what is short.
+        # its turn. So there is one, and the other threads are free for what is short. And of each
+        # owner one waits for it at a time: however many pages one wants, the next is another's.
         self._paging = trio.Lock()
+        self._owners: dict[Hashable, trio.Lock] = {}
+        self._pinging = trio.Lock()
         # How often this process has written: who has looked tells by it whether to look again.
         self.changes = 0
         self._counting = threading.Lock()
@@ -156,12 +160,14 @@ class Database:
         query: Select[Any],
         made: Callable[[Row[Any]], bytes],
         *,
+        owner: Hashable,
         limit: int,
         rows_at_once: int,
     ) -> Page:
         """What `query` finds first: at most `limit` rows and `PAGE_BYTES` of what `made` makes of
         them, but one row at least. Each row has an `id`. `made` is called in a thread, and no more
-        than `rows_at_once` rows are held beside the page."""
+        than `rows_at_once` rows are held beside the page. The pages of one `owner` are made one
+        behind the other, and those of several in turns."""
         query = query.limit(limit + 1).execution_options(yield_per=rows_at_once)
 
         def work(connection: Connection) -> Page:
@@ -177,11 +183,28 @@ class Database:
             return Page(items, more=False)
 
         with trio.move_on_after(ANSWER_S):
-            async with self._paging:
+            async with self._turn(owner):
                 return await self.run(work)
         await trio.lowlevel.checkpoint_if_cancelled()
         raise StoreError("no answer")
 
+    @asynccontextmanager
+    async def _turn(self, owner: Hashable) -> AsyncIterator[None]:
+        lock = self._owners.setdefault(owner, trio.Lock())
+        try:
+            async with lock, self._paging:
+                yield
+        finally:
+            # Who waits for it has it by now.
+            if not lock.locked():
+                self._owners.pop(owner, None)
+
     async def ping(self) -> None:
-        """Raises StoreError unless the database answers."""
-        await self.run(lambda connection: connection.execute(text("SELECT 1")).scalar_one())
+        """Raises StoreError unless the database answers. Anybody may ask, as often as they like:
+        so one thread is kept busy by it, and not all."""
+        with trio.move_on_after(ANSWER_S):
+            async with self._pinging:
+                await self.run(lambda connection: connection.execute(text("SELECT 1")).scalar_one())
+                return
+        await trio.lowlevel.checkpoint_if_cancelled()
+        raise StoreError("no answer")

@@ -19,7 +19,7 @@ from sqlalchemy import (
     Connection,
     Row,
     Select,
-    Uuid,
+    Table,
     bindparam,
     delete,
     insert,
@@ -32,7 +32,7 @@ from sqlalchemy import (
 from api.store.cache import AccessCache
 from api.store.database import Database
 from api.store.records import Access, Chat, Page, Token, User, Workspace
-from api.store.schema import UtcDateTime, chats, login_links, tokens, users, workspaces
+from api.store.schema import chats, login_links, tokens, users, workspaces
 from api.store.spent import CHATS, spend
 
 __all__ = ["LINK_LIFETIME_S", "Clock", "Store", "hash_secret", "utc_now"]
@@ -43,8 +43,8 @@ LAST_USED_STEP: Final = timedelta(hours=1)
 LINK_LIFETIME_S: Final = 600
 """A login link is for somebody who is waiting for it."""
 
-CHATS_AT_ONCE: Final = 50
-"""Read from the database for a page of them. Each has 4 KiB at the most."""
+ROWS_AT_ONCE: Final = 50
+"""Read from the database for a page of chats or tokens. Each has 4 KiB at the most."""
 
 _BASE62: Final = string.digits + string.ascii_letters
 _TOKEN_ID_LENGTH: Final = 10
@@ -96,17 +96,21 @@ _ACCESS: Final = (
 )
 
 
+def _newest(query: Select[Any], table: Table, after: Chat | Token | None) -> Select[Any]:
+    """The newest of a table's rows first, behind `after`."""
+    query = query.order_by(table.c.created_at.desc(), table.c.id.desc())
+    if after is None:
+        return query
+    # Of literals, so that they are written as the columns' types are.
+    place = (literal(after.created_at, table.c.created_at.type), literal(after.id, table.c.id.type))
+    return query.where(tuple_(table.c.created_at, table.c.id) < tuple_(*place))
+
+
 def _chats(owner_id: UUID | None, archived: bool, after: Chat | None) -> Select[Any]:
-    query = select(chats).order_by(chats.c.created_at.desc(), chats.c.id.desc())
+    query = _newest(select(chats), chats, after)
     if owner_id is not None:
         query = query.where(chats.c.owner_id == owner_id)
-    if not archived:
-        query = query.where(~chats.c.archived)
-    if after is not None:
-        # Of literals, so that they are written as the columns' types are.
-        place = (literal(after.created_at, UtcDateTime), literal(after.id, Uuid))
-        query = query.where(tuple_(chats.c.created_at, chats.c.id) < tuple_(*place))
-    return query
+    return query if archived else query.where(~chats.c.archived)
 
 
 class Store:
@@ -239,11 +243,23 @@ class Store:
         rows = await self.database.rows(_TOKENS.order_by(tokens.c.created_at, tokens.c.id))
         return [Token(**_values(row)) for row in rows]
 
-    async def tokens_of(self, user_id: UUID, *, limit: int) -> list[Token]:
-        """The newest `limit` tokens of a user, newest first."""
-        newest = _TOKENS.order_by(tokens.c.created_at.desc(), tokens.c.id).limit(limit)
-        rows = await self.database.rows(newest.where(tokens.c.user_id == user_id))
-        return [Token(**_values(row)) for row in rows]
+    async def tokens_page(
+        self,
+        user_id: UUID,
+        made: Callable[[Token], bytes],
+        *,
+        limit: int,
+        after: Token | None = None,
+    ) -> Page:
+        """A user's tokens, newest first, behind `after`, as a page of what `made` makes of each, in
+        a thread."""
+        return await self.database.page(
+            _newest(_TOKENS, tokens, after).where(tokens.c.user_id == user_id),
+            lambda row: made(Token(**_values(row))),
+            owner=user_id,
+            limit=limit,
+            rows_at_once=ROWS_AT_ONCE,
+        )
 
     def now(self) -> datetime:
         """By the store's clock."""
@@ -443,8 +459,9 @@ class Store:
         return await self.database.page(
             _chats(owner_id, archived, after),
             lambda row: made(Chat(**_values(row))),
+            owner=owner_id,
             limit=limit,
-            rows_at_once=CHATS_AT_ONCE,
+            rows_at_once=ROWS_AT_ONCE,
         )
 
     async def set_archived(self, chat_id: UUID, archived: bool) -> bool:

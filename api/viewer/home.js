@@ -56,10 +56,14 @@ async function change(path, method) {
 }
 
 async function showSignIns() {
-  const answers = await Promise.all([ask("tokens"), ask("sessions")]);
-  if (!answers.every((answer) => answer.ok)) return;
-  const [tokens, sessions] = await Promise.all(answers.map((answer) => answer.json()));
-  el.tokens.append(...tokens.map((token) => tokenItem(token, sessions)));
+  const answer = await ask("sessions");
+  const sessions = answer.ok ? await answer.json() : [];
+  for (let next = "tokens"; next; ) {
+    const page = await ask(next);
+    if (!page.ok) return;
+    el.tokens.append(...(await page.json()).map((token) => tokenItem(token, sessions)));
+    next = behind(page);
+  }
 }
 
 el.out.addEventListener("click", () => change("users/logout", "POST"));

@@ -191,6 +191,8 @@ async def provoke(
             yield await client.request(method, url, headers=upgrade, content=body)
     if "{token}" in path:
         yield await client.request(method, path.format(token="nope"))
+    if path.endswith("/tokens"):
+        yield await client.get(f"{path}?limit=0")
     if path.endswith("/chats"):
         if method == "POST":
             with monkeypatch.context() as patch:

@@ -35,4 +35,4 @@ def test_nobody_has_no_place() -> None:
 def test_one_user_may_have_everything_but_connections() -> None:
     usual, alone = BudgetSettings(), BudgetSettings.of_one_user()
     same = [name for name, value in usual.model_dump().items() if getattr(alone, name) == value]
-    assert same == ["chats_at_work", "idle_connections_per_address"]
+    assert same == ["chats_at_work", "idle_connections_per_address", "connections_per_address"]

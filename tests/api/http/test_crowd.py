@@ -40,8 +40,8 @@ async def app(scope: Any, _receive: Any, send: Any) -> None:
 class App:
     """`app` with what `serve` wants of an application."""
 
-    def __init__(self, capacity: int, *, hops: int = 0, idle: int = 3) -> None:
-        budgets = BudgetSettings(idle_connections_per_address=idle)
+    def __init__(self, capacity: int, *, hops: int = 0, idle: int = 3, most: int = 300) -> None:
+        budgets = BudgetSettings(idle_connections_per_address=idle, connections_per_address=most)
         self.refused: list[str] = []
         self.state = SimpleNamespace(
             services=SimpleNamespace(
@@ -166,6 +166,31 @@ async def test_a_flood_is_closed_unread_and_others_are_answered(nursery: trio.Nu
                 await trio.sleep(0.01)
 
 
+async def test_what_is_closed_unread_keeps_nobody_waiting_for_its_turn(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.http.serve.ACCEPTS_AT_ONCE", 1)
+    turns = 0
+    wait = trio.lowlevel.wait_readable
+
+    async def counted(sock: Any) -> None:
+        nonlocal turns
+        turns += isinstance(sock, socket.socket)  # a listener: Trio's own are of its type
+        await wait(sock)
+
+    port = await started(nursery, App(4_000, idle=1, most=1))
+    with sockets() as stack:
+        assert await answers(await connect(stack, port, "127.0.0.2"))
+        monkeypatch.setattr(trio.lowlevel, "wait_readable", counted)
+        for _ in range(200):
+            one = socket.socket()
+            stack.callback(one.close)
+            one.bind(("127.0.0.2", 0))
+            one.connect(("127.0.0.1", port))
+        assert await answers(await connect(stack, port, "127.0.0.3"))
+    assert 0 < turns < 10, "one a turn for those that are served, and not for the others"
+
+
 def _is_open(one: socket.socket) -> bool:
     try:
         return one.recv(1) != b""
@@ -176,10 +201,29 @@ def _is_open(one: socket.socket) -> bool:
 
 
 @pytest.mark.parametrize("path", [b"/big", b"/never"])
+async def test_of_one_address_so_many_are_answered_at_once(
+    nursery: trio.Nursery, path: bytes
+) -> None:
+    """Else it would fill the server, which tells its load balancer that it is full."""
+    app = App(4_000, most=5)
+    port = await started(nursery, app)
+    with sockets() as stack:
+        asks = GET.replace(b"/healthz", path)
+        many = []
+        for _ in range(7):
+            many.append(await connect(stack, port, "127.0.0.2", asks))
+            await trio.testing.wait_all_tasks_blocked(0.05)
+        assert await is_closed(many[0])
+        assert await is_closed(many[1])
+        assert app.refused == ["connections_per_address"] * 2
+        assert await answers(await connect(stack, port, "127.0.0.3"))
+
+
+@pytest.mark.parametrize("path", [b"/big", b"/never"])
 async def test_where_all_are_taken_whoever_has_most_gives_one_up(
     nursery: trio.Nursery, path: bytes
 ) -> None:
-    """Connections that are being answered, for ever: their address has no other bound."""
+    """Connections that are being answered, for ever."""
     port = await started(nursery, App(8 - SPARE_CONNECTIONS))
     with sockets() as stack:
         asks = GET.replace(b"/healthz", path)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
@@ -365,6 +365,41 @@ async def test_requests_are_bounded_except_for_health(scope: str) -> None:
         for path in ("/healthz", "/readyz"):
             assert (await web.client.get(path)).status_code == 200
         assert (await bob.get("/api/v2/chats")).status_code == (200 if scope == "user" else 429)
+
+
+@pytest.mark.parametrize("kind", ["asks slowly", "does not read"])
+async def test_requests_at_once_are_bounded_until_they_are_answered(kind: str) -> None:
+    async with serving(None, requests_at_once_per_user=2) as web:
+        url = f"/api/v2/chats/{await a_chat(web, web.alice)}/messages"
+        for _ in range(8):
+            text = "\U0001f5a5" * 32_000
+            content = [{"type": "text", "text": text}]
+            chat_id = UUID(url.split("/")[-2])
+            await services_of(web).conversations.add(chat_id, "user", content)
+        method = "GET" if kind == "does not read" else "POST"
+        head = f"{method} {url} HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n"
+        head %= 0 if kind == "does not read" else 100
+        head += f"Coder-Session-Token: {web.token}\r\n\r\n"
+        port = int(web.url.rpartition(":")[2])
+        at_once = services_of(web).budgets.requests_at_once
+        place = ("user", web.alice.id)
+        async with AsyncExitStack() as stack:
+            for _ in range(2):
+                raw = trio.socket.socket()
+                stack.callback(raw.close)
+                # A page is more than this socket and the server's hold.
+                raw.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4_096)
+                await raw.connect(("127.0.0.1", port))
+                await raw.send(head.encode())
+            await until(lambda: at_once.count(place) == 2)
+            response = await web.client.get("/api/v2/chats")
+            is_refused(response, 429, "Too many requests at once.", "One user has 2 at the most.")
+            async with await client_of(web, web.bob) as bob:
+                assert (await bob.get("/api/v2/chats")).status_code == 200
+            stream = await held(stack, web.client, url.replace("messages", "stream"))
+            assert stream.status_code == 200
+        await until(lambda: at_once.count(place) == 0)
+        assert (await web.client.get("/api/v2/chats")).status_code == 200
 
 
 async def test_behind_proxies_the_address_is_the_clients() -> None:

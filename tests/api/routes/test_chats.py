@@ -360,6 +360,16 @@ async def test_header_limits(server: Web) -> None:
         )
 
 
+async def test_query_limit(server: Web) -> None:
+    response = await server.client.get("/api/v2/chats?" + "&".join(["limit=3"] * 100))
+    assert response.status_code == 200
+    for path in ("/healthz", "/api/v2/chats"):
+        for query in ("&" * 100, "a=b&" * 2_000):
+            response = await server.client.get(f"{path}?{query}")
+            detail = "A query has 100 at the most."
+            check_error(response, 400, {"message": "Too many query parameters.", "detail": detail})
+
+
 @pytest.mark.parametrize("name", ["Origin", "Cookie", "Authorization", "Coder-Session-Token"])
 async def test_two_of_what_there_is_one_of(server: Web, name: str) -> None:
     async with server.without_token() as client:

@@ -296,6 +296,18 @@ async def test_nothing_outside_the_folder_is_served(client: httpx.AsyncClient, p
     assert (await client.get(url)).status_code == 404
 
 
+async def test_a_long_path_is_not_looked_for(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def looked_for(path: str) -> tuple[str, None]:
+        raise AssertionError("each of its directories takes a moment")
+
+    monkeypatch.setattr(page._files, "lookup_path", looked_for)
+    response = await client.get("/viewer/" + "a/" * 3_000)
+    assert response.status_code == 404
+    assert response.json()["message"] == "Route not found."
+
+
 def test_every_close_code_has_its_words() -> None:
     text = (page.VIEWER / "endings.js").read_text(encoding="utf-8")
     explained = {int(code) for code in re.findall(r"^  \[(\d{4}), \{ title: ", text, re.MULTILINE)}

@@ -301,7 +301,12 @@ def test_words_that_were_not_taken_come_in_pieces() -> None:
 
 async def test_the_schema_has_the_pages(server: Web) -> None:
     schema = (await server.client.get("/openapi.json")).json()
-    for path, model in ((CHATS, "ChatBody"), (f"{CHATS}/{{chat}}/messages", "MessageBody")):
+    lists = {
+        CHATS: "ChatBody",
+        f"{CHATS}/{{chat}}/messages": "MessageBody",
+        "/api/v2/tokens": "TokenBody",
+    }
+    for path, model in lists.items():
         operation = schema["paths"][path]["get"]
         parameters = {p["name"]: p["schema"] for p in operation["parameters"]}
         assert "after" in parameters

@@ -11,7 +11,6 @@ import httpx
 import pytest
 import trio
 
-from api.routes.tokens import LISTED_LIMIT
 from api.store import StoreError
 from relay import CloseCode
 from tests.api.routes.test_messages import follow
@@ -66,14 +65,31 @@ async def test_one_sees_ones_own_tokens_and_no_secret(server: Web) -> None:
         assert token[11:] not in answer.text
 
 
-async def test_the_list_has_an_end(server: Web) -> None:
-    store = server.store
-    for number in (1, 2):
-        token_ids = [(await store.create_token(server.bob.id))[:10] for _ in range(number)]
+async def test_tokens_are_walked_by_their_links(server: Web) -> None:
+    ids = [server.token[:10]]
+    for _ in range(4):
         server.clock.advance(seconds=1)
-    found = await store.tokens_of(server.bob.id, limit=2)
-    assert {token.id for token in found} == set(token_ids)
-    assert LISTED_LIMIT == 1000
+        # Two of one moment.
+        ids += [(await server.store.create_token(server.alice.id))[:10] for _ in range(2)]
+    await server.store.create_token(server.bob.id)
+    seen: list[str] = []
+    address = f"{TOKENS}?limit=2"
+    while address:
+        answer = await server.client.get(address)
+        assert len(answer.json()) <= 2
+        seen += [token["id"] for token in answer.json()]
+        link = answer.headers.get("Link", "").partition(">")[0]
+        address = link and f"{TOKENS}{link[1:]}"
+    assert sorted(seen) == sorted(ids)
+    assert seen[-1] == server.token[:10]
+
+
+async def test_nothing_is_behind_a_token_that_is_not_ones_own(server: Web) -> None:
+    theirs = (await server.store.create_token(server.bob.id))[:10]
+    for after in (theirs, "0" * 10, "%00", ""):
+        answer = await server.client.get(f"{TOKENS}?after={after}")
+        assert answer.status_code == 400
+        assert answer.json()["validations"][0]["field"] == "after"
 
 
 async def test_a_revoked_token_is_gone_at_once(server: Web) -> None:
@@ -172,7 +188,7 @@ async def test_a_store_that_fails_signs_nobody_out(
     async def gone(*_: object, **__: object) -> None:
         raise StoreError("gone")
 
-    for name in ("revoke_tokens_of", "tokens_of"):
+    for name in ("revoke_tokens_of", "tokens_page"):
         monkeypatch.setattr(server.store, name, gone)
     answer = await server.client.post(LOGOUT)
     assert (answer.status_code, answer.json()["message"]) == (500, "Failed to sign out.")
@@ -301,6 +317,30 @@ async def test_a_token_revoked_while_its_session_was_looked_up_opens_nothing(
     status, _, body = await lab.ask(lab.head())
     assert (status, json.loads(body)["detail"]) == (401, "API key was revoked or has expired.")
     assert lab.desktops.starts == 0
+
+
+async def test_another_write_while_a_session_is_looked_up_costs_one_look_more(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look, in_thread = lab.store.access, lab.store.database._in_thread
+    calls = 0
+
+    async def counted(work: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return await in_thread(work)
+
+    async def overtaken(*given: Any) -> Any:
+        access = await look(*given)
+        monkeypatch.setattr(lab.store, "access", look)
+        await lab.store.ensure_user("carol")
+        monkeypatch.setattr(lab.store.database, "_in_thread", counted)
+        return access
+
+    monkeypatch.setattr(lab.store, "access", overtaken)
+    stream, _ = await lab.open()
+    async with stream:
+        assert calls == 1
 
 
 async def test_a_new_sign_in_ends_what_the_browsers_old_one_had_open(lab: Lab) -> None:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict
 from datetime import timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -78,7 +79,7 @@ async def test_a_page_is_bounded_by_bytes_and_by_number(store: Store, chat: Chat
 
     async def behind(after: int) -> Page:
         taken.clear()
-        page = await Conversations(store).messages_page(chat.id, made, after=after, limit=3)
+        page = await Conversations(store).messages_page(chat, made, after=after, limit=3)
         # What does not go with it is not read: of the next, it is known that it is there.
         assert len(taken) == len(page.items) + page.more
         return page
@@ -94,10 +95,10 @@ async def test_a_page_is_bounded_by_bytes_and_by_number(store: Store, chat: Chat
 
 
 async def test_no_page_behind_the_last_item(store: Store, chat: Chat) -> None:
-    page = await Conversations(store).messages_page(chat.id, content_of, after=0, limit=2)
+    page = await Conversations(store).messages_page(chat, content_of, after=0, limit=2)
     assert (page.items, page.more) == ([], False)
     await say(store, chat, 1, 1)
-    page = await Conversations(store).messages_page(chat.id, content_of, after=0, limit=2)
+    page = await Conversations(store).messages_page(chat, content_of, after=0, limit=2)
     assert (len(page.items), page.more) == (2, False)
 
 
@@ -169,11 +170,66 @@ async def test_pages_are_made_one_at_a_time(store: Store, chat: Chat) -> None:
         return b""
 
     async def read() -> None:
-        await Conversations(store).messages_page(chat.id, made, after=0, limit=1)
+        await Conversations(store).messages_page(chat, made, after=0, limit=1)
 
     async with trio.open_nursery() as nursery:
         for _ in range(8):
             nursery.start_soon(read)
+    assert most == 1
+
+
+async def test_who_wants_many_pages_lets_others_have_theirs_in_between(
+    store: Store, chat: Chat
+) -> None:
+    other = await store.create_chat((await store.ensure_user("bob")).id)
+    await say(store, chat, 1)
+    await say(store, other, 1)
+    read: list[UUID] = []
+
+    async def read_one(chat: Chat) -> None:
+        await Conversations(store).messages_page(chat, content_of, after=0, limit=1)
+        read.append(chat.id)
+
+    async with trio.open_nursery() as nursery, store.database._paging:
+        for _ in range(150):
+            nursery.start_soon(read_one, chat)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(read_one, other)
+        await trio.testing.wait_all_tasks_blocked()
+    assert read.index(other.id) == 1
+    assert not store.database._owners
+
+
+async def test_who_gives_up_waiting_for_a_page_is_forgotten(store: Store, chat: Chat) -> None:
+    async def read_one() -> None:
+        await Conversations(store).messages_page(chat, content_of, after=0, limit=1)
+
+    async with trio.open_nursery() as nursery, store.database._paging:
+        for _ in range(3):
+            nursery.start_soon(read_one)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert not store.database._owners
+
+
+async def test_however_many_ask_whether_it_answers_one_thread_is_busy_with_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, at_work, most = store.database.run, 0, 0
+
+    async def counted(*given: Any, **more: Any) -> Any:
+        nonlocal at_work, most
+        at_work += 1
+        most = max(most, at_work)
+        try:
+            return await run(*given, **more)
+        finally:
+            at_work -= 1
+
+    monkeypatch.setattr(store.database, "run", counted)
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(store.database.ping)
     assert most == 1
 
 
@@ -190,7 +246,7 @@ async def test_who_waits_for_a_page_waits_no_longer_than_for_anything(
         nursery.start_soon(hang)
         await trio.testing.wait_all_tasks_blocked()
         with pytest.raises(StoreError, match="no answer"):
-            await Conversations(store).messages_page(chat.id, content_of, after=0, limit=1)
+            await Conversations(store).messages_page(chat, content_of, after=0, limit=1)
         nursery.cancel_scope.cancel()
 
 
@@ -211,7 +267,7 @@ async def test_what_is_nested_without_end_does_not_fail_a_look(store: Store, cha
     await store.database.run(write, write=True)
     (message,) = await Conversations(store).messages(chat.id)
     assert message.content == [{"type": "text", "text": UNREADABLE}]
-    page = await Conversations(store).messages_page(chat.id, content_of, after=0, limit=1)
+    page = await Conversations(store).messages_page(chat, content_of, after=0, limit=1)
     assert page.items[0].data == raw.encode()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -146,8 +147,14 @@ async def test_a_users_tokens_and_nobody_elses(store: Store, clock: ManualClock)
     clock.advance(seconds=1)
     new = (await store.create_token(alice.id))[:10]
     other = (await store.create_token(bob.id))[:10]
-    assert [token.id for token in await store.tokens_of(alice.id, limit=9)] == [new, old]
-    assert [token.id for token in await store.tokens_of(alice.id, limit=1)] == [new]
+
+    async def listed(**where: Any) -> tuple[list[bytes], bool]:
+        page = await store.tokens_page(alice.id, lambda token: token.id.encode(), **where)
+        return [item.data for item in page.items], page.more
+
+    assert await listed(limit=9) == ([new.encode(), old.encode()], False)
+    assert await listed(limit=1) == ([new.encode()], True)
+    assert await listed(limit=1, after=await store.token(new)) == ([old.encode()], False)
     assert await store.revoke_tokens_of(alice.id, other) == []
     assert await store.revoke_tokens_of(alice.id, old) == [old]
     assert await store.revoke_tokens_of(alice.id) == [new]
