@@ -193,7 +193,9 @@ def separation_for(run_as: RunAs | None, homes: Path | None, several: Several) -
     Raises ValueError where `run_as` cannot be had.
     """
     if run_as is not None and os.geteuid() != 0:
-        raise ValueError(f"only root can start desktops as others; run as root, or {_INSTALL}")
+        raise ValueError(
+            f"only root can start desktops as others; run as root, or leave it out and {_INSTALL}"
+        )
     if run_as is None and os.geteuid() == 0:
         return _not_apart(several, _SET)
     user, uids = _users(run_as)
