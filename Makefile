@@ -6,7 +6,7 @@ NOVNC := api/viewer/novnc
 NOVNC_VERSION := 1.7.0
 NOVNC_SHA256 := 32689f18d6abe96bc6530828a6bd0b9ae33bda07c083a6575ed255b5a8f2e903
 
-.PHONY: setup lock run test check format schemathesis autobahn hostile mutants bench guard fuzz clean
+.PHONY: setup novnc lock run test check format schemathesis autobahn hostile mutants bench guard fuzz clean
 
 setup: $(VENV)/.done $(NOVNC)/.done
 
@@ -18,6 +18,8 @@ $(VENV)/.done: pyproject.toml requirements/dev.txt
 	@$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements/dev.txt
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
+
+novnc: $(NOVNC)/.done
 
 # noVNC ships as ES modules, so its npm package is served as it is: no bundler.
 $(NOVNC)/.done: Makefile

@@ -27,6 +27,7 @@ from api.budgets import Budgets
 from api.http.serve import serve
 from api.live import LiveSessions, reserve_capacity
 from api.metrics import Metrics
+from api.routes.page import NOVNC
 from api.services import Services
 from api.settings import ModelSettings, Settings, SettingsProblem
 from api.store import Conversations, Store, StoreError
@@ -57,6 +58,8 @@ async def run_server(
     Raises SettingsProblem where an address can't be listened on, certificates can't be used,
     desktops can't run as they are to, or the model's key is not there.
     """
+    if not NOVNC.is_file():
+        _log.warning("no page can show a desktop: run make novnc in the checkout, install it again")
     model = model_of(settings.model)
     credentials = settings.desktop.workspace_agent_credentials()
     separation = ONE_USER

@@ -209,6 +209,12 @@ def _source(text: SecretStr | None, file: Path | None) -> PasswordSource | None:
     return None if text is None else Password(text.get_secret_value())
 
 
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError(f"{str(path)!r} is no absolute path, as /var/lib/deskrelay/homes is one")
+    return path
+
+
 class DesktopSettings(BaseModel):
     """How desktops that this server starts look, and the password of those that it does not."""
 
@@ -221,7 +227,7 @@ class DesktopSettings(BaseModel):
     """As whom desktops that the server starts run: a user's name, or a range of uids, `FIRST-LAST`,
     of which each owner of workspaces gets one. For a server that runs as root."""
 
-    homes_dir: Path | None = None
+    homes_dir: Annotated[Path, AfterValidator(_absolute)] | None = None
     """Where the owners' homes on desktops are that are kept apart; by default below
     /var/lib/deskrelay, or in the server's own home."""
 
@@ -265,9 +271,15 @@ class DesktopSettings(BaseModel):
         Looks at the machine, which may take some seconds. Raises SettingsProblem."""
         run_as = None if self.run_as is None else parse_run_as(self.run_as)
         try:
-            return separation_for(run_as, self.homes_dir, several)
+            separation = separation_for(run_as, self.homes_dir, several)
         except ValueError as error:
             raise SettingsProblem(f"settings: desktop.run_as: {error}") from None
+        if self.homes_dir is not None:
+            try:
+                separation.make_homes()
+            except OSError as error:
+                raise SettingsProblem(f"settings: desktop.homes_dir: {error}") from None
+        return separation
 
     @property
     def password_source(self) -> PasswordSource | None:
@@ -435,12 +447,18 @@ def load_settings(config: Path | None = None) -> Settings:
         raise SettingsProblem(f"{path or 'settings'}: {error}") from None
 
 
+_WORDS: Final = {
+    "extra_forbidden": "there is no such setting",
+    "model_type": "it has to be a table",
+    "path_type": "it has to be a path, in quotes",
+}
+"""For what pydantic would say in words of Python's, by the type of the error."""
+
+
 def _one_line(error: ValidationError) -> str:
     problems = []
     for item in error.errors(include_url=False, include_input=False):
         where = ".".join(str(part) for part in item["loc"])
-        what = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            what = "there is no such setting"
+        what = _WORDS.get(item["type"], item["msg"].removeprefix("Value error, "))
         problems.append(f"{where}: {what}")
     return "; ".join(problems)

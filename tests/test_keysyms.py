@@ -451,7 +451,7 @@ OTHER_NAMES = pairs(
 
 def test_keycodes_are_novncs() -> None:
     if not NOVNC.exists():
-        missing("noVNC is not there; make setup fetches it")
+        missing("noVNC is not there; make novnc fetches it")
     found = re.findall(r'^\s+"?(\w+)"?: (0x[0-9a-f]+),', NOVNC.read_text(), re.MULTILINE)
     scancodes = {code: int(scancode, 16) for code, scancode in found}
     expected = {}

@@ -69,8 +69,8 @@ async def viewer(request: Request) -> Response:
     if not NOVNC.is_file():
         return _notice(
             "noVNC is not set up",
-            "This server has no noVNC to show a desktop with. Run “make setup” where the server"
-            " runs, then reload this page.",
+            "This server has no noVNC to show a desktop with. Whoever runs it has to run “make"
+            " novnc” in the checkout, and to install it from there again.",
             503,
         )
     return await _file(request, "index.html")

@@ -70,8 +70,13 @@ class Database:
         """
         try:
             database = cls(make_engine(url))
-        except (SQLAlchemyError, ImportError) as error:
+        except SQLAlchemyError as error:
             raise StoreError(f"cannot use the database: {error}") from error
+        except ImportError as error:
+            raise StoreError(
+                f"cannot use the database: {error.name} is not installed; for postgresql+psycopg://,"
+                ' pip install "deskrelay[server,postgres]" brings what it takes'
+            ) from error
         try:
             with trio.CancelScope(shield=True):  # a large database takes its time
                 await database._in_thread(partial(database._transaction, migrate, write=True))

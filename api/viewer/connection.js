@@ -1,7 +1,7 @@
 // Keeps one desktop connected: asks whether the chat may be opened, opens the WebSocket, hands it
 // to noVNC, and tries again after the ends for which that makes sense. Knows nothing of the page.
 
-import { ARCHIVED, DESKTOP_UNREACHABLE, DISCONNECTED, PAGE_INCOMPLETE, SERVER_UNREACHABLE, UNREADABLE, closed, refused } from "./endings.js";
+import { ARCHIVED, DESKTOP_UNREACHABLE, DISCONNECTED, PAGE_INCOMPLETE, SERVER_UNREACHABLE, TURNED_AWAY, UNREADABLE, closed, refused } from "./endings.js";
 
 const HANDSHAKE_LIMIT_MS = 30_000; // a first viewer waits while the desktop starts
 const STABLE_MS = 3_000; // connected this long, the next trouble starts counting from one
@@ -77,7 +77,7 @@ export class Connection extends EventTarget {
   /** The ending where a desktop could not be opened, with the server's reason if it is known. */
   async #unopened(signal) {
     const chat = await fetch(this.#api, { signal, cache: "no-store" }).then((response) => response.json()).catch(() => ({}));
-    return chat.desktop_problem ? { ...DESKTOP_UNREACHABLE, advice: "", reason: chat.desktop_problem } : DESKTOP_UNREACHABLE;
+    return chat.desktop_problem ? { ...DESKTOP_UNREACHABLE, reason: chat.desktop_problem } : TURNED_AWAY;
   }
 
   /** One connection from beginning to end; resolves to its ending, or to null where it never opened. */

@@ -42,10 +42,13 @@ export const ARCHIVED = { ...ENDINGS.get(4410), text: "The desktop of an archive
 export const SERVER_UNREACHABLE = { ...ENDINGS.get(1006), title: "The server cannot be reached", text: "It may be restarting, or this computer may be offline." };
 
 // A browser hides the answer to an upgrade that was refused; the reason is asked for beside it.
-export const DESKTOP_UNREACHABLE = { title: "The desktop could not be opened", text: "It did not start, could not be reached, or did not let the server in.", advice: "The server’s log says why.", retry: true };
+export const DESKTOP_UNREACHABLE = { title: "The desktop could not be opened", text: "It did not start, could not be reached, or did not let the server in.", advice: "", retry: true };
+
+// Where there is no such reason, nothing was wrong with the desktop.
+export const TURNED_AWAY = { title: "The desktop could not be opened", text: "The server did not take this connection: too many desktops may be open, here or elsewhere.", advice: "Close what you do not need. The server’s log says more.", retry: true };
 
 export const UNREADABLE = { title: "The picture could not be read", text: "This browser could not make sense of what the desktop sent.", advice: "", retry: false };
 
-export const PAGE_INCOMPLETE = { title: "This page is incomplete", text: "Its viewer, noVNC, could not be loaded.", advice: "Reload the page. If that does not help, run “make setup” where the server runs.", retry: false };
+export const PAGE_INCOMPLETE = { title: "This page is incomplete", text: "Its viewer, noVNC, could not be loaded.", advice: "Reload the page. If that does not help, ask whoever runs the server to run “make novnc” and to install it again.", retry: false };
 
 export const DISCONNECTED = { title: "Disconnected", text: "The desktop keeps running.", advice: "", retry: false };

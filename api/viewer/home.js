@@ -83,7 +83,7 @@ async function load(address) {
     const body = await response.json();
     el.account.hidden = response.status === 401;
     if (response.status === 401) {
-      say("You are signed out", "Open the link that the server printed, or ask whoever runs it for one: “deskrelay token create --link” makes it.");
+      say("You are signed out", "Open the link that the server printed, or ask whoever runs it for one: “deskrelay token create --user NAME --link” makes it.");
     } else if (!response.ok) {
       say("The chats cannot be listed", body.message);
     } else if (body.length === 0 && el.chats.hidden) {

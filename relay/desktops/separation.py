@@ -93,6 +93,12 @@ class Separation:
         """Whether desktops run as other users than the relay does."""
         return self.pattern.user is not None or bool(self.uids)
 
+    def make_homes(self) -> None:
+        """Makes the directory for owners' homes, where they have any. Raises OSError where it
+        cannot be had."""
+        if self.homes is not None:
+            make_homes(self.homes, entered=self.for_others)
+
     async def quarters(self, owner: str, *, sandboxed: bool = False) -> Quarters:
         """Where the programs of a desktop of `owner`'s live; `sandboxed`, where a user of their own
         would not be enough. Raises DesktopError where they cannot be kept apart and must be."""
@@ -105,7 +111,9 @@ class Separation:
         try:
             return await self._home(self.homes, owner)
         except OSError as error:
-            raise DesktopError(f"cannot make a home for the desktop: {error}") from None
+            raise DesktopError(
+                f"cannot make a home for the desktop in desktop.homes_dir: {error}"
+            ) from None
 
     def _keeps_apart(self, sandboxed: bool) -> bool:
         return self.pattern.bubblewrap is not None or (bool(self.uids) and not sandboxed)
@@ -142,7 +150,8 @@ class Separation:
         wanted = self.uids or range(self.pattern.uid, self.pattern.uid + 1)
         if not stat.S_ISDIR(status.st_mode) or uid not in wanted:
             raise PermissionError(
-                f"{home} belongs to uid {uid}, which is none of desktop.run_as; chown or remove it"
+                f"{home} belongs to uid {uid}, which is none of desktop.run_as:"
+                " set that back, or chown -R the home, or remove it"
             )
         return replace(self.pattern, home=home, user=(uid, gid) if self.uids else self.pattern.user)
 
@@ -189,7 +198,9 @@ def separation_for(run_as: RunAs | None, homes: Path | None, several: Several) -
     Raises ValueError where `run_as` cannot be had.
     """
     if run_as is not None and os.geteuid() != 0:
-        raise ValueError(f"only root can start desktops as others; run as root, or {_INSTALL}")
+        raise ValueError(
+            f"only root can start desktops as others; run as root, or leave it out and {_INSTALL}"
+        )
     if run_as is None and os.geteuid() == 0:
         return _not_apart(several, _SET)
     user, uids = _users(run_as)

@@ -160,23 +160,26 @@ class _Start:
         address = UnixAddress(str(path), quarters.uid)
         await (await open_desktop(address, limits=self._limits)).aclose()
         inside = {"DISPLAY": f":{number}", "XAUTHORITY": str(authority)}
-        environment = quarters.environment(self._directory, inside)
         for program in _programs():
-            nursery.start_soon(
-                partial(
-                    supervise,
-                    quarters.command(program, self._directory),
-                    environment=environment,
-                    user=quarters.user,
-                    apart=quarters.apart,
-                )
-            )
+            nursery.start_soon(self._show, program, inside)
         return server, RunningDesktop(
             address,
             # In a sandbox that display is another one's.
             environment={} if quarters.bubblewrap else inside,
             doubt=_notices_by_itself,
         )
+
+    async def _show(self, program: list[str], inside: dict[str, str]) -> None:
+        quarters = self._quarters
+        child = await supervise(
+            quarters.command(program, self._directory),
+            environment=quarters.environment(self._directory, inside),
+            user=quarters.user,
+            apart=quarters.apart,
+        )
+        if child.status:
+            # Its words are left out: they may be those of whoever sits at the desktop.
+            logger.warning("%s on a desktop has ended with status %d", program[0], child.status)
 
 
 def _make_displays_directory(displays: Path = _DISPLAYS) -> None:

@@ -136,3 +136,9 @@ def test_uids_that_accounts_can_act_as_are_refused(
     else:
         with pytest.raises(ValueError, match=f"^uid {uid} is .* too, by {file}; use other uids$"):
             separation_for(parse_run_as(uids), tmp_path, several)
+
+
+def test_who_is_not_root_is_told_to_do_without_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(ValueError, match="run as root, or leave it out and install bubblewrap"):
+        separation_for(parse_run_as("1-9"), None, several)

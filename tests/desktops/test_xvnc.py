@@ -180,6 +180,23 @@ async def test_directories_of_living_relays_stay(desktops_home: Path) -> None:
     kill_relay(relay)
 
 
+@needs_xvnc
+async def test_a_program_that_fails_is_told_and_leaves_the_desktop(
+    desktops_home: Path,
+    nursery: trio.Nursery,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    programs = [["sh", "-c", "echo words >&2; exit 3"], ["true"]]
+    monkeypatch.setattr(xvnc, "_programs", lambda: programs)
+    desktop: RunningDesktop = await nursery.start(provider_for("xvnc").run)
+    await until(lambda: "sh on a desktop has ended with status 3" in caplog.text)
+    assert "words" not in caplog.text
+    assert "true on a desktop" not in caplog.text
+    await (await open_desktop(desktop.address)).aclose()
+    nursery.cancel_scope.cancel()
+
+
 async def test_xvnc_that_fails_is_quoted(
     desktops_home: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:

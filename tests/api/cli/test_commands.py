@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import trio
 
+import api.settings
 from api.cli.commands import run
 from api.settings import load_settings
 from api.store import Chat, Store
 from relay import Password, PasswordFile
+from relay.desktops import Separation
 
 CONTROLS = ["\x07", "\n", "\x1b", "\x7f", "\x9b", "\u200e", "\u061c", "\u2028", "\u202e", "\u2067"]
 COMMAND = [sys.executable, "-m", "api"]
@@ -152,6 +154,14 @@ def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
         ("trusted_proxy_hops = -1", "deskrelay.toml: trusted_proxy_hops: "),
         ("token_lifetime_s = 1", "deskrelay.toml: token_lifetime_s: "),
         ('database_url = "oracle"', "cannot use the database: "),
+        (
+            'database_url = "mysql://a/b"',
+            "MySQLdb is not installed; for postgresql+psycopg://, pip",
+        ),
+        ("budgets = 5", "deskrelay.toml: budgets: it has to be a table"),
+        ("[desktop]\nhomes_dir = 5", "deskrelay.toml: desktop.homes_dir: it has to be a path, in"),
+        ('[desktop]\nhomes_dir = ""', "desktop.homes_dir: '.' is no absolute path, as /var/lib/"),
+        ('[desktop]\nhomes_dir = "homes"', "desktop.homes_dir: 'homes' is no absolute path, as "),
         ('database_url = "sqlite:////dev/null/x.db"', "unable to open database file"),
         ("not TOML", "deskrelay.toml: "),
     ],
@@ -164,6 +174,20 @@ def test_wrong_settings_are_one_line(
     assert (status, out) == (2, "")
     assert text in err
     assert err.splitlines()[-1].startswith("deskrelay: ")
+
+
+def test_homes_that_cannot_be_had_end_the_start(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = folder / "homes"
+    file.touch()
+    monkeypatch.setattr(api.settings, "separation_for", lambda *_: Separation(homes=file))
+    (folder / "deskrelay.toml").write_text(
+        f'bind = ["127.0.0.1:0"]\n[desktop]\nhomes_dir = "{file}"\n'
+    )
+    status, _, err = spoken(capsys, "serve")
+    assert status == 2
+    assert err == f"deskrelay: settings: desktop.homes_dir: [Errno 17] File exists: '{file}'\n"
 
 
 @pytest.mark.parametrize("setting", ["api_key", "api_key_file"])

@@ -320,7 +320,7 @@ async def test_missing_novnc_is_said_in_words(
     monkeypatch.setattr(page, "NOVNC", tmp_path / "rfb.js")
     response = await client.get("/chats/x")
     assert response.status_code == 503
-    assert "make setup" in response.text
+    assert "make novnc" in response.text
 
 
 async def test_notices_are_text() -> None:
