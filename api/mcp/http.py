@@ -198,13 +198,14 @@ class HttpFront:
             await _refused(400, text)(scope, receive, send)
             return
 
-        async def watch(event: Message) -> None:
-            if event["type"] == "http.response.start" and event["status"] < 400:
-                self._sessions.add(Headers(raw=event["headers"])[MCP_SESSION_ID_HEADER])
-            await send(event)
-
         try:
-            with self._sessions.opening() as evicted:
+            with self._sessions.opening() as (evicted, add):
+
+                async def watch(event: Message) -> None:
+                    if event["type"] == "http.response.start" and event["status"] < 400:
+                        add(Headers(raw=event["headers"])[MCP_SESSION_ID_HEADER])
+                    await send(event)
+
                 if evicted is not None:
                     idle_s = trio.current_time() - evicted.used_at
                     _log.info("a session that was idle for %.0f s made room for another", idle_s)

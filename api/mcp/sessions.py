@@ -3,7 +3,7 @@ another client comes."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Final
 
@@ -74,7 +74,7 @@ class Sessions:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._opening = 0
+        self._opening: set[object] = set()
         self._sessions: dict[str, Session] = {}
 
     def get(self, session_id: str) -> Session | None:
@@ -83,26 +83,30 @@ class Sessions:
     def all(self) -> list[Session]:
         return list(self._sessions.values())
 
-    def add(self, session_id: str) -> None:
-        """One whose `initialize` has been answered."""
-        self._sessions[session_id] = Session(session_id)
-
     def remove(self, session_id: str) -> Session | None:
         return self._sessions.pop(session_id, None)
 
     @contextmanager
-    def opening(self) -> Generator[Session | None, None, None]:
-        """Around what may `add` one. Yields the session that has made room for it, which is none of
-        these any more: the one that has been idle the longest. Raises Full where none is idle."""
+    def opening(self) -> Generator[tuple[Session | None, Callable[[str], None]], None, None]:
+        """Around an `initialize`. Yields the session that has made room for it, which is none of
+        these any more: the one that has been idle the longest; and what adds the new one, by its
+        id, once it has been answered. Raises Full where none is idle."""
         evicted = None
-        if len(self._sessions) + self._opening >= self._limit:
+        if len(self._sessions) + len(self._opening) >= self._limit:
             idle = [session for session in self.all() if session.idle]
             if not idle:
                 raise Full
             evicted = min(idle, key=lambda session: session.used_at)
             self.remove(evicted.id)
-        self._opening += 1
+        place = object()
+        self._opening.add(place)
+
+        def add(session_id: str) -> None:
+            # Whoever has read the answer may open the next one before this block ends.
+            self._opening.discard(place)
+            self._sessions[session_id] = Session(session_id)
+
         try:
-            yield evicted
+            yield evicted, add
         finally:
-            self._opening -= 1
+            self._opening.discard(place)
