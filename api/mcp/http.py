@@ -116,6 +116,7 @@ class HttpFront:
         """Serves until cancelled. Raises SettingsProblem where `bind` cannot be listened on."""
         self._make_session = make_session
         self._manager: StreamableHTTPSessionManager | None = None
+        self._ending = trio.Event()
         problem: OSError | None = None
         async with trio.open_nursery() as nursery:
             try:
@@ -126,6 +127,7 @@ class HttpFront:
                         app,
                         bind=[self._bind],
                         limit=CONNECTIONS_LIMIT,
+                        end=self._ending.set,
                         read_timeout_s=READ_TIMEOUT_S,
                     )
                 )
@@ -150,17 +152,17 @@ class HttpFront:
             # It would count those that no `initialize` has opened; `Sessions` does not.
             max_sessions=None,
         )
-        async with manager.run():
-            self._manager = manager
-            task_status.started()
-            try:
-                await trio.sleep_forever()
-            finally:
+        # Else the package would find its streams closed below requests that it answers: a
+        # cancellation reaches its sessions at once, and requests only when they have been ended.
+        with trio.CancelScope(shield=True) as scope:
+            async with manager.run():
+                self._manager = manager
+                task_status.started()
+                await self._ending.wait()
                 self._manager = None
-                # Else the package would find its streams closed below requests that it answers.
-                with trio.move_on_after(END_S, shield=True):
-                    for session in self._sessions.all():
-                        await session.end()
+                scope.deadline = trio.current_time() + END_S
+                for session in self._sessions.all():
+                    await session.end()
 
     def _security_settings(self) -> TransportSecuritySettings:
         """Against DNS rebinding: pages whose name was made to point at this machine.
