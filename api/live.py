@@ -74,9 +74,9 @@ class LiveSession:
     """One request for a desktop, later the session on it; `too_many` for one over the capacity."""
 
     __slots__ = (
+        "_address_key",
         "_held",
         "_live",
-        "_places",
         "_session",
         "_stays",
         "chat_id",
@@ -85,6 +85,7 @@ class LiveSession:
         "starting",
         "token_id",
         "too_many",
+        "workspace_id",
     )
 
     def __init__(
@@ -98,7 +99,8 @@ class LiveSession:
     ) -> None:
         self._live = live
         self._held: Held | None = None
-        self._places: tuple[Place, ...] = ()
+        self._address_key: str | None = None
+        self.workspace_id: UUID | None = None
         self._stays = False
         self.chat_id = chat_id
         self.token_id = token_id
@@ -124,13 +126,29 @@ class LiveSession:
         """There is no such session any more."""
         self._live.discard(self)
         if self._held is not None:
-            self._held.release(*self._places)
+            self._held.release(*self._places())
             self._held = None
 
-    def take(self, held: Held, *places: Place) -> None:
-        """Takes those places of `held`, until the session leaves. Raises OverBudget."""
-        held.take(*places)
-        self._held, self._places = held, (*self._places, *places)
+    def take(self, held: Held, address_key: str | None) -> None:
+        """Takes the places of `held` of its user and its address, until the session leaves. Raises
+        OverBudget."""
+        self._address_key = address_key
+        held.take(*self._places())
+        self._held = held
+
+    def take_desktop(self, workspace_id: UUID) -> None:
+        """And that of its desktop. Raises OverBudget."""
+        assert self._held is not None
+        self._held.take(("desktop", workspace_id))
+        self.workspace_id = workspace_id
+
+    def _places(self) -> list[Place]:
+        # Made anew, for each would be some hundred bytes for as long as the session lasts.
+        assert self.opened is not None
+        places: list[Place] = [("user", self.opened.user_id), ("address", self._address_key)]
+        if self.workspace_id is not None:
+            places.append(("desktop", self.workspace_id))
+        return places
 
     def attach(self, session: Session) -> None:
         """From here on it is `session` that `end` ends; at once, if `end` was called already."""

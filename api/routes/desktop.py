@@ -132,12 +132,12 @@ async def _serve(request: HTTPConnection, send: Send) -> None:
         connection = current_connection()
         connection.when_viewer_leaves(live.starting.cancel)
         sessions = services.budgets.sessions
-        live.take(sessions, ("user", identity.user_id), ("address", address_of(request.scope)))
+        live.take(sessions, address_of(request.scope))
         connection.set_apart()
         workspace = await _workspace(services, identity, access, chat_text)
         if live.too_many:
             raise OverBudget("sessions", EVERYBODY, None, services.live.capacity)
-        live.take(sessions, ("desktop", workspace.id))
+        live.take_desktop(workspace.id)
         whose = {"session": uuid4().hex[:12], "chat": chat_text, "user": identity.user_name}
         log = _log.bind(**whose)
         desktop = await _open(services, workspace, live, log)
