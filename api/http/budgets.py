@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_network
 from typing import Any, Final
@@ -54,7 +55,7 @@ class RequestBudget:
         self._app = app
         self._budgets = budgets
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         app = self._app
         if scope["type"] in ("http", "websocket") and scope["path"] not in _HEALTH:
             try:
@@ -64,4 +65,4 @@ class RequestBudget:
                 if scope["type"] == "websocket":
                     error.headers["Connection"] = "close"
                 app = error.response()
-        await app(scope, receive, send)
+        return app(scope, receive, send)

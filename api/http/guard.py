@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -32,13 +33,12 @@ class Guard:
         self._app = app
         self._site = site
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] in ("http", "websocket") and (error := self._refusal(scope)):
             # What follows on this connection is as doubtful as what was refused.
             error.headers["Connection"] = "close"
-            await error.response()(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
+            return error.response()(scope, receive, send)
+        return self._app(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> ApiError | None:
         if scope["http_version"] not in ("1.0", "1.1"):

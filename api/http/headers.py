@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -28,7 +29,7 @@ class SafeHeaders:
         self._app = app
         self._headers = _ALWAYS | (_HSTS if https else {})
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         async def add(message: Message) -> None:
             if message["type"] in STATUS_MESSAGES:
                 said = list(message.get("headers", ()))
@@ -37,4 +38,4 @@ class SafeHeaders:
                 message = {**message, "headers": said + added}
             await send(message)
 
-        await self._app(scope, receive, add)
+        return self._app(scope, receive, add)

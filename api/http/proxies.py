@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable
 from ipaddress import IPv6Address, ip_address
 from typing import Final
 
@@ -28,7 +29,7 @@ class Proxies:
         self._hops = hops
         self._tells_scheme = tells_scheme
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] in ("http", "websocket"):
             address = _address(self._told(scope, b"x-forwarded-for"))
             if address is not None:
@@ -37,7 +38,7 @@ class Proxies:
                 scheme = self._told(scope, b"x-forwarded-proto").lower()
                 if scheme in ("http", "https"):
                     scope["scheme"] = scheme
-        await self._app(scope, receive, send)
+        return self._app(scope, receive, send)
 
     def _told(self, scope: Scope, name: bytes) -> str:
         """What the outermost trusted proxy has appended; "" where that is not there."""
