@@ -47,9 +47,8 @@ class OverBudget(Exception):
         self.budget = what if self.for_all else f"{what}_per_{scope}"
         self.key = key
         self.retry_after_s = max(1, math.ceil(usual_s if retry_after_s is None else retry_after_s))
-        self.detail = f"One {scope} has {limit:g}{unit} at the most."
-        if limit == int(limit):
-            self.detail = f"One {scope} has {int(limit)}{unit} at the most."
+        shown = int(limit) if limit == int(limit) else f"{limit:g}"
+        self.detail = f"One {scope} has {shown}{unit} at the most."
         if self.for_all:
             self.detail = "This server has as many as it takes. Try again later."
         super().__init__(f"{self.message} {self.detail}")

@@ -68,7 +68,6 @@ class _Output:
         os.set_blocking(pipe.fileno(), False)
         self._pipe = pipe
         self._tail = bytearray()
-
         self._grown = trio.Event()
 
     def __bytes__(self) -> bytes:

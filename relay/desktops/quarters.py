@@ -1,8 +1,8 @@
 """As whom a desktop's programs run, and what they see of the machine.
 
-Three things keep them from what is the relay's and other desktops': a user of their own, whom the
-kernel lets into no file and process of others; bubblewrap, which gives them a view of the machine
-in which these are not there; or both.
+Two things keep them from what is the relay's and other desktops', alone or together: a user of
+their own, whom the kernel lets into no file and process of others; and bubblewrap, which gives them
+a view of the machine in which these are not there.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Quarters:
             "HOME": str(self.home),
             "USER": "desk",
             "LOGNAME": "desk",
-            "SHELL": shutil.which("bash", path=_PATH) or "/bin/sh",
+            "SHELL": _shell(),
             "XDG_RUNTIME_DIR": str(directory / "theirs" / "run"),
             **{name: os.environ[name] for name in _LANGUAGE if name in os.environ},
             MARKER: str(directory),
@@ -152,16 +152,20 @@ class Quarters:
     def _accounts(self) -> str:
         uid = self.uid
         gid = os.getegid() if self.user is None else self.user[1]
-        shell = shutil.which("bash", path=_PATH) or "/bin/sh"
         return (
             "root:x:0:0:root:/root:/usr/sbin/nologin\n"
-            f"desk:x:{uid}:{gid}:Desktop:{self.home}:{shell}\n"
+            f"desk:x:{uid}:{gid}:Desktop:{self.home}:{_shell()}\n"
             "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
         )
 
 
 TOGETHER: Final = Quarters()
 """With the relay, as its own user: for somebody's own desktop."""
+
+
+def _shell() -> str:
+    return shutil.which("bash", path=_PATH) or "/bin/sh"
+
 
 _MACHINE: Final = ["--dev-bind", "/", "/"]
 
